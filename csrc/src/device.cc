@@ -1,0 +1,102 @@
+#include "device.h"
+
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
+#include <ATen/core/TensorBase.h>
+#include <c10/util/Exception.h>
+#include <dlfcn.h>
+#include <torch/version.h>
+
+#include <mutex>
+#include <string>
+
+#include "error.h"
+
+namespace {
+
+using thd::Failure;
+using thd::require;
+
+#ifdef __APPLE__
+constexpr const char* kCudaLibrary = "libtorch_cuda.dylib";
+#else
+constexpr const char* kCudaLibrary = "libtorch_cuda.so";
+#endif
+
+// The folder that LibTorch itself lies in, links followed: its CUDA library lies there too, and finds CUDA's
+// own libraries from there.
+std::string libtorch_folder() {
+  Dl_info info;
+  const auto* address = reinterpret_cast<const void*>(&at::globalContext);
+  if (dladdr(address, &info) == 0 || info.dli_fname == nullptr) return ".";
+  char* real = realpath(info.dli_fname, nullptr);
+  const std::string path = real == nullptr ? info.dli_fname : real;
+  free(real);  // NOLINT(cppcoreguidelines-no-malloc): realpath's contract
+  return path.substr(0, path.find_last_of('/'));
+}
+
+// Loads LibTorch's CUDA library once for the process; it registers itself with LibTorch. Returns what went
+// wrong, empty for nothing. Never unloaded.
+const std::string& load_cuda() {
+  static std::once_flag once;
+  static std::string problem;
+  std::call_once(once, [] {
+    const std::string path = libtorch_folder() + "/" + kCudaLibrary;
+    if (dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL) == nullptr) {
+      const char* reason = dlerror();
+      problem = reason == nullptr ? path + " can't be loaded" : reason;
+    }
+  });
+  return problem;
+}
+
+}  // namespace
+
+namespace thd {
+
+c10::Device usable_device(const char* name) {
+  const std::string quoted = std::string("device \"") + name + "\": ";
+  c10::Device device(c10::kCPU);
+  try {
+    device = c10::Device(name);
+  } catch (const c10::Error&) {
+    throw Failure(THD_ERROR_DEVICE, quoted + "no such device; use cpu, cuda or cuda:N");
+  }
+  if (device.is_cpu()) return device;
+  if (!device.is_cuda()) throw Failure(THD_ERROR_DEVICE, quoted + "only cpu and cuda are supported");
+  if (const std::string& problem = load_cuda(); !problem.empty()) {
+    throw Failure(THD_ERROR_DEVICE, quoted + "this LibTorch has no CUDA: " + problem);
+  }
+  const auto count = static_cast<int>(at::globalContext().hasCUDA() ? at::detail::getCUDAHooks().deviceCount() : 0);
+  if (count == 0) throw Failure(THD_ERROR_DEVICE, quoted + "no CUDA device found; is the driver installed?");
+  if (device.index() >= count) {
+    throw Failure(THD_ERROR_DEVICE, quoted + "there are " + std::to_string(count) + " CUDA devices");
+  }
+  return device.has_index() ? device : c10::Device(c10::kCUDA, 0);
+}
+
+}  // namespace thd
+
+extern "C" {
+
+uint32_t thd_abi_version(void) { return THD_ABI_VERSION; }
+
+const char* thd_libtorch_version(void) { return TORCH_VERSION; }
+
+thd_error* thd_set_num_threads(int32_t threads) {
+  return thd::guard([&] {
+    require(threads >= 1, "threads must be 1 or more");
+    at::set_num_threads(threads);
+  });
+}
+
+int32_t thd_num_threads(void) { return at::get_num_threads(); }
+
+thd_error* thd_device_check(const char* device) {
+  return thd::guard([&] {
+    require(device != nullptr, "device must not be NULL");
+    thd::usable_device(device);
+  });
+}
+
+}  // extern "C"

@@ -1,0 +1,14 @@
+#ifndef TORCHHERD_SRC_DEVICE_H
+#define TORCHHERD_SRC_DEVICE_H
+
+#include <c10/core/Device.h>
+
+namespace thd {
+
+// Parses a device's name and makes sure that it can be used, loading LibTorch's CUDA library if it is a CUDA
+// device. Throws Failure(THD_ERROR_DEVICE).
+c10::Device usable_device(const char* name);
+
+}  // namespace thd
+
+#endif

@@ -1,0 +1,60 @@
+// How every failure inside the library becomes a thd_error, and never an exception across the ABI.
+#ifndef TORCHHERD_SRC_ERROR_H
+#define TORCHHERD_SRC_ERROR_H
+
+#include <exception>
+#include <new>
+#include <string>
+#include <utility>
+
+#include "torchherd.h"
+
+struct thd_error {
+  thd_code code;
+  std::string message;
+};
+
+namespace thd {
+
+// What the library's own code throws: a code for the caller and a message for people.
+class Failure : public std::exception {
+ public:
+  Failure(thd_code code, std::string message) : code_(code), message_(std::move(message)) {}
+  thd_code code() const { return code_; }
+  const char* what() const noexcept override { return message_.c_str(); }
+
+ private:
+  thd_code code_;
+  std::string message_;
+};
+
+inline void require(bool held, const char* rule) {
+  if (!held) throw Failure(THD_ERROR_INVALID_ARGUMENT, rule);
+}
+
+// Makes an error without throwing. When there is no memory even for that, the answer is a static error
+// that thd_error_free knows not to delete.
+thd_error* make_error(thd_code code, const char* message) noexcept;
+
+// Runs body and turns whatever it throws into an owned error. LibTorch's own exceptions derive from
+// std::exception; those that need a code of their own are translated to Failure where they arise (module.cc),
+// so that the picture code doesn't include LibTorch's headers.
+template <typename Body>
+thd_error* guard(Body&& body) noexcept {
+  try {
+    body();
+    return nullptr;
+  } catch (const Failure& e) {
+    return make_error(e.code(), e.what());
+  } catch (const std::bad_alloc&) {
+    return make_error(THD_ERROR_OUT_OF_MEMORY, "out of memory");
+  } catch (const std::exception& e) {
+    return make_error(THD_ERROR_INTERNAL, e.what());
+  } catch (...) {
+    return make_error(THD_ERROR_INTERNAL, "an exception of unknown type");
+  }
+}
+
+}  // namespace thd
+
+#endif

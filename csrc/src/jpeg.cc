@@ -1,0 +1,346 @@
+// JPEG in and out, by libjpeg-turbo. Decodes and encodes equal Pillow's, which uses the same library with
+// the same settings: slow integer DCT, smooth chroma upsampling, 4:2:0 and the standard tables out.
+//
+// libjpeg reports an error by calling error_exit, which must not return. Here it jumps back to a setjmp. A
+// jump must not pass over a C++ object with a destructor, so each setjmp stands in a function of its own
+// whose locals are plain, and everything with a destructor lives in the struct around it.
+#include <cstdio>
+
+#include <jpeglib.h>
+
+#include <jerror.h>
+
+#include <algorithm>
+#include <csetjmp>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "error.h"
+#include "resample.h"
+
+namespace {
+
+using thd::Failure;
+using thd::require;
+
+constexpr int kCmyk = 4;
+// Progressive files made to be slow repeat tiny scans over a huge picture; real ones have about ten.
+constexpr int kMaxScans = 200;
+constexpr uint8_t kExif[] = {'E', 'x', 'i', 'f', 0, 0};
+constexpr unsigned kOrientationTag = 0x0112;
+
+// libjpeg's error manager with the place to jump back to. `code` and `message` say what happened.
+struct ErrorManager {
+  jpeg_error_mgr base;  // first, so that libjpeg's pointer to it is a pointer to this
+  jmp_buf back;
+  thd_code code;
+  char message[JMSG_LENGTH_MAX];
+};
+
+[[noreturn]] void on_error(j_common_ptr info) {
+  auto* manager = reinterpret_cast<ErrorManager*>(info->err);
+  info->err->format_message(info, manager->message);
+  manager->code = info->err->msg_code == JERR_OUT_OF_MEMORY ? THD_ERROR_OUT_OF_MEMORY : THD_ERROR_BAD_PICTURE;
+  longjmp(manager->back, 1);  // NOLINT(modernize-avoid-setjmp-longjmp): libjpeg's protocol
+}
+
+// Warnings (a broken entropy segment, say) are not errors: like Pillow, decode what is there. The end of the
+// data before the end of the picture is one; see on_end_of_data.
+void on_message(j_common_ptr info, int level) {
+  if (level < 0) info->err->num_warnings++;
+}
+
+void on_output(j_common_ptr /*info*/) {}
+
+jpeg_error_mgr* use(ErrorManager* manager) {
+  jpeg_error_mgr* base = jpeg_std_error(&manager->base);
+  base->error_exit = on_error;
+  base->emit_message = on_message;
+  base->output_message = on_output;
+  return base;
+}
+
+[[noreturn]] void fail(j_common_ptr info, thd_code code, const char* message) {
+  auto* manager = reinterpret_cast<ErrorManager*>(info->err);
+  manager->code = code;
+  std::snprintf(manager->message, sizeof manager->message, "%s", message);
+  longjmp(manager->back, 1);  // NOLINT(modernize-avoid-setjmp-longjmp): libjpeg's protocol
+}
+
+boolean on_end_of_data(j_decompress_ptr info) {
+  fail(reinterpret_cast<j_common_ptr>(info), THD_ERROR_BAD_PICTURE, "the JPEG ends before its picture does");
+}
+
+void on_progress(j_common_ptr info) {
+  if (reinterpret_cast<j_decompress_ptr>(info)->input_scan_number > kMaxScans) {
+    fail(info, THD_ERROR_BAD_PICTURE, "the JPEG has too many scans");
+  }
+}
+
+// The orientation tag of a TIFF header as EXIF has it; 1 when it has none or can't be read.
+int read_orientation(const uint8_t* tiff, size_t size) {
+  if (size < 8) return 1;
+  const bool little = tiff[0] == 'I' && tiff[1] == 'I';
+  if (!little && !(tiff[0] == 'M' && tiff[1] == 'M')) return 1;
+  const auto u16 = [&](size_t at) -> unsigned {
+    return little ? tiff[at] | tiff[at + 1] << 8 : tiff[at] << 8 | tiff[at + 1];
+  };
+  const auto u32 = [&](size_t at) -> size_t {
+    const size_t first = u16(at);
+    const size_t second = u16(at + 2);
+    return little ? first | second << 16 : first << 16 | second;
+  };
+  constexpr size_t kEntrySize = 12;
+  const size_t directory = u32(4);
+  if (directory > size || size - directory < 2) return 1;
+  const size_t entries = std::min<size_t>(u16(directory), (size - directory - 2) / kEntrySize);
+  for (size_t i = 0; i < entries; i++) {
+    const size_t entry = directory + 2 + i * kEntrySize;
+    if (u16(entry) != kOrientationTag) continue;
+    const unsigned value = u16(entry + 8);
+    return value >= 1 && value <= 8 ? static_cast<int>(value) : 1;
+  }
+  return 1;
+}
+
+// One JPEG being read. Every call of libjpeg's that can fail is inside one of the two guarded functions.
+class Reader {
+ public:
+  Reader(const uint8_t* data, size_t size) {
+    info_.err = use(&errors_);
+    source_.init_source = [](j_decompress_ptr) {};
+    source_.fill_input_buffer = on_end_of_data;
+    source_.skip_input_data = [](j_decompress_ptr info, long count) {
+      if (count <= 0) return;
+      if (static_cast<size_t>(count) > info->src->bytes_in_buffer) on_end_of_data(info);
+      info->src->next_input_byte += count;
+      info->src->bytes_in_buffer -= count;
+    };
+    source_.resync_to_restart = jpeg_resync_to_restart;
+    source_.term_source = [](j_decompress_ptr) {};
+    source_.next_input_byte = data;
+    source_.bytes_in_buffer = size;
+    progress_.progress_monitor = on_progress;
+  }
+  ~Reader() { jpeg_destroy_decompress(&info_); }
+  Reader(const Reader&) = delete;
+  Reader& operator=(const Reader&) = delete;
+
+  thd_jpeg_info header() {
+    check(read_header());
+    int orientation = 1;
+    for (const auto* marker = info_.marker_list; marker != nullptr; marker = marker->next) {
+      if (marker->data_length <= sizeof kExif || std::memcmp(marker->data, kExif, sizeof kExif) != 0) continue;
+      orientation = read_orientation(marker->data + sizeof kExif, marker->data_length - sizeof kExif);
+      break;
+    }
+    return {static_cast<int32_t>(info_.image_width), static_cast<int32_t>(info_.image_height),
+            info_.num_components, orientation};
+  }
+
+  // Decodes the picture into the resizer, row by row. After header().
+  void decode(thd::Resizer* resizer) {
+    const bool cmyk = info_.num_components == kCmyk;
+    if (cmyk) cmyk_row_.resize(static_cast<size_t>(info_.image_width) * kCmyk);
+    info_.out_color_space = cmyk ? JCS_CMYK : JCS_RGB;
+    check(start());
+    while (info_.output_scanline < info_.output_height) {
+      uint8_t* row = resizer->next();
+      check(read_row(cmyk ? cmyk_row_.data() : row));
+      if (cmyk) cmyk_to_rgb(row);
+      resizer->push();
+    }
+  }
+
+ private:
+  bool read_header() {
+    if (setjmp(errors_.back) != 0) return false;  // NOLINT(modernize-avoid-setjmp-longjmp,cert-err52-cpp)
+    jpeg_create_decompress(&info_);
+    info_.src = &source_;
+    info_.progress = &progress_;
+    jpeg_save_markers(&info_, JPEG_APP0 + 1, 0xFFFF);
+    jpeg_read_header(&info_, TRUE);
+    return true;
+  }
+
+  bool start() {
+    if (setjmp(errors_.back) != 0) return false;  // NOLINT(modernize-avoid-setjmp-longjmp,cert-err52-cpp)
+    jpeg_start_decompress(&info_);
+    return true;
+  }
+
+  bool read_row(uint8_t* row) {
+    if (setjmp(errors_.back) != 0) return false;  // NOLINT(modernize-avoid-setjmp-longjmp,cert-err52-cpp)
+    jpeg_read_scanlines(&info_, &row, 1);
+    return true;
+  }
+
+  void check(bool read) const {
+    if (!read) throw Failure(errors_.code, errors_.message);
+  }
+
+  // Adobe writes CMYK inverted, and every CMYK JPEG in practice is Adobe's; so a stored c is 255 - cyan.
+  // Each colour is what its ink lets through of what black lets through: the arithmetic of Pillow's
+  // convert("RGB"), with division by 255 rounded to nearest.
+  void cmyk_to_rgb(uint8_t* row) const {
+    const uint8_t* from = cmyk_row_.data();
+    for (JDIMENSION x = 0; x < info_.image_width; x++, from += kCmyk, row += thd::kChannels) {
+      const int light = from[3];
+      for (int c = 0; c < thd::kChannels; c++) {
+        const int product = (255 - from[c]) * light + 128;
+        row[c] = static_cast<uint8_t>(std::clamp(light - (((product >> 8) + product) >> 8), 0, 255));
+      }
+    }
+  }
+
+  jpeg_decompress_struct info_{};
+  jpeg_source_mgr source_{};
+  jpeg_progress_mgr progress_{};
+  ErrorManager errors_{};
+  std::vector<uint8_t> cmyk_row_;
+};
+
+// Writes one JPEG into memory of a fixed size.
+class Writer {
+ public:
+  Writer(uint8_t* out, size_t capacity) : capacity_(capacity) {
+    info_.err = use(&errors_);
+    target_.init_destination = [](j_compress_ptr) {};
+    target_.empty_output_buffer = [](j_compress_ptr info) -> boolean {
+      fail(reinterpret_cast<j_common_ptr>(info), THD_ERROR_INVALID_ARGUMENT,
+           "the JPEG doesn't fit: give thd_jpeg_bound bytes");
+    };
+    target_.term_destination = [](j_compress_ptr) {};
+    target_.next_output_byte = out;
+    target_.free_in_buffer = capacity;
+  }
+  ~Writer() { jpeg_destroy_compress(&info_); }
+  Writer(const Writer&) = delete;
+  Writer& operator=(const Writer&) = delete;
+
+  // pixels: height*width*channels bytes. Returns the bytes written.
+  size_t encode(const uint8_t* pixels, int width, int height, int channels, int quality) {
+    if (!write(pixels, width, height, channels, quality)) throw Failure(errors_.code, errors_.message);
+    return capacity_ - target_.free_in_buffer;
+  }
+
+ private:
+  bool write(const uint8_t* pixels, int width, int height, int channels, int quality) {
+    if (setjmp(errors_.back) != 0) return false;  // NOLINT(modernize-avoid-setjmp-longjmp,cert-err52-cpp)
+    jpeg_create_compress(&info_);
+    info_.dest = &target_;
+    info_.image_width = width;
+    info_.image_height = height;
+    info_.input_components = channels;
+    info_.in_color_space = channels == 1 ? JCS_GRAYSCALE : JCS_RGB;
+    jpeg_set_defaults(&info_);
+    jpeg_set_quality(&info_, quality, TRUE);
+    jpeg_start_compress(&info_, TRUE);
+    const size_t stride = static_cast<size_t>(width) * channels;
+    while (info_.next_scanline < info_.image_height) {
+      auto* row = const_cast<JSAMPROW>(pixels + info_.next_scanline * stride);
+      jpeg_write_scanlines(&info_, &row, 1);
+    }
+    jpeg_finish_compress(&info_);
+    return true;
+  }
+
+  size_t capacity_;
+  jpeg_compress_struct info_{};
+  jpeg_destination_mgr target_{};
+  ErrorManager errors_{};
+};
+
+bool jpeg_size(int32_t side) { return side >= 1 && side <= JPEG_MAX_DIMENSION; }
+
+void check_target(int32_t orientation, int32_t width, int32_t height, const uint8_t* pixels) {
+  require(orientation >= 1 && orientation <= 8, "orientation must be 1 to 8");
+  require(width >= 1 && height >= 1, "width and height must be 1 or more");
+  require(pixels != nullptr, "pixels must not be NULL");
+}
+
+}  // namespace
+
+#define THD_STRING_(x) #x
+#define THD_STRING(x) THD_STRING_(x)
+
+extern "C" {
+
+const char* thd_libjpeg_version(void) { return THD_STRING(LIBJPEG_TURBO_VERSION); }
+
+thd_error* thd_jpeg_read_header(const uint8_t* data, size_t size, thd_jpeg_info* out) {
+  return thd::guard([&] {
+    require(data != nullptr && out != nullptr, "data and out must not be NULL");
+    *out = Reader(data, size).header();
+  });
+}
+
+thd_error* thd_jpeg_decode(const uint8_t* data, size_t size, int64_t max_pixels, int32_t orientation,
+                           int32_t width, int32_t height, uint8_t* pixels) {
+  return thd::guard([&] {
+    require(data != nullptr, "data must not be NULL");
+    check_target(orientation == THD_ORIENTATION_EXIF ? 1 : orientation, width, height, pixels);
+    Reader reader(data, size);
+    const thd_jpeg_info info = reader.header();
+    if (orientation == THD_ORIENTATION_EXIF) orientation = info.orientation;
+    const int64_t count = static_cast<int64_t>(info.width) * info.height;
+    if (max_pixels > 0 && count > max_pixels) {
+      throw Failure(THD_ERROR_TOO_MANY_PIXELS, std::to_string(info.width) + "x" + std::to_string(info.height) +
+                                                   " is more than " + std::to_string(max_pixels) + " pixels");
+    }
+    if (info.channels < thd::kChannels) {
+      throw Failure(THD_ERROR_NOT_RGB, "the JPEG has " + std::to_string(info.channels) + " channel(s)");
+    }
+    thd::Resizer resizer(info.width, info.height, orientation, width, height, pixels);
+    reader.decode(&resizer);
+  });
+}
+
+thd_error* thd_resize(const uint8_t* source, int32_t source_width, int32_t source_height,
+                      int32_t source_channels, int32_t orientation, int32_t width, int32_t height,
+                      uint8_t* pixels) {
+  return thd::guard([&] {
+    require(source != nullptr, "source must not be NULL");
+    require(source_width >= 1 && source_height >= 1, "source_width and source_height must be 1 or more");
+    require(source_channels == 3 || source_channels == 4, "source_channels must be 3 or 4");
+    check_target(orientation, width, height, pixels);
+    thd::Resizer resizer(source_width, source_height, orientation, width, height, pixels);
+    for (int y = 0; y < source_height; y++) {
+      uint8_t* row = resizer.next();
+      if (source_channels == thd::kChannels) {
+        std::memcpy(row, source, static_cast<size_t>(source_width) * thd::kChannels);
+        source += static_cast<size_t>(source_width) * thd::kChannels;
+      } else {
+        for (int x = 0; x < source_width; x++, source += source_channels, row += thd::kChannels) {
+          std::memcpy(row, source, thd::kChannels);
+        }
+      }
+      resizer.push();
+    }
+  });
+}
+
+size_t thd_jpeg_bound(int32_t width, int32_t height, int32_t channels) {
+  if (!jpeg_size(width) || !jpeg_size(height) || (channels != 1 && channels != 3)) return 0;
+  // libjpeg-turbo's own bound (tjBufSize): two bytes a sample of luma and of subsampled chroma, in whole
+  // 16x16 blocks, and 2048 for the headers.
+  const auto blocks = [](int32_t side) { return (static_cast<size_t>(side) + 15) & ~size_t{15}; };
+  return blocks(width) * blocks(height) * (channels == 1 ? 2 : 3) + 2048;
+}
+
+thd_error* thd_jpeg_encode(const uint8_t* pixels, int32_t width, int32_t height, int32_t channels,
+                           int32_t quality, uint8_t* out, size_t capacity, size_t* written) {
+  return thd::guard([&] {
+    require(pixels != nullptr && out != nullptr && written != nullptr, "no pointer may be NULL");
+    require(jpeg_size(width) && jpeg_size(height), "a JPEG has 1 to 65500 pixels a side");
+    require(channels == 1 || channels == 3, "channels must be 1 or 3");
+    require(quality >= 1 && quality <= 100, "quality must be 1 to 100");
+    require(capacity > 0, "capacity must be 1 or more");
+    *written = Writer(out, capacity).encode(pixels, width, height, channels, quality);
+  });
+}
+
+}  // extern "C"

@@ -1,0 +1,252 @@
+#include "resample.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define THD_AVX2 1
+#include <immintrin.h>
+#else
+#define THD_AVX2 0
+#endif
+
+namespace thd {
+namespace {
+
+constexpr int kWeightBits = 22;
+constexpr int32_t kHalf = 1 << (kWeightBits - 1);
+// The AVX2 kernel multiplies 16-bit numbers, so it splits a weight at this bit into two of them.
+constexpr int kSplitBits = kWeightBits / 2;
+constexpr int kGroup = 4;  // taps that kernel takes at a time
+// Values of a row that are summed up at a time, so that their sums stay in registers.
+constexpr int kBlock = 64;
+
+uint8_t to_byte(int32_t sum) { return static_cast<uint8_t>(std::clamp(sum >> kWeightBits, 0, 255)); }
+
+bool has_avx2() {
+#if THD_AVX2
+  static const bool has = __builtin_cpu_supports("avx2") != 0;
+  return has;
+#else
+  return false;
+#endif
+}
+
+void row_plain(const Weights& weights, const uint8_t* in, uint8_t* out) {
+  for (int entry = 0; entry < weights.outputs(); entry++) {
+    const uint8_t* pixel = in + static_cast<ptrdiff_t>(weights.start(entry)) * kChannels;
+    const int32_t* weight = weights.weights(entry);
+    int32_t sum[kChannels] = {kHalf, kHalf, kHalf};
+    for (int k = 0; k < weights.count(entry); k++, pixel += kChannels) {
+      for (int c = 0; c < kChannels; c++) sum[c] += weight[k] * pixel[c];
+    }
+    uint8_t* target = out + static_cast<ptrdiff_t>(weights.target(entry)) * kChannels;
+    for (int c = 0; c < kChannels; c++) target[c] = to_byte(sum[c]);
+  }
+}
+
+// Forced inline, so that each caller below compiles it for its own instruction set.
+__attribute__((always_inline)) inline void combine_rows(const uint8_t* const* rows, const int32_t* weights,
+                                                        int count, int values, uint8_t* out) {
+  for (int begin = 0; begin < values; begin += kBlock) {
+    const int size = std::min(kBlock, values - begin);
+    int32_t sum[kBlock];
+    std::fill_n(sum, kBlock, kHalf);
+    for (int k = 0; k < count; k++) {
+      const uint8_t* row = rows[k] + begin;
+      const int32_t weight = weights[k];
+      for (int i = 0; i < size; i++) sum[i] += weight * row[i];
+    }
+    for (int i = 0; i < size; i++) out[begin + i] = to_byte(sum[i]);
+  }
+}
+
+void combine_plain(const uint8_t* const* rows, const int32_t* weights, int count, int values, uint8_t* out) {
+  combine_rows(rows, weights, count, values, out);
+}
+
+#if THD_AVX2
+
+__attribute__((target("avx2"))) void combine_avx2(const uint8_t* const* rows, const int32_t* weights,
+                                                  int count, int values, uint8_t* out) {
+  combine_rows(rows, weights, count, values, out);
+}
+
+// Weights for row_avx2: for each group of four taps the pairs {high 0|1, high 2|3, low 0|1, low 2|3}, where
+// weight = high << kSplitBits | low and a pair holds two 16-bit numbers.
+std::vector<int32_t> pair_up(const Weights& weights) {
+  const int groups = (weights.taps() + kGroup - 1) / kGroup;
+  std::vector<int32_t> pairs(static_cast<size_t>(weights.outputs()) * groups * kGroup);
+  auto* half = reinterpret_cast<int16_t*>(pairs.data());
+  for (int entry = 0; entry < weights.outputs(); entry++) {
+    for (int group = 0; group < groups; group++, half += 2 * kGroup) {
+      for (int k = 0; k < kGroup; k++) {
+        const int tap = group * kGroup + k;
+        const int32_t weight = tap < weights.count(entry) ? weights.weights(entry)[tap] : 0;
+        half[k] = static_cast<int16_t>(weight >> kSplitBits);
+        half[kGroup + k] = static_cast<int16_t>(weight & ((1 << kSplitBits) - 1));
+      }
+    }
+  }
+  return pairs;
+}
+
+// Four taps a step: the bytes of four pixels become pairs of 16-bit numbers, one pair a channel, which
+// vpmaddwd multiplies by a pair of weights and adds up. Integer sums don't depend on their order, so the
+// answer equals row_plain's.
+__attribute__((target("avx2"))) void row_avx2(const Weights& weights, const int32_t* pairs,
+                                              const uint8_t* in, uint8_t* out) {
+  const __m256i spread = _mm256_setr_epi8(0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1,  //
+                                          6, -1, 9, -1, 7, -1, 10, -1, 8, -1, 11, -1, -1, -1, -1, -1);
+  const __m256i pick_high = _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1);
+  const __m256i pick_low = _mm256_setr_epi32(2, 2, 2, 2, 3, 3, 3, 3);
+  const int groups = (weights.taps() + kGroup - 1) / kGroup;
+  for (int entry = 0; entry < weights.outputs(); entry++, pairs += groups * kGroup) {
+    const uint8_t* pixel = in + static_cast<ptrdiff_t>(weights.start(entry)) * kChannels;
+    __m256i high = _mm256_setzero_si256();
+    __m256i low = _mm256_setzero_si256();
+    const int used = (weights.count(entry) + kGroup - 1) / kGroup;
+    for (int group = 0; group < used; group++, pixel += kGroup * kChannels) {
+      const __m256i bytes =
+          _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(pixel)));
+      const __m256i values = _mm256_shuffle_epi8(bytes, spread);
+      const __m256i weight = _mm256_broadcastsi128_si256(
+          _mm_loadu_si128(reinterpret_cast<const __m128i*>(pairs + static_cast<ptrdiff_t>(group) * kGroup)));
+      high = _mm256_add_epi32(
+          high, _mm256_madd_epi16(values, _mm256_permutevar8x32_epi32(weight, pick_high)));
+      low =
+          _mm256_add_epi32(low, _mm256_madd_epi16(values, _mm256_permutevar8x32_epi32(weight, pick_low)));
+    }
+    const __m256i both = _mm256_add_epi32(_mm256_slli_epi32(high, kSplitBits), low);
+    __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
+    sum = _mm_srai_epi32(_mm_add_epi32(sum, _mm_set1_epi32(kHalf)), kWeightBits);
+    sum = _mm_packus_epi16(_mm_packs_epi32(sum, sum), sum);
+    const int32_t rgb = _mm_cvtsi128_si32(sum);
+    std::memcpy(out + static_cast<ptrdiff_t>(weights.target(entry)) * kChannels, &rgb, kChannels);
+  }
+}
+
+#endif  // THD_AVX2
+
+}  // namespace
+
+Weights::Weights(int in, int out, bool mirrored)
+    : mirrored_(mirrored), identity_(in == out), start_(out), count_(out) {
+  const double scale = static_cast<double>(in) / out;
+  const double support = std::max(scale, 1.0);  // half-width of the filter, in source pixels
+  taps_ = identity_ ? 1 : static_cast<int>(std::ceil(support)) * 2 + 1;
+  weights_.assign(static_cast<size_t>(out) * taps_, 0);
+  std::vector<double> raw(taps_);
+  for (int entry = 0; entry < out; entry++) {
+    int32_t* weight = &weights_[static_cast<size_t>(entry) * taps_];
+    const int output = target(entry);
+    if (identity_) {
+      start_[entry] = mirrored ? in - 1 - output : output;
+      count_[entry] = 1;
+      weight[0] = 1 << kWeightBits;
+      continue;
+    }
+    const double center = (output + 0.5) * scale;
+    const int first = std::max(static_cast<int>(center - support + 0.5), 0);
+    const int count = std::min(static_cast<int>(center + support + 0.5), in) - first;
+    double total = 0;
+    for (int k = 0; k < count; k++) {
+      const double distance = std::abs((k + first - center + 0.5) * (1.0 / support));
+      raw[k] = distance < 1.0 ? 1.0 - distance : 0.0;
+      total += raw[k];
+    }
+    for (int k = 0; k < count; k++) {
+      const int32_t fixed = static_cast<int32_t>(0.5 + raw[k] / total * (1 << kWeightBits));
+      weight[mirrored ? count - 1 - k : k] = fixed;
+    }
+    start_[entry] = mirrored ? in - first - count : first;
+    count_[entry] = count;
+  }
+}
+
+RowResampler::RowResampler(int in, int out, bool mirrored)
+    : weights_(in, out, mirrored), copy_(in == out && !mirrored), wide_(has_avx2()) {
+#if THD_AVX2
+  if (wide_ && !copy_) pairs_ = pair_up(weights_);
+#endif
+}
+
+void RowResampler::run(const uint8_t* in, uint8_t* out) const {
+  if (copy_) {
+    std::memcpy(out, in, static_cast<size_t>(weights_.outputs()) * kChannels);
+    return;
+  }
+#if THD_AVX2
+  if (wide_) {
+    row_avx2(weights_, pairs_.data(), in, out);
+    return;
+  }
+#endif
+  row_plain(weights_, in, out);
+}
+
+ColumnResampler::ColumnResampler(int in, int out, bool mirrored, int values)
+    : weights_(in, out, mirrored),
+      values_(values),
+      ring_(weights_.taps() * (static_cast<size_t>(values) + kRowPadding)),
+      window_(weights_.taps()),
+      out_(static_cast<size_t>(values) + kRowPadding) {}
+
+void ColumnResampler::combine() {
+  const int count = weights_.count(entry_);
+  for (int k = 0; k < count; k++) window_[k] = slot(weights_.start(entry_) + k);
+#if THD_AVX2
+  if (has_avx2()) {
+    combine_avx2(window_.data(), weights_.weights(entry_), count, values_, out_.data());
+    return;
+  }
+#endif
+  combine_plain(window_.data(), weights_.weights(entry_), count, values_, out_.data());
+}
+
+// EXIF numbers the orientations by where the stored picture's first row and first column belong. As seen
+// from the turned picture: 5 to 8 swap its axes, and each of its axes may run backwards in the stored one.
+namespace {
+bool swaps_axes(int orientation) { return orientation >= 5; }
+bool mirrors_x(int orientation) {
+  return orientation == 2 || orientation == 3 || orientation == 6 || orientation == 7;
+}
+bool mirrors_y(int orientation) {
+  return orientation == 3 || orientation == 4 || orientation == 7 || orientation == 8;
+}
+}  // namespace
+
+// The turned picture's x axis runs along the stored rows, or, on its side, down across them.
+Resizer::Resizer(int source_width, int source_height, int orientation, int width, int height,
+                 uint8_t* pixels)
+    : sideways_(swaps_axes(orientation)),
+      width_(width),
+      height_(height),
+      pixels_(pixels),
+      along_(source_width, sideways_ ? height : width,
+             sideways_ ? mirrors_y(orientation) : mirrors_x(orientation)),
+      down_(source_height, sideways_ ? width : height,
+            sideways_ ? mirrors_x(orientation) : mirrors_y(orientation),
+            (sideways_ ? source_width : width) * kChannels),
+      row_(static_cast<size_t>(sideways_ ? height : source_width) * kChannels + kRowPadding) {}
+
+void Resizer::push() {
+  if (!sideways_) {
+    along_.run(row_.data(), down_.next());
+    down_.push([this](int y, const uint8_t* row) {
+      const size_t size = static_cast<size_t>(width_) * kChannels;
+      std::memcpy(pixels_ + y * size, row, size);
+    });
+    return;
+  }
+  down_.push([this](int x, const uint8_t* row) {
+    along_.run(row, row_.data());
+    uint8_t* target = pixels_ + static_cast<ptrdiff_t>(x) * kChannels;
+    for (int y = 0; y < height_; y++, target += static_cast<ptrdiff_t>(width_) * kChannels) {
+      std::memcpy(target, &row_[static_cast<size_t>(y) * kChannels], kChannels);
+    }
+  });
+}
+
+}  // namespace thd

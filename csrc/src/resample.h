@@ -1,0 +1,134 @@
+// Bilinear resize with antialiasing in Pillow's fixed-point arithmetic, one row at a time.
+//
+// A picture is resized by two one-dimensional passes that each round to uint8. Both are written here as
+// stages that rows flow through, so that a JPEG is decoded, resized and turned while one row is in the
+// cache, and the picture at its full size is never held:
+//
+//     upright:    source row -> RowResampler (across) -> ColumnResampler (down) -> target row
+//     on its side: source row -> ColumnResampler      -> RowResampler          -> target column
+//
+// A picture on its side (EXIF orientations 5 to 8) has its passes swapped, because "across, then down" is
+// meant in the turned picture: that keeps every value equal to turning first and resizing after.
+#ifndef TORCHHERD_SRC_RESAMPLE_H
+#define TORCHHERD_SRC_RESAMPLE_H
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace thd {
+
+constexpr int kChannels = 3;
+// Bytes past a row's end that RowResampler may read (never use): one vector load.
+constexpr int kRowPadding = 32;
+
+// The weights of one axis: output i is the sum over k of weight[i][k] * input[start[i] + k].
+//
+// Source of the arithmetic: Pillow's ImagingResample for 8-bit pictures. The filter is the triangle of
+// half-width max(scale, 1) around (i + 0.5) * scale; weights are normalised in double, then rounded to
+// 22 bits after the point.
+class Weights {
+ public:
+  // in, out: sizes of the axis, 1 or more. mirrored: the axis runs backwards in the source.
+  Weights(int in, int out, bool mirrored);
+
+  int outputs() const { return static_cast<int>(start_.size()); }
+  // Entries are in ascending order of start; target says which output an entry is for.
+  int start(int entry) const { return start_[entry]; }
+  int count(int entry) const { return count_[entry]; }
+  int target(int entry) const { return mirrored_ ? outputs() - 1 - entry : entry; }
+  // taps() values for each entry, zeros after count(entry).
+  const int32_t* weights(int entry) const { return &weights_[static_cast<size_t>(entry) * taps_]; }
+  int taps() const { return taps_; }
+  // One tap a pixel, each of full weight: this axis keeps its size.
+  bool identity() const { return identity_; }
+
+ private:
+  bool mirrored_;
+  bool identity_;
+  int taps_;
+  std::vector<int> start_;
+  std::vector<int> count_;
+  std::vector<int32_t> weights_;
+};
+
+// Resizes rows of RGB pixels along themselves.
+class RowResampler {
+ public:
+  RowResampler(int in, int out, bool mirrored);
+  // in: `in` pixels with kRowPadding readable bytes after them. out: `out` pixels.
+  void run(const uint8_t* in, uint8_t* out) const;
+
+ private:
+  Weights weights_;
+  bool copy_;                   // nothing to do but copy
+  bool wide_;                   // the AVX2 kernel is used
+  std::vector<int32_t> pairs_;  // weights as that kernel wants them
+};
+
+// Resizes a picture across its rows: takes the rows of the source in their order and hands out each row of
+// the target as soon as its last source row has come. Holds only the rows that a target row spans.
+class ColumnResampler {
+ public:
+  // in, out: number of rows before and after. values: bytes in a row.
+  ColumnResampler(int in, int out, bool mirrored, int values);
+
+  // Where the next source row belongs: room for its values and kRowPadding more.
+  uint8_t* next() { return slot(position_); }
+
+  // Takes the row written to next(); calls emit(target_row_index, row) for each row that it completes. The
+  // row has kRowPadding readable bytes after its end and is valid until emit returns.
+  template <typename Emit>
+  void push(Emit&& emit) {
+    const int last = position_++;
+    if (weights_.identity()) {
+      emit(weights_.target(last), slot(last));
+      return;
+    }
+    for (; entry_ < weights_.outputs() && weights_.start(entry_) + weights_.count(entry_) == position_;
+         entry_++) {
+      combine();
+      emit(weights_.target(entry_), out_.data());
+    }
+  }
+
+ private:
+  uint8_t* slot(int row) {
+    return &ring_[static_cast<size_t>(row % weights_.taps()) * (static_cast<size_t>(values_) + kRowPadding)];
+  }
+  void combine();
+
+  Weights weights_;
+  int values_;
+  int position_ = 0;  // source rows taken so far
+  int entry_ = 0;     // the next target row to complete
+  std::vector<uint8_t> ring_;
+  std::vector<const uint8_t*> window_;
+  std::vector<uint8_t> out_;
+};
+
+// Both passes and the turn: rows of the source in, the finished picture out.
+class Resizer {
+ public:
+  // source_width, source_height: as stored. orientation: EXIF's, 1 to 8. width, height: of the turned
+  // picture. pixels: width*height*3 bytes, borrowed as long as the Resizer lives.
+  Resizer(int source_width, int source_height, int orientation, int width, int height, uint8_t* pixels);
+
+  // Where the next source row belongs: room for source_width pixels and kRowPadding bytes more.
+  uint8_t* next() { return sideways_ ? down_.next() : row_.data(); }
+  // Takes the row written to next().
+  void push();
+
+ private:
+  bool sideways_;
+  int width_;
+  int height_;
+  uint8_t* pixels_;
+  RowResampler along_;
+  ColumnResampler down_;
+  std::vector<uint8_t> row_;  // upright: the source row; sideways: a target column
+};
+
+}  // namespace thd
+
+#endif

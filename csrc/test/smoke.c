@@ -1,0 +1,253 @@
+/* Uses every function of torchherd.h from C: loads modules, runs them, reads and writes pictures, and makes each
+ * kind of error. Argument: the testdata folder. */
+#include "torchherd.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int failures = 0;
+
+static void fail_at(int line, const char* what) {
+  fprintf(stderr, "smoke.c:%d: %s\n", line, what);
+  failures++;
+}
+
+#define EXPECT(condition) \
+  do { \
+    if (!(condition)) fail_at(__LINE__, #condition); \
+  } while (0)
+
+/* The call must answer with this code; THD_OK for success. Prints the message of an unexpected error. */
+static void expect_code(int line, thd_error* error, thd_code code) {
+  if (thd_error_code(error) != code) {
+    fprintf(stderr, "smoke.c:%d: code %d instead of %d: %s\n", line, (int)thd_error_code(error), (int)code,
+            thd_error_message(error));
+    failures++;
+  } else if (code != THD_OK && thd_error_message(error)[0] == '\0') {
+    fail_at(line, "an error without a message");
+  }
+  thd_error_free(error);
+}
+
+#define EXPECT_CODE(call, code) expect_code(__LINE__, call, code)
+#define EXPECT_OK(call) expect_code(__LINE__, call, THD_OK)
+
+static const char* folder;
+
+static const char* file(const char* name) {
+  static char path[4096];
+  snprintf(path, sizeof path, "%s/%s", folder, name);
+  return path;
+}
+
+/* The file's content, to be freed; ends the test when it can't be read. */
+static uint8_t* read_file(const char* name, size_t* size) {
+  FILE* in = fopen(file(name), "rb");
+  uint8_t* data = NULL;
+  if (in != NULL && fseek(in, 0, SEEK_END) == 0) {
+    *size = (size_t)ftell(in);
+    rewind(in);
+    data = malloc(*size);
+    if (data != NULL && fread(data, 1, *size, in) != *size) {
+      free(data);
+      data = NULL;
+    }
+  }
+  if (in != NULL) fclose(in);
+  if (data == NULL) {
+    fprintf(stderr, "smoke.c: can't read %s\n", file(name));
+    exit(1);
+  }
+  return data;
+}
+
+static void test_versions(void) {
+  EXPECT(thd_abi_version() == THD_ABI_VERSION);
+  EXPECT(thd_libtorch_version()[0] == '2');
+  EXPECT(strlen(thd_libjpeg_version()) > 0);
+  EXPECT_OK(thd_set_num_threads(2));
+  EXPECT(thd_num_threads() == 2);
+  EXPECT_CODE(thd_set_num_threads(0), THD_ERROR_INVALID_ARGUMENT);
+}
+
+static void test_devices(void) {
+  EXPECT_OK(thd_device_check("cpu"));
+  EXPECT_CODE(thd_device_check("abacus"), THD_ERROR_DEVICE);
+  EXPECT_CODE(thd_device_check("meta"), THD_ERROR_DEVICE);
+  EXPECT_CODE(thd_device_check(NULL), THD_ERROR_INVALID_ARGUMENT);
+}
+
+static void test_load_errors(void) {
+  thd_module* module = NULL;
+  EXPECT_CODE(thd_module_load(file("modules/absent.pt"), "cpu", &module), THD_ERROR_NOT_FOUND);
+  EXPECT_CODE(thd_module_load(file("modules/garbage.pt"), "cpu", &module), THD_ERROR_NOT_A_MODULE);
+  EXPECT_CODE(thd_module_load(file("modules/truncated.pt"), "cpu", &module), THD_ERROR_NOT_A_MODULE);
+  EXPECT_CODE(thd_module_load(file("modules/checkpoint.pth"), "cpu", &module), THD_ERROR_NOT_A_MODULE);
+  EXPECT_CODE(thd_module_load(file("modules/negate.pt"), "abacus", &module), THD_ERROR_DEVICE);
+  EXPECT_CODE(thd_module_load(NULL, "cpu", &module), THD_ERROR_INVALID_ARGUMENT);
+  EXPECT_CODE(thd_module_load_memory("nonsense", 8, "cpu", &module), THD_ERROR_NOT_A_MODULE);
+  EXPECT(module == NULL);
+  thd_module_free(NULL);
+}
+
+static thd_module* load(const char* name) {
+  thd_module* module = NULL;
+  EXPECT_OK(thd_module_load(file(name), "cpu", &module));
+  if (module == NULL) exit(1);
+  return module;
+}
+
+static void test_forward(void) {
+  thd_module* module = load("modules/negate.pt");
+  thd_module_info info;
+  EXPECT_OK(thd_module_describe(module, &info));
+  EXPECT(strstr(info.inputs, "Tensor") != NULL);
+  EXPECT(strcmp(info.device, "cpu") == 0);
+
+  float values[2 * 3] = {0, 0.25F, 0.5F, 0.75F, 1, 2};
+  thd_tensor_view input = {.dtype = THD_FLOAT32, .dims = 4, .shape = {2, 3, 1, 1}, .data = values};
+  thd_result* result = NULL;
+  thd_tensor_view view;
+  EXPECT_OK(thd_module_forward(module, &input, &result, &view));
+  EXPECT(view.dtype == THD_FLOAT32 && view.dims == 4 && view.shape[0] == 2 && view.shape[1] == 3);
+  for (int i = 0; i < 6; i++) EXPECT(((const float*)view.data)[i] == 1 - values[i]);
+  thd_result_free(result);
+
+  input.shape[0] = 0;
+  EXPECT_CODE(thd_module_forward(module, &input, &result, &view), THD_ERROR_INVALID_ARGUMENT);
+  thd_module_free(module);
+
+  module = load("modules/double.pt");
+  input.shape[0] = 2;
+  EXPECT_CODE(thd_module_forward(module, &input, &result, &view), THD_ERROR_FORWARD);
+  thd_module_free(module);
+}
+
+/* The answer of identity.pt is the caller's own memory; it must still be there when that is gone. */
+static void test_forward_keeps_no_input(void) {
+  thd_module* module = load("modules/identity.pt");
+  float* values = malloc(sizeof(float) * 3);
+  if (values == NULL) exit(1);
+  for (int i = 0; i < 3; i++) values[i] = (float)i;
+  thd_tensor_view input = {.dtype = THD_FLOAT32, .dims = 4, .shape = {1, 3, 1, 1}, .data = values};
+  thd_result* result = NULL;
+  thd_tensor_view view;
+  EXPECT_OK(thd_module_forward(module, &input, &result, &view));
+  free(values);
+  for (int i = 0; i < 3; i++) EXPECT(((const float*)view.data)[i] == (float)i);
+  thd_result_free(result);
+  thd_module_free(module);
+}
+
+static void test_forward_pictures(void) {
+  uint8_t first[2 * 2 * 3];
+  uint8_t second[2 * 2 * 3];
+  for (int i = 0; i < 12; i++) {
+    first[i] = (uint8_t)(i * 20);
+    second[i] = (uint8_t)(255 - i);
+  }
+  const uint8_t* pictures[2] = {first, second};
+  uint8_t out_first[12];
+  uint8_t out_second[12];
+  uint8_t* outs[2] = {out_first, out_second};
+  thd_result* result = NULL;
+  thd_tensor_view view;
+
+  thd_module* module = load("modules/identity.pt");
+  EXPECT_OK(thd_module_forward_pictures(module, pictures, 2, 2, 2, &result, &view));
+  EXPECT(view.shape[0] == 2 && view.shape[1] == 3 && view.shape[2] == 2 && view.shape[3] == 2);
+  EXPECT_OK(thd_result_read_pictures(result, outs, 2));
+  EXPECT(memcmp(first, out_first, 12) == 0 && memcmp(second, out_second, 12) == 0);
+  EXPECT_CODE(thd_result_read_pictures(result, outs, 1), THD_ERROR_INVALID_ARGUMENT);
+  thd_result_free(result);
+  EXPECT_CODE(thd_module_forward_pictures(module, pictures, 0, 2, 2, &result, &view),
+              THD_ERROR_INVALID_ARGUMENT);
+  thd_module_free(module);
+
+  static const struct {
+    const char* name;
+    thd_code code;
+  } cases[] = {
+      {"modules/no_batch_two.pt", THD_ERROR_FORWARD},  {"modules/needs_four.pt", THD_ERROR_FORWARD},
+      {"modules/two_channels.pt", THD_ERROR_OUTPUT},   {"modules/wrong_count.pt", THD_ERROR_OUTPUT},
+      {"modules/not_a_tensor.pt", THD_ERROR_OUTPUT},
+  };
+  for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+    module = load(cases[i].name);
+    EXPECT_CODE(thd_module_forward_pictures(module, pictures, 2, 2, 2, &result, &view), cases[i].code);
+    thd_module_free(module);
+  }
+}
+
+static void test_jpeg(void) {
+  size_t size = 0;
+  uint8_t* jpeg = read_file("pictures/baseline420.jpg", &size);
+  thd_jpeg_info info;
+  EXPECT_OK(thd_jpeg_read_header(jpeg, size, &info));
+  EXPECT(info.width > 228 && info.height > 100 && info.channels == 3 && info.orientation == 1);
+
+  uint8_t* pixels = malloc((size_t)228 * 228 * 3);
+  const size_t bound = thd_jpeg_bound(228, 228, 3);
+  uint8_t* out = malloc(bound);
+  if (pixels == NULL || out == NULL) exit(1);
+  EXPECT_OK(thd_jpeg_decode(jpeg, size, 0, THD_ORIENTATION_EXIF, 228, 228, pixels));
+  size_t written = 0;
+  EXPECT_OK(thd_jpeg_encode(pixels, 228, 228, 3, 75, out, bound, &written));
+  EXPECT(written > 1000 && written < bound);
+  EXPECT_OK(thd_jpeg_read_header(out, written, &info));
+  EXPECT(info.width == 228 && info.height == 228);
+  EXPECT_CODE(thd_jpeg_encode(pixels, 228, 228, 3, 75, out, 100, &written), THD_ERROR_INVALID_ARGUMENT);
+  EXPECT_CODE(thd_jpeg_encode(pixels, 228, 228, 2, 75, out, bound, &written), THD_ERROR_INVALID_ARGUMENT);
+
+  EXPECT_CODE(thd_jpeg_decode(jpeg, size, 1000, 1, 228, 228, pixels), THD_ERROR_TOO_MANY_PIXELS);
+  EXPECT_CODE(thd_jpeg_decode(jpeg, size, 0, 9, 228, 228, pixels), THD_ERROR_INVALID_ARGUMENT);
+  for (int percent = 0; percent < 100; percent++) {
+    EXPECT_CODE(thd_jpeg_decode(jpeg, size * (size_t)percent / 100, 0, 1, 228, 228, pixels),
+                THD_ERROR_BAD_PICTURE);
+  }
+  free(jpeg);
+  free(out);
+
+  jpeg = read_file("pictures/gray.jpg", &size);
+  EXPECT_CODE(thd_jpeg_decode(jpeg, size, 0, 1, 228, 228, pixels), THD_ERROR_NOT_RGB);
+  free(jpeg);
+  free(pixels);
+
+  EXPECT(thd_jpeg_bound(0, 1, 3) == 0 && thd_jpeg_bound(65501, 1, 3) == 0 && thd_jpeg_bound(1, 1, 2) == 0);
+}
+
+/* All eight turns of a 2x1 picture, read as where its first pixel comes to lie. */
+static void test_turns(void) {
+  const uint8_t source[2 * 4] = {10, 20, 30, 255, 40, 50, 60, 255};
+  for (int orientation = 1; orientation <= 8; orientation++) {
+    const int sideways = orientation >= 5;
+    uint8_t pixels[2 * 3];
+    EXPECT_OK(thd_resize(source, 2, 1, 4, orientation, sideways ? 1 : 2, sideways ? 2 : 1, pixels));
+    const int backwards = orientation == 2 || orientation == 3 || orientation == 7 || orientation == 8;
+    EXPECT(pixels[0] == (backwards ? 40 : 10) && pixels[3] == (backwards ? 10 : 40));
+  }
+  uint8_t pixel[3];
+  EXPECT_CODE(thd_resize(source, 2, 1, 2, 1, 1, 1, pixel), THD_ERROR_INVALID_ARGUMENT);
+  EXPECT_CODE(thd_resize(source, 2, 1, 4, 0, 1, 1, pixel), THD_ERROR_INVALID_ARGUMENT);
+  EXPECT_CODE(thd_resize(NULL, 2, 1, 4, 1, 1, 1, pixel), THD_ERROR_INVALID_ARGUMENT);
+}
+
+int main(int count, char** arguments) {
+  if (count != 2) {
+    fprintf(stderr, "usage: smoke TESTDATA\n");
+    return 2;
+  }
+  folder = arguments[1];
+  test_versions();
+  test_devices();
+  test_load_errors();
+  test_forward();
+  test_forward_keeps_no_input();
+  test_forward_pictures();
+  test_jpeg();
+  test_turns();
+  if (failures == 0) printf("smoke: all passed\n");
+  return failures == 0 ? 0 : 1;
+}
