@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# Makes sure that what the build needs is there: a C++ compiler, CMake, libjpeg's headers, pip.
+# As root, or with sudo that asks nothing, installs what is missing by apt; otherwise says what to type.
+# Arguments: further commands to ask for, as command=package.
+set -euo pipefail
+
+missing=()
+need() { # need COMMAND PACKAGE
+  command -v "$1" >/dev/null 2>&1 || missing+=("$2")
+}
+
+for tool in go:Go python3:"Python 3"; do
+  command -v "${tool%%:*}" >/dev/null 2>&1 || {
+    echo "setup: ${tool#*:} isn't installed, and the build needs it" >&2
+    exit 1
+  }
+done
+
+if [ "$(uname -s)" = Darwin ]; then
+  need cmake cmake
+  command -v c++ >/dev/null 2>&1 || { echo "setup: no C++ compiler; type: xcode-select --install" >&2; exit 1; }
+  [ -e "$(brew --prefix jpeg-turbo 2>/dev/null)/include/jpeglib.h" ] || missing+=(jpeg-turbo)
+  if [ "${#missing[@]}" -gt 0 ]; then
+    echo "setup: missing; type: brew install ${missing[*]}" >&2
+    exit 1
+  fi
+  exit 0
+fi
+
+need g++ g++
+need gcc gcc
+need cmake cmake
+need readelf binutils
+for pair in "$@"; do need "${pair%%=*}" "${pair#*=}"; done
+echo '#include <cstdio>
+#include <jpeglib.h>' | c++ -E -x c++ - >/dev/null 2>&1 || missing+=(libjpeg-dev)
+# Without LIBTORCH, pip may have to fetch it.
+[ -n "${LIBTORCH:-}" ] || python3 -c 'import pip' 2>/dev/null || missing+=(python3-pip)
+[ "${#missing[@]}" -gt 0 ] || exit 0
+
+as_root=()
+[ "$(id -u)" = 0 ] || as_root=(sudo)
+install="apt-get install --yes --no-install-recommends ${missing[*]}"
+if ! command -v apt-get >/dev/null 2>&1; then
+  echo "setup: missing: ${missing[*]} (Debian's names); install them with this system's package manager" >&2
+  exit 1
+fi
+if [ "${#as_root[@]}" -gt 0 ] && ! sudo -n true 2>/dev/null; then
+  echo "setup: packages are missing; type:  sudo $install" >&2
+  exit 1
+fi
+echo "setup: $install" >&2
+export DEBIAN_FRONTEND=noninteractive
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+# shellcheck disable=SC2086 # the words of $install are the command
+if ! { "${as_root[@]}" apt-get update && "${as_root[@]}" $install; } >"$log" 2>&1; then
+  tail -n 20 "$log" >&2
+  echo "setup: apt failed; mend that, then type:  ${as_root[*]} $install" >&2
+  exit 1
+fi
