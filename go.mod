@@ -1,0 +1,3 @@
+module github.com/torchherd/torchherd
+
+go 1.26
