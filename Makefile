@@ -1,0 +1,62 @@
+# torchherd. Type `make` for the list of targets.
+
+VERSION := 0.1.0
+GO ?= go
+PORT ?= 8000
+
+# The C header lies outside the Go package that includes it, where Go's build cache doesn't look; its checksum
+# in the flags makes Go rebuild when it changes.
+export CGO_CFLAGS := -O2 -g -DTHD_HEADER=$(shell cksum csrc/include/torchherd.h | cut -d ' ' -f 1)
+LDFLAGS := -X main.version=$(VERSION)
+GOLANGCI_LINT := $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+# Python's virtual environments lie beside LibTorch in the user's cache.
+CACHE := $(or $(TORCHHERD_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/torchherd)
+LINT_BIN := $(CACHE)/lint/bin
+PYTHON := $(CACHE)/python/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run build test race asan fuzz bench soak parity models-test horse2zebra goldens dist lint fmt clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## install what the build needs (apt, when root or with sudo)
+	@scripts/setup.sh
+
+build: shim ## build bin/torchherd and its bin/lib
+	@$(GO) build -tags relocatable -trimpath -ldflags "$(LDFLAGS)" -o bin/torchherd ./server
+
+.PHONY: shim
+shim: setup
+	@scripts/shim.sh build/csrc bin/lib
+
+run: build ## serve the bundled model on port 8000 (MODEL=file.pt, PORT=N to change)
+	@bin/torchherd serve --listen :$(PORT) $(MODEL)
+
+test: build ## build and run all tests
+	@ctest --test-dir build/csrc --output-on-failure
+	$(GO) test -count=1 ./...
+
+race: build ## the Go tests under the race detector
+	$(GO) test -count=1 -race ./...
+
+ASAN_LIB := $(CURDIR)/build/asan/lib
+asan: setup ## the C smoke test and the Go tests of the binding under AddressSanitizer and UBSan
+	@scripts/shim.sh build/asan $(ASAN_LIB) -DTHD_SANITIZE=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo
+	@LSAN_OPTIONS=suppressions=$(CURDIR)/csrc/test/lsan.supp ctest --test-dir build/asan --output-on-failure
+	CGO_LDFLAGS="-L$(ASAN_LIB) -Wl,-rpath,$(ASAN_LIB)" ASAN_OPTIONS=detect_leaks=0 \
+		$(GO) test -count=1 -asan ./torch ./server/internal/picture
+
+FUZZTIME ?= 30s
+fuzz: build ## fuzz the batcher and the picture decoder (FUZZTIME=30s each)
+	$(GO) test -run '^$$' -fuzz FuzzContract -fuzztime $(FUZZTIME) ./server/internal/batch
+	$(GO) test -run '^$$' -fuzz FuzzDecode -fuzztime $(FUZZTIME) ./server/internal/picture
+
+bench: build ## Go benchmarks of each stage, with allocations
+	$(GO) test -run '^$$' -bench . -benchmem ./torch ./server/...
+
+dist: build ## pack a tarball that runs without Go and Python
+	@scripts/dist.sh $(VERSION)
+
+clean: ## remove what was built (the cache with LibTorch stays)
+	rm -rf bin build dist
