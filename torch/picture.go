@@ -70,7 +70,7 @@ func DecodeJPEG(data []byte, maxPixels int64, orientation Orientation, width, he
 }
 
 // Resize turns a picture by orientation (not FromEXIF) and resizes the turned picture to width x height with the
-// bilinear filter, antialiased when it shrinks. The values equal those of Pillow's Image.resize(size, BILINEAR),
+// bilinear filter, antialiased when it shrinks. The values equal those of Pillow 13's Image.resize(size, BILINEAR),
 // which is what torchvision's resize is for a PIL image.
 //
 // source has sourceWidth*sourceHeight pixels of channels (3 or 4) bytes, and a fourth channel is left out; pixels

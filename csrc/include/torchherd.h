@@ -197,8 +197,8 @@ thd_error* thd_jpeg_decode(const uint8_t* data, size_t size, int64_t max_pixels,
  * pixels: width*height*3 bytes; borrowed; must not overlap source. From any thread; starts no thread.
  *
  * The filter is the triangle (bilinear) filter whose width grows with the scale when shrinking; weights are
- * rounded to 22 bits after the point and each of the two passes (across, then down) rounds to uint8: the
- * arithmetic of Pillow's Image.resize(..., BILINEAR), so that the values are the same. */
+ * rounded to 22 bits after the point and each of the two passes rounds to uint8: the arithmetic of Pillow 13's
+ * Image.resize(size, BILINEAR), so that the values are the same. */
 thd_error* thd_resize(const uint8_t* source, int32_t source_width, int32_t source_height,
                       int32_t source_channels, int32_t orientation, int32_t width, int32_t height,
                       uint8_t* pixels);

@@ -208,6 +208,7 @@ void ColumnResampler::combine() {
 // EXIF numbers the orientations by where the stored picture's first row and first column belong. As seen
 // from the turned picture: 5 to 8 swap its axes, and each of its axes may run backwards in the stored one.
 namespace {
+
 bool swaps_axes(int orientation) { return orientation >= 5; }
 bool mirrors_x(int orientation) {
   return orientation == 2 || orientation == 3 || orientation == 6 || orientation == 7;
@@ -215,12 +216,22 @@ bool mirrors_x(int orientation) {
 bool mirrors_y(int orientation) {
   return orientation == 3 || orientation == 4 || orientation == 7 || orientation == 8;
 }
+
+// Whether the turned picture is resized down its columns before it is along its rows. Pillow does so when the
+// height shrinks by more than twice as many pixels as the width does (since Pillow 13; before, it always began
+// with the rows).
+bool columns_first(int source_width, int source_height, int width, int height) {
+  return source_height > height && source_height - height > 2 * (source_width - width);
+}
+
 }  // namespace
 
-// The turned picture's x axis runs along the stored rows, or, on its side, down across them.
+// Stored rows run along the turned picture's x axis, or along its y axis when the turn swaps them.
 Resizer::Resizer(int source_width, int source_height, int orientation, int width, int height,
                  uint8_t* pixels)
     : sideways_(swaps_axes(orientation)),
+      down_first_(sideways_ ? !columns_first(source_height, source_width, width, height)
+                            : columns_first(source_width, source_height, width, height)),
       width_(width),
       height_(height),
       pixels_(pixels),
@@ -228,25 +239,30 @@ Resizer::Resizer(int source_width, int source_height, int orientation, int width
              sideways_ ? mirrors_y(orientation) : mirrors_x(orientation)),
       down_(source_height, sideways_ ? width : height,
             sideways_ ? mirrors_x(orientation) : mirrors_y(orientation),
-            (sideways_ ? source_width : width) * kChannels),
-      row_(static_cast<size_t>(sideways_ ? height : source_width) * kChannels + kRowPadding) {}
+            kChannels * (down_first_ ? source_width : (sideways_ ? height : width))),
+      row_(static_cast<size_t>(std::max(source_width, sideways_ ? height : width)) * kChannels + kRowPadding) {
+}
 
 void Resizer::push() {
-  if (!sideways_) {
-    along_.run(row_.data(), down_.next());
-    down_.push([this](int y, const uint8_t* row) {
-      const size_t size = static_cast<size_t>(width_) * kChannels;
-      std::memcpy(pixels_ + y * size, row, size);
+  if (down_first_) {
+    down_.push([this](int index, const uint8_t* row) {
+      along_.run(row, row_.data());
+      store(index, row_.data());
     });
     return;
   }
-  down_.push([this](int x, const uint8_t* row) {
-    along_.run(row, row_.data());
-    uint8_t* target = pixels_ + static_cast<ptrdiff_t>(x) * kChannels;
-    for (int y = 0; y < height_; y++, target += static_cast<ptrdiff_t>(width_) * kChannels) {
-      std::memcpy(target, &row_[static_cast<size_t>(y) * kChannels], kChannels);
-    }
-  });
+  along_.run(row_.data(), down_.next());
+  down_.push([this](int index, const uint8_t* row) { store(index, row); });
+}
+
+void Resizer::store(int index, const uint8_t* row) {
+  const size_t stride = static_cast<size_t>(width_) * kChannels;
+  if (!sideways_) {
+    std::memcpy(pixels_ + index * stride, row, stride);
+    return;
+  }
+  uint8_t* target = pixels_ + static_cast<ptrdiff_t>(index) * kChannels;
+  for (int y = 0; y < height_; y++, target += stride, row += kChannels) std::memcpy(target, row, kChannels);
 }
 
 }  // namespace thd

@@ -4,11 +4,10 @@
 // stages that rows flow through, so that a JPEG is decoded, resized and turned while one row is in the
 // cache, and the picture at its full size is never held:
 //
-//     upright:    source row -> RowResampler (across) -> ColumnResampler (down) -> target row
-//     on its side: source row -> ColumnResampler      -> RowResampler          -> target column
+//     source row -> RowResampler -> ColumnResampler -> target row, or column when the turn swaps the axes
+//     source row -> ColumnResampler -> RowResampler -> likewise
 //
-// A picture on its side (EXIF orientations 5 to 8) has its passes swapped, because "across, then down" is
-// meant in the turned picture: that keeps every value equal to turning first and resizing after.
+// Because each pass rounds, their order matters to the last bit. Resizer has the rule.
 #ifndef TORCHHERD_SRC_RESAMPLE_H
 #define TORCHHERD_SRC_RESAMPLE_H
 
@@ -115,18 +114,22 @@ class Resizer {
   Resizer(int source_width, int source_height, int orientation, int width, int height, uint8_t* pixels);
 
   // Where the next source row belongs: room for source_width pixels and kRowPadding bytes more.
-  uint8_t* next() { return sideways_ ? down_.next() : row_.data(); }
+  uint8_t* next() { return down_first_ ? down_.next() : row_.data(); }
   // Takes the row written to next().
   void push();
 
  private:
-  bool sideways_;
+  // Puts a finished row where it belongs in the turned picture.
+  void store(int index, const uint8_t* row);
+
+  bool sideways_;    // the stored rows become the turned picture's columns
+  bool down_first_;  // the pass down the stored columns comes before the one along the stored rows
   int width_;
   int height_;
   uint8_t* pixels_;
   RowResampler along_;
   ColumnResampler down_;
-  std::vector<uint8_t> row_;  // upright: the source row; sideways: a target column
+  std::vector<uint8_t> row_;  // what goes into along_, or, with down_first_, what comes out of it
 };
 
 }  // namespace thd

@@ -183,7 +183,7 @@ static void test_forward_pictures(void) {
 
 static void test_jpeg(void) {
   size_t size = 0;
-  uint8_t* jpeg = read_file("pictures/baseline420.jpg", &size);
+  uint8_t* jpeg = read_file("pictures/jpeg-420.jpg", &size);
   thd_jpeg_info info;
   EXPECT_OK(thd_jpeg_read_header(jpeg, size, &info));
   EXPECT(info.width > 228 && info.height > 100 && info.channels == 3 && info.orientation == 1);
@@ -210,7 +210,7 @@ static void test_jpeg(void) {
   free(jpeg);
   free(out);
 
-  jpeg = read_file("pictures/gray.jpg", &size);
+  jpeg = read_file("pictures/jpeg-gray.jpg", &size);
   EXPECT_CODE(thd_jpeg_decode(jpeg, size, 0, 1, 228, 228, pixels), THD_ERROR_NOT_RGB);
   free(jpeg);
   free(pixels);

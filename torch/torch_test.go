@@ -1,0 +1,509 @@
+package torch_test
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/torchherd/torchherd/internal/goldens"
+	"github.com/torchherd/torchherd/torch"
+)
+
+func load(t testing.TB, name string) *torch.Module {
+	t.Helper()
+	m, err := torch.Load(goldens.Path("modules/"+name), torch.CPU)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = m.Close() })
+	return m
+}
+
+func expectKind(t *testing.T, err error, kind torch.Kind) {
+	t.Helper()
+	var failure *torch.Error
+	if !errors.Is(err, kind) || !errors.As(err, &failure) || failure.Kind != kind {
+		t.Errorf("got %v instead of %q", err, kind)
+	}
+}
+
+func TestVersions(t *testing.T) {
+	if v := torch.Version(); !strings.HasPrefix(v, "2.") {
+		t.Errorf("LibTorch's version is %q", v)
+	}
+	if v := torch.JPEGVersion(); len(strings.Split(v, ".")) != 3 {
+		t.Errorf("libjpeg-turbo's version is %q", v)
+	}
+}
+
+func TestThreads(t *testing.T) {
+	before := torch.NumThreads()
+	defer func() { _ = torch.SetNumThreads(before) }()
+	if err := torch.SetNumThreads(1); err != nil || torch.NumThreads() != 1 {
+		t.Errorf("after setting one thread there are %d, %v", torch.NumThreads(), err)
+	}
+	expectKind(t, torch.SetNumThreads(0), torch.ErrInvalidArgument)
+}
+
+func TestDevices(t *testing.T) {
+	for name, want := range map[string]string{"cpu": "cpu", "cuda": "cuda:0", "cuda:1": "cuda:1"} {
+		if d, err := torch.NewDevice(name); err != nil || d.String() != want {
+			t.Errorf("%q is %v, %v", name, d, err)
+		}
+	}
+	for _, name := range []string{"", "cpu:0", "gpu", "cuda:", "cuda:-1", "cuda:x", "cuda:999999"} {
+		_, err := torch.NewDevice(name)
+		expectKind(t, err, torch.ErrDevice)
+	}
+	if err := torch.CPU.Available(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestCUDAWithoutCUDA(t *testing.T) {
+	device, err := torch.NewDevice("cuda:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if device.Available() == nil {
+		t.Skip("this machine has a CUDA device")
+	}
+	expectKind(t, device.Available(), torch.ErrDevice)
+	_, err = torch.Load(goldens.Path("modules/negate.pt"), device)
+	expectKind(t, err, torch.ErrDevice)
+}
+
+// On a machine with a CUDA device: the same answers as on the CPU.
+func TestCUDA(t *testing.T) {
+	device, err := torch.NewDevice("cuda:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := device.Available(); err != nil {
+		t.Skip(err)
+	}
+	m, err := torch.Load(goldens.Path("modules/negate.pt"), device)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = m.Close() }()
+	out, err := m.ForwardPictures(torch.Pictures{Height: 1, Width: 1, Channels: 3, Items: [][]byte{{0, 100, 255}}}, nil)
+	if err != nil || !slices.Equal(out.Items[0], []byte{255, 155, 0}) {
+		t.Errorf("negated: %v, %v", out.Items, err)
+	}
+}
+
+func TestLoadErrors(t *testing.T) {
+	folder := t.TempDir()
+	empty := filepath.Join(folder, "empty.pt")
+	if err := os.WriteFile(empty, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]torch.Kind{
+		filepath.Join(folder, "absent.pt"):     torch.ErrNotFound,
+		empty:                                  torch.ErrNotAModule,
+		folder:                                 torch.ErrNotAModule,
+		goldens.Path("modules/garbage.pt"):     torch.ErrNotAModule,
+		goldens.Path("modules/truncated.pt"):   torch.ErrNotAModule,
+		goldens.Path("modules/checkpoint.pth"): torch.ErrNotAModule,
+		goldens.Path("pictures/jpeg-420.jpg"):  torch.ErrNotAModule,
+	} {
+		m, err := torch.Load(path, torch.CPU)
+		expectKind(t, err, want)
+		if m != nil {
+			t.Errorf("%s: a module came with the error", path)
+		}
+		if err != nil && want == torch.ErrNotAModule && strings.Contains(err.Error(), "frame #0") {
+			t.Errorf("%s: the error carries a stack trace: %v", path, err)
+		}
+		if content, readErr := os.ReadFile(path); readErr == nil {
+			_, err = torch.LoadBytes(content, torch.CPU)
+			expectKind(t, err, torch.ErrNotAModule)
+		}
+	}
+	_, err := torch.Load(filepath.Join(folder, "absent.pt"), torch.CPU)
+	if !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a missing file isn't fs.ErrNotExist: %v", err)
+	}
+	_, err = torch.Load(goldens.Path("modules/checkpoint.pth"), torch.CPU)
+	if err == nil || !strings.Contains(err.Error(), "export it") {
+		t.Errorf("a checkpoint's error doesn't say what to do: %v", err)
+	}
+}
+
+func TestInfo(t *testing.T) {
+	m := load(t, "needs_four.pt")
+	info := m.Info()
+	if len(info.Inputs) != 1 || !strings.Contains(info.Inputs[0], "Tensor") || info.Device != torch.CPU {
+		t.Errorf("info: %+v", info)
+	}
+	if info.Parameters == 0 || info.Bytes < 4*info.Parameters {
+		t.Errorf("%d parameters of %d bytes", info.Parameters, info.Bytes)
+	}
+}
+
+func TestForward(t *testing.T) {
+	content, err := os.ReadFile(goldens.Path("modules/negate.pt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fromBytes, err := torch.LoadBytes(content, torch.CPU)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = fromBytes.Close() }()
+	for _, m := range []*torch.Module{load(t, "negate.pt"), fromBytes} {
+		batch, err := torch.FromFloat32([]float32{0, 0.25, 1, 2, -1, 0.5}, 2, 3, 1, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		output, err := m.Forward(batch)
+		if err != nil {
+			t.Fatal(err)
+		}
+		values, err := output.Float32s()
+		if err != nil || !slices.Equal(values, []float32{1, 0.75, 0, -1, 2, 0.5}) || !slices.Equal(output.Shape, []int64{2, 3, 1, 1}) {
+			t.Errorf("%v %v, %v", output.Shape, values, err)
+		}
+	}
+}
+
+func TestForwardErrors(t *testing.T) {
+	zeros := func(shape ...int64) *torch.Tensor {
+		size := int64(4)
+		for _, side := range shape {
+			size *= side
+		}
+		return &torch.Tensor{DType: torch.Float32, Shape: shape, Data: make([]byte, size)}
+	}
+	tests := []struct {
+		name, module string
+		input        *torch.Tensor
+		want         torch.Kind
+	}{
+		{"wrong channels", "needs_four.pt", zeros(1, 3, 8, 8), torch.ErrForward},
+		{"wrong dimensions", "needs_four.pt", zeros(2), torch.ErrForward},
+		{"wrong dtype for the module", "double.pt", zeros(1, 3, 8, 8), torch.ErrForward},
+		{"the module's own exception", "no_batch_two.pt", zeros(2, 3, 4, 4), torch.ErrForward},
+		{"a tuple", "not_a_tensor.pt", zeros(1, 3, 4, 4), torch.ErrOutput},
+		{"empty batch", "negate.pt", zeros(0, 3, 4, 4), torch.ErrShape},
+		{"no dimension", "negate.pt", &torch.Tensor{DType: torch.Float32, Data: make([]byte, 4)}, torch.ErrShape},
+		{"nine dimensions", "negate.pt", zeros(1, 1, 1, 1, 1, 1, 1, 1, 1), torch.ErrShape},
+		{"too little data", "negate.pt", &torch.Tensor{DType: torch.Float32, Shape: []int64{2}, Data: make([]byte, 4)}, torch.ErrShape},
+		{"negative side", "negate.pt", &torch.Tensor{DType: torch.Float32, Shape: []int64{-1}}, torch.ErrShape},
+		{"overflowing shape", "negate.pt", &torch.Tensor{DType: torch.Float32, Shape: []int64{math.MaxInt64, 8}}, torch.ErrShape},
+		{"unknown dtype", "negate.pt", &torch.Tensor{DType: 99, Shape: []int64{1}, Data: make([]byte, 4)}, torch.ErrDType},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			m := load(t, test.module)
+			_, err := m.Forward(test.input)
+			expectKind(t, err, test.want)
+		})
+	}
+	_, err := load(t, "no_batch_two.pt").Forward(zeros(2, 3, 4, 4))
+	if err == nil || !strings.Contains(err.Error(), "two") {
+		t.Errorf("the module's own message is lost: %v", err)
+	}
+	if _, err := torch.FromFloat32([]float32{1}, 2); !errors.Is(err, torch.ErrShape) {
+		t.Errorf("FromFloat32: %v", err)
+	}
+	if _, err := (&torch.Tensor{DType: torch.Uint8, Shape: []int64{1}, Data: []byte{1}}).Float32s(); !errors.Is(err, torch.ErrDType) {
+		t.Errorf("Float32s: %v", err)
+	}
+}
+
+func TestClose(t *testing.T) {
+	m := load(t, "negate.pt")
+	for range 2 {
+		if err := m.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	batch, err := torch.FromFloat32([]float32{1}, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = m.Forward(batch)
+	expectKind(t, err, torch.ErrClosed)
+	_, err = m.ForwardPictures(torch.Pictures{Height: 1, Width: 1, Channels: 3, Items: [][]byte{{1, 2, 3}}}, nil)
+	expectKind(t, err, torch.ErrClosed)
+	if m.Info().Inputs == nil {
+		t.Error("Info is gone after Close")
+	}
+}
+
+func TestStack(t *testing.T) {
+	a, _ := torch.FromFloat32([]float32{1, 2}, 2)
+	b, _ := torch.FromFloat32([]float32{3, 4}, 2)
+	stacked, err := torch.Stack([]*torch.Tensor{a, b})
+	if err != nil {
+		t.Fatal(err)
+	}
+	values, err := stacked.Float32s()
+	if err != nil || !slices.Equal(values, []float32{1, 2, 3, 4}) || !slices.Equal(stacked.Shape, []int64{2, 2}) {
+		t.Errorf("%v %v, %v", stacked.Shape, values, err)
+	}
+	long, _ := torch.FromFloat32([]float32{1, 2, 3}, 3)
+	bytes := &torch.Tensor{DType: torch.Uint8, Shape: []int64{2}, Data: []byte{1, 2}}
+	for _, test := range []struct {
+		items []*torch.Tensor
+		want  torch.Kind
+	}{{nil, torch.ErrShape}, {[]*torch.Tensor{a, long}, torch.ErrShape}, {[]*torch.Tensor{a, bytes}, torch.ErrDType}} {
+		_, err := torch.Stack(test.items)
+		expectKind(t, err, test.want)
+	}
+}
+
+func TestForwardPictures(t *testing.T) {
+	m := load(t, "negate.pt")
+	batch := torch.Pictures{Height: 2, Width: 3, Channels: 3}
+	for seed := range uint32(5) {
+		batch.Items = append(batch.Items, goldens.Noise(seed, 18))
+	}
+	sizes := []int{}
+	out, err := m.ForwardPictures(batch, func(size int) []byte {
+		sizes = append(sizes, size)
+		return make([]byte, size)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out.Height != 2 || out.Width != 3 || out.Channels != 3 || !slices.Equal(sizes, []int{18, 18, 18, 18, 18}) {
+		t.Errorf("%dx%d of %d channels, allocated %v", out.Width, out.Height, out.Channels, sizes)
+	}
+	for i, item := range out.Items {
+		for k, value := range item {
+			// torchvision's arithmetic in float32: 1 - v/255, times 255, cut off.
+			want := byte((1 - float32(batch.Items[i][k])/255) * 255)
+			if value != want {
+				t.Fatalf("picture %d, byte %d: %d instead of %d", i, k, value, want)
+			}
+		}
+	}
+}
+
+func TestForwardPicturesShapes(t *testing.T) {
+	pixel := torch.Pictures{Height: 1, Width: 1, Channels: 3, Items: [][]byte{{0, 30, 255}}}
+	for name, want := range map[string]torch.Pictures{
+		"upscale2.pt":     {Height: 2, Width: 2, Channels: 3, Items: [][]byte{{0, 30, 255, 0, 30, 255, 0, 30, 255, 0, 30, 255}}},
+		"gray.pt":         {Height: 1, Width: 1, Channels: 1, Items: [][]byte{{95}}},
+		"out_of_range.pt": {Height: 1, Width: 1, Channels: 3, Items: [][]byte{{0, 0, 255}}},
+		"nan.pt":          {Height: 1, Width: 1, Channels: 3, Items: [][]byte{{0, 0, 0}}},
+	} {
+		got, err := load(t, name).ForwardPictures(pixel, nil)
+		if err != nil || got.Height != want.Height || got.Width != want.Width || got.Channels != want.Channels ||
+			!slices.Equal(got.Items[0], want.Items[0]) {
+			t.Errorf("%s: %+v, %v", name, got, err)
+		}
+	}
+	for name, want := range map[string]torch.Kind{
+		"two_channels.pt": torch.ErrOutput, "wrong_count.pt": torch.ErrOutput, "not_a_tensor.pt": torch.ErrOutput,
+		"needs_four.pt": torch.ErrForward, "double.pt": torch.ErrForward, "fails_on_black.pt": torch.ErrForward,
+	} {
+		black := torch.Pictures{Height: 2, Width: 2, Channels: 3, Items: [][]byte{make([]byte, 12), make([]byte, 12)}}
+		_, err := load(t, name).ForwardPictures(black, nil)
+		expectKind(t, err, want)
+	}
+	m := load(t, "negate.pt")
+	for name, bad := range map[string]torch.Pictures{
+		"no pictures":    {Height: 1, Width: 1, Channels: 3},
+		"no size":        {Channels: 3, Items: [][]byte{{}}},
+		"four channels":  {Height: 1, Width: 1, Channels: 4, Items: [][]byte{{1, 2, 3, 4}}},
+		"too few pixels": {Height: 1, Width: 2, Channels: 3, Items: [][]byte{{1, 2, 3}}},
+	} {
+		if _, err := m.ForwardPictures(bad, nil); !errors.Is(err, torch.ErrShape) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// Modules are used from many goroutines, on whatever threads they happen to be.
+func TestConcurrentForwards(t *testing.T) {
+	m := load(t, "negate.pt")
+	var wg sync.WaitGroup
+	for g := range 8 {
+		wg.Go(func() {
+			for i := range 50 {
+				value := byte(g*50+i) % 251
+				out, err := m.ForwardPictures(torch.Pictures{Height: 1, Width: 1, Channels: 3, Items: [][]byte{{value, 0, 255}}}, nil)
+				if err != nil || out.Items[0][1] != 255 || out.Items[0][2] != 0 {
+					t.Errorf("%v, %v", out.Items, err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// The bundled model's answer within 1e-5 of PyTorch's.
+func TestForwardEqualsPyTorch(t *testing.T) {
+	golden := goldens.Load(t).Forward
+	m, err := torch.Load(goldens.Path("../models/bundled/model.pt"), torch.CPU)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = m.Close() }()
+	output, err := m.Forward(&torch.Tensor{DType: torch.Float32, Shape: golden.Shape, Data: goldens.Read(t, "goldens/"+golden.Input)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := output.Float32s()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := goldens.Read(t, "goldens/"+golden.Output)
+	if len(want) != 4*len(got) {
+		t.Fatalf("%d values instead of %d", len(got), len(want)/4)
+	}
+	largest := 0.0
+	for i, value := range got {
+		expected := math.Float32frombits(binary.LittleEndian.Uint32(want[4*i:]))
+		largest = max(largest, math.Abs(float64(value-expected)))
+	}
+	t.Logf("largest difference: %.2g", largest)
+	if !(largest <= 1e-5) {
+		t.Errorf("the answer differs from PyTorch's by %g", largest)
+	}
+}
+
+// Every value of Pillow's.
+func TestResizeEqualsPillow(t *testing.T) {
+	for _, c := range goldens.Load(t).Resize.Cases {
+		source := goldens.Noise(c.Seed, c.Width*c.Height*3)
+		pixels := make([]byte, c.OutWidth*c.OutHeight*3)
+		if err := torch.Resize(source, c.Width, c.Height, 3, torch.Upright, c.OutWidth, c.OutHeight, pixels); err != nil {
+			t.Fatal(err)
+		}
+		if sum := sha256.Sum256(pixels); hex.EncodeToString(sum[:]) != c.Output {
+			t.Errorf("%dx%d to %dx%d differs from Pillow's", c.Width, c.Height, c.OutWidth, c.OutHeight)
+		}
+		// The fourth channel makes no difference.
+		four := make([]byte, 0, c.Width*c.Height*4)
+		for i := 0; i < len(source); i += 3 {
+			four = append(four, source[i], source[i+1], source[i+2], byte(i))
+		}
+		again := make([]byte, len(pixels))
+		if err := torch.Resize(four, c.Width, c.Height, 4, torch.Upright, c.OutWidth, c.OutHeight, again); err != nil || !slices.Equal(pixels, again) {
+			t.Errorf("%dx%d with a fourth channel differs, %v", c.Width, c.Height, err)
+		}
+	}
+}
+
+// turn is the plain meaning of EXIF's orientations, pixel by pixel.
+func turn(source []byte, width, height int, o torch.Orientation) []byte {
+	outWidth, outHeight := width, height
+	if o.SwapsSides() {
+		outWidth, outHeight = height, width
+	}
+	out := make([]byte, 0, len(source))
+	for y := range outHeight {
+		for x := range outWidth {
+			sx, sy := x, y
+			switch o {
+			case 2:
+				sx = width - 1 - x
+			case 3:
+				sx, sy = width-1-x, height-1-y
+			case 4:
+				sy = height - 1 - y
+			case 5:
+				sx, sy = y, x
+			case 6:
+				sx, sy = y, height-1-x
+			case 7:
+				sx, sy = width-1-y, height-1-x
+			case 8:
+				sx, sy = width-1-y, x
+			}
+			at := 3 * (sy*width + sx)
+			out = append(out, source[at:at+3]...)
+		}
+	}
+	return out
+}
+
+// Turning while resizing gives the values of turning first and resizing then, for every orientation and for sizes
+// that grow, shrink and stay.
+func TestTurnedResizeEqualsTurnThenResize(t *testing.T) {
+	for _, size := range [][4]int{{7, 5, 7, 5}, {5, 7, 5, 7}, {90, 61, 20, 31}, {9, 6, 40, 50}, {300, 2, 11, 12}, {1, 1, 3, 2}, {64, 33, 33, 64}} {
+		width, height, outWidth, outHeight := size[0], size[1], size[2], size[3]
+		source := goldens.Noise(uint32(width), width*height*3)
+		for o := torch.Orientation(1); o <= 8; o++ {
+			got := make([]byte, outWidth*outHeight*3)
+			if err := torch.Resize(source, width, height, 3, o, outWidth, outHeight, got); err != nil {
+				t.Fatal(err)
+			}
+			turnedWidth, turnedHeight := width, height
+			if o.SwapsSides() {
+				turnedWidth, turnedHeight = height, width
+			}
+			want := make([]byte, len(got))
+			if err := torch.Resize(turn(source, width, height, o), turnedWidth, turnedHeight, 3, torch.Upright, outWidth, outHeight, want); err != nil {
+				t.Fatal(err)
+			}
+			if !slices.Equal(got, want) {
+				t.Errorf("%v, orientation %d: differs from turning first", size, o)
+			}
+		}
+	}
+}
+
+func TestPictureErrors(t *testing.T) {
+	jpeg := goldens.Read(t, "pictures/jpeg-420.jpg")
+	pixels := make([]byte, 228*228*3)
+	expectKind(t, torch.DecodeJPEG(nil, 0, torch.FromEXIF, 228, 228, pixels), torch.ErrBadPicture)
+	expectKind(t, torch.DecodeJPEG([]byte("no picture"), 0, torch.FromEXIF, 228, 228, pixels), torch.ErrBadPicture)
+	expectKind(t, torch.DecodeJPEG(jpeg, 59999, torch.FromEXIF, 228, 228, pixels), torch.ErrTooManyPixels)
+	expectKind(t, torch.DecodeJPEG(jpeg, 0, 9, 228, 228, pixels), torch.ErrInvalidArgument)
+	expectKind(t, torch.DecodeJPEG(jpeg, 0, torch.FromEXIF, 228, 227, pixels), torch.ErrShape)
+	expectKind(t, torch.DecodeJPEG(jpeg, 0, torch.FromEXIF, 0, 0, nil), torch.ErrShape)
+	expectKind(t, torch.DecodeJPEG(goldens.Read(t, "pictures/jpeg-gray.jpg"), 0, torch.FromEXIF, 228, 228, pixels), torch.ErrNotRGB)
+	if err := torch.DecodeJPEG(jpeg, 60000, torch.FromEXIF, 228, 228, pixels); err != nil {
+		t.Errorf("as many pixels as the limit: %v", err)
+	}
+	_, err := torch.ReadJPEGHeader(jpeg[:10])
+	expectKind(t, err, torch.ErrBadPicture)
+	expectKind(t, torch.Resize(pixels, 228, 228, 2, torch.Upright, 228, 228, pixels), torch.ErrShape)
+	expectKind(t, torch.Resize(pixels, 228, 228, 3, torch.FromEXIF, 1, 1, make([]byte, 3)), torch.ErrInvalidArgument)
+	_, err = torch.EncodeJPEG(pixels, 228, 228, 3, 101, make([]byte, 1000))
+	expectKind(t, err, torch.ErrInvalidArgument)
+	_, err = torch.EncodeJPEG(pixels, 228, 228, 3, 75, make([]byte, 100))
+	expectKind(t, err, torch.ErrInvalidArgument)
+	_, err = torch.EncodeJPEG(pixels, 228, 228, 3, 75, nil)
+	expectKind(t, err, torch.ErrInvalidArgument)
+	_, err = torch.EncodeJPEG(pixels, 228, 227, 3, 75, make([]byte, 1000))
+	expectKind(t, err, torch.ErrShape)
+	for _, size := range [][3]int{{0, 1, 3}, {65501, 1, 3}, {1, 1, 2}, {1 << 40, 1, 3}} {
+		if bound := torch.JPEGBound(size[0], size[1], size[2]); bound != 0 {
+			t.Errorf("the bound of %v is %d", size, bound)
+		}
+	}
+}
+
+// Noise is the hardest picture to compress; the bound must hold for it at the best quality.
+func TestJPEGBound(t *testing.T) {
+	for _, size := range [][2]int{{1, 1}, {8, 8}, {17, 1}, {1, 17}, {100, 60}, {228, 228}} {
+		for _, channels := range []int{1, 3} {
+			pixels := goldens.Noise(1, size[0]*size[1]*channels)
+			out := make([]byte, torch.JPEGBound(size[0], size[1], channels))
+			n, err := torch.EncodeJPEG(pixels, size[0], size[1], channels, 100, out)
+			if err != nil || n > len(out) {
+				t.Errorf("%v with %d channels: %d bytes, %v", size, channels, n, err)
+			}
+			header, err := torch.ReadJPEGHeader(out[:n])
+			if err != nil || header.Width != size[0] || header.Height != size[1] || header.Channels != channels {
+				t.Errorf("%v with %d channels reads as %+v, %v", size, channels, header, err)
+			}
+		}
+	}
+}
