@@ -1,0 +1,442 @@
+package picture_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"image"
+	"image/color"
+	"image/gif"
+	"image/png"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/image/webp"
+
+	"github.com/torchherd/torchherd/internal/goldens"
+	"github.com/torchherd/torchherd/server/internal/picture"
+	"github.com/torchherd/torchherd/torch"
+)
+
+func config() picture.Config {
+	return picture.Config{
+		Workers: 2, MaxPixels: picture.DefaultMaxPixels, Width: 228, Height: 228, Quality: picture.DefaultQuality,
+	}
+}
+
+func newCodec(t testing.TB, c picture.Config) *picture.Codec {
+	t.Helper()
+	codec, err := picture.NewCodec(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return codec
+}
+
+func expectReason(t *testing.T, err error, reason picture.Reason, text string) {
+	t.Helper()
+	var failure *picture.Error
+	if !errors.As(err, &failure) || failure.Reason != reason || !strings.Contains(failure.Text, text) {
+		t.Errorf("got %v instead of an error with reason %d and %q", err, reason, text)
+	}
+}
+
+// The pixels that the model gets are those that the demo's Pillow makes: every value, for every format.
+func TestInputEqualsPillow(t *testing.T) {
+	codec := newCodec(t, config())
+	for _, p := range goldens.Load(t).Pictures {
+		t.Run(p.Name, func(t *testing.T) {
+			got, err := codec.Decode(t.Context(), goldens.Read(t, p.File))
+			if p.Expect != "ok" {
+				expectReason(t, err, picture.NotRGB, p.Expect)
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got.Width != 228 || got.Height != 228 || got.Channels != 3 {
+				t.Fatalf("%dx%d with %d channels", got.Width, got.Height, got.Channels)
+			}
+			if largest, equal := goldens.Difference(got.Pixels, goldens.RGB(t, p.Input)); equal < 1 {
+				t.Errorf("differs by up to %d, %.3f %% of values are equal", largest, 100*equal)
+			}
+		})
+	}
+}
+
+// With --size keep the turned picture's own size is kept, and its pixels are not resized.
+func TestKeepSize(t *testing.T) {
+	c := config()
+	c.Width, c.Height = 0, 0
+	codec := newCodec(t, c)
+	for _, p := range goldens.Load(t).Pictures {
+		if p.Expect != "ok" {
+			continue
+		}
+		got, err := codec.Decode(t.Context(), goldens.Read(t, p.File))
+		if err != nil || got.Width != p.Width || got.Height != p.Height {
+			t.Errorf("%s: %dx%d instead of %dx%d, %v", p.Name, got.Width, got.Height, p.Width, p.Height, err)
+		}
+	}
+	sideways, err := codec.Decode(t.Context(), goldens.Read(t, "pictures/exif-6.jpg"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.KeepOrientation = true
+	stored, err := newCodec(t, c).Decode(t.Context(), goldens.Read(t, "pictures/exif-6.jpg"))
+	if err != nil || stored.Width != sideways.Height || stored.Height != sideways.Width {
+		t.Errorf("as stored: %dx%d, turned: %dx%d, %v", stored.Width, stored.Height, sideways.Width, sideways.Height, err)
+	}
+}
+
+func TestRefusePalette(t *testing.T) {
+	c := config()
+	c.RefusePalette = true
+	codec := newCodec(t, c)
+	for _, name := range []string{"png-palette.png", "gif.gif"} {
+		_, err := codec.Decode(t.Context(), goldens.Read(t, "pictures/"+name))
+		expectReason(t, err, picture.NotRGB, "need rgb image")
+	}
+}
+
+func TestNotPictures(t *testing.T) {
+	codec := newCodec(t, config())
+	for name, data := range map[string][]byte{
+		"empty": {}, "text": []byte("hello, herd"), "one byte": {0xff}, "zeros": make([]byte, 1000),
+		"svg": []byte("<svg xmlns='http://www.w3.org/2000/svg'/>"), "a model": goldens.Read(t, "modules/negate.pt"),
+	} {
+		_, err := codec.Decode(t.Context(), data)
+		text := "JPEG, PNG, WebP, GIF, BMP or TIFF"
+		if t.Run(name, func(t *testing.T) { expectReason(t, err, picture.UnknownFormat, text) }); name == "empty" {
+			expectReason(t, err, picture.UnknownFormat, "the body is empty")
+		}
+	}
+}
+
+// Every file, cut at every percent of its length, is refused with a text that names its format.
+func TestTruncated(t *testing.T) {
+	codec := newCodec(t, config())
+	for name, complete := range map[string]int{ // the percentage from which on the picture may be complete
+		"jpeg-420.jpg": 100, "jpeg-progressive.jpg": 100, "jpeg-restart.jpg": 100,
+		"png-rgb.png": 100, "png-interlaced.png": 100, "webp-lossy.webp": 100, "webp-lossless.webp": 100, "webp-alpha.webp": 100,
+		"gif.gif": 50, // its second frame isn't looked at
+		"bmp.bmp": 100, "tiff.tiff": 100, "tiff-lzw.tiff": 100, "tiff-deflate.tiff": 100,
+	} {
+		data := goldens.Read(t, "pictures/"+name)
+		format, _, _ := strings.Cut(name, ".")
+		format, _, _ = strings.Cut(format, "-")
+		for percent := range 100 {
+			_, err := codec.Decode(t.Context(), data[:len(data)*percent/100])
+			var failure *picture.Error
+			switch {
+			case err == nil && percent >= complete:
+			case !errors.As(err, &failure):
+				t.Errorf("%s at %d %%: %v", name, percent, err)
+			case percent > 0 && !strings.Contains(strings.ToLower(failure.Text), "broken "+format):
+				t.Errorf("%s at %d %%: the text doesn't name the format: %v", name, percent, err)
+			}
+		}
+	}
+}
+
+// pngHeader is a PNG that claims a size and has no more than its header and one empty chunk of pixels.
+func pngHeader(width, height uint32) []byte {
+	chunk := func(kind string, data []byte) []byte {
+		out := binary.BigEndian.AppendUint32(nil, uint32(len(data)))
+		out = append(append(out, kind...), data...)
+		return binary.BigEndian.AppendUint32(out, crc32.ChecksumIEEE(out[4:]))
+	}
+	size := binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(nil, width), height)
+	return slices.Concat([]byte("\x89PNG\r\n\x1a\n"), chunk("IHDR", append(size, 8, 2, 0, 0, 0)), chunk("IDAT", nil))
+}
+
+func encodePNG(t testing.TB, img image.Image) []byte {
+	t.Helper()
+	var file bytes.Buffer
+	if err := png.Encode(&file, img); err != nil {
+		t.Fatal(err)
+	}
+	return file.Bytes()
+}
+
+// A picture's size is known from its header, and too many pixels are refused before memory is taken for them.
+func TestPixelLimitIsCheckedOnTheHeader(t *testing.T) {
+	codec := newCodec(t, config())
+	bombs := map[string][]byte{
+		"PNG that claims 4e9x4e9":    pngHeader(1<<32-1, 1<<32-1),
+		"PNG that claims 2e5x1e5":    pngHeader(200000, 100000),
+		"JPEG that claims 65500²":    claim(goldens.Read(t, "pictures/jpeg-420.jpg"), 65500, 65500),
+		"progressive JPEG of 65500²": claim(goldens.Read(t, "pictures/jpeg-progressive.jpg"), 65500, 65500),
+	}
+	for name, bomb := range bombs {
+		t.Run(name, func(t *testing.T) {
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			_, err := codec.Decode(t.Context(), bomb)
+			runtime.ReadMemStats(&after)
+			var failure *picture.Error
+			if !errors.As(err, &failure) || failure.Reason != picture.TooManyPixels && failure.Reason != picture.Broken {
+				t.Errorf("got %v", err)
+			}
+			if taken := after.TotalAlloc - before.TotalAlloc; taken > 16<<20 {
+				t.Errorf("%d bytes were taken", taken)
+			}
+		})
+	}
+	c := config()
+	c.MaxPixels = 59999
+	_, err := newCodec(t, c).Decode(t.Context(), goldens.Read(t, "pictures/jpeg-420.jpg"))
+	expectReason(t, err, picture.TooManyPixels, "300x200 is more than 59999 pixels")
+	c.Width, c.Height = 0, 0
+	_, err = newCodec(t, c).Decode(t.Context(), goldens.Read(t, "pictures/jpeg-420.jpg"))
+	expectReason(t, err, picture.TooManyPixels, "300x200 is more than 59999 pixels")
+	c.MaxPixels = 10799
+	_, err = newCodec(t, c).Decode(t.Context(), goldens.Read(t, "pictures/png-rgb.png"))
+	expectReason(t, err, picture.TooManyPixels, "120x90 is more than 10799 pixels")
+}
+
+// claim writes another size into a JPEG's frame header.
+func claim(jpeg []byte, width, height uint16) []byte {
+	jpeg = slices.Clone(jpeg)
+	for _, marker := range []byte{0xc0, 0xc2} {
+		if at := bytes.Index(jpeg, []byte{0xff, marker}); at > 0 {
+			binary.BigEndian.PutUint16(jpeg[at+5:], height)
+			binary.BigEndian.PutUint16(jpeg[at+7:], width)
+		}
+	}
+	return jpeg
+}
+
+func TestExtremeSizes(t *testing.T) {
+	codec := newCodec(t, config())
+	for _, size := range [][2]int{{1, 1}, {65500, 1}, {1, 65500}, {2, 3}} {
+		img := image.NewNRGBA(image.Rect(0, 0, size[0], size[1]))
+		for i := range img.Pix {
+			img.Pix[i] = 200
+		}
+		pixels := bytes.Repeat([]byte{200}, size[0]*size[1]*3)
+		jpeg := make([]byte, torch.JPEGBound(size[0], size[1], 3))
+		n, err := torch.EncodeJPEG(pixels, size[0], size[1], 3, 100, jpeg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, data := range map[string][]byte{"PNG": encodePNG(t, img), "JPEG": jpeg[:n]} {
+			got, err := codec.Decode(t.Context(), data)
+			if err != nil || got.Pixels[0] < 199 || got.Pixels[len(got.Pixels)-1] > 201 {
+				t.Errorf("%s of %v: %v", name, size, err)
+			}
+		}
+	}
+}
+
+// A GIF's first frame may cover only a part of its area.
+func TestGIFFrameInsideItsArea(t *testing.T) {
+	palette := color.Palette{color.RGBA{10, 20, 30, 255}, color.RGBA{200, 100, 50, 255}}
+	frame := image.NewPaletted(image.Rect(1, 1, 3, 2), palette)
+	frame.Pix = []byte{1, 1}
+	var file bytes.Buffer
+	err := gif.EncodeAll(&file, &gif.GIF{
+		Image: []*image.Paletted{frame}, Delay: []int{0}, Config: image.Config{ColorModel: palette, Width: 4, Height: 3},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := config()
+	c.Width, c.Height = 0, 0
+	got, err := newCodec(t, c).Decode(t.Context(), file.Bytes())
+	if err != nil || got.Width != 4 || got.Height != 3 {
+		t.Fatalf("%dx%d, %v", got.Width, got.Height, err)
+	}
+	if corner, inside := got.Pixels[:3], got.Pixels[3*(4+1):][:3]; !slices.Equal(corner, []byte{10, 20, 30}) || !slices.Equal(inside, []byte{200, 100, 50}) {
+		t.Errorf("corner %v, inside %v", corner, inside)
+	}
+}
+
+func TestEncode(t *testing.T) {
+	codec := newCodec(t, config())
+	colour := picture.Picture{Width: 40, Height: 30, Channels: 3, Pixels: goldens.Noise(7, 40*30*3)}
+	grey := picture.Picture{Width: 40, Height: 30, Channels: 1, Pixels: goldens.Noise(8, 40*30)}
+	for _, p := range []picture.Picture{colour, grey} {
+		for format, decode := range map[picture.Format]func([]byte) (image.Image, error){
+			picture.PNG:  func(data []byte) (image.Image, error) { return png.Decode(bytes.NewReader(data)) },
+			picture.WebP: func(data []byte) (image.Image, error) { return webp.Decode(bytes.NewReader(data)) },
+		} {
+			file, err := codec.Encode(t.Context(), p, format)
+			if err != nil {
+				t.Fatal(err)
+			}
+			img, err := decode(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for y := range p.Height {
+				for x := range p.Width {
+					at := (y*p.Width + x) * p.Channels
+					want := color.NRGBA{p.Pixels[at], p.Pixels[at+p.Channels/2], p.Pixels[at+p.Channels-1], 255}
+					if got := color.NRGBAModel.Convert(img.At(x, y)); got != want {
+						t.Fatalf("%s, pixel %d,%d: %v instead of %v", format.ContentType(), x, y, got, want)
+					}
+				}
+			}
+		}
+		file, err := codec.Encode(t.Context(), p, picture.JPEG)
+		if err != nil {
+			t.Fatal(err)
+		}
+		header, err := torch.ReadJPEGHeader(file)
+		if err != nil || header.Width != 40 || header.Height != 30 || header.Channels != p.Channels {
+			t.Errorf("the JPEG reads as %+v, %v", header, err)
+		}
+	}
+	_, err := codec.Encode(t.Context(), picture.Picture{Width: 70000, Height: 1, Channels: 3, Pixels: make([]byte, 210000)}, picture.JPEG)
+	if err == nil {
+		t.Error("a JPEG 70000 pixels wide was made")
+	}
+}
+
+func TestWorkersAreAwaitedWithTheContext(t *testing.T) {
+	left := errors.New("the client left")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(left)
+	c := config()
+	c.Workers = 1
+	codec := newCodec(t, c)
+	release, err := picture.Acquire(codec, t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := codec.Decode(ctx, goldens.Read(t, "pictures/jpeg-420.jpg")); !errors.Is(err, left) {
+		t.Errorf("decode: %v", err)
+	}
+	if _, err := codec.Encode(ctx, picture.Picture{Width: 1, Height: 1, Channels: 3, Pixels: make([]byte, 3)}, picture.JPEG); !errors.Is(err, left) {
+		t.Errorf("encode: %v", err)
+	}
+	release()
+	if _, err := codec.Decode(t.Context(), goldens.Read(t, "pictures/jpeg-420.jpg")); err != nil {
+		t.Errorf("after the release: %v", err)
+	}
+}
+
+// Decoding and encoding is done by the calling threads; no pool of threads is started for it.
+func TestCodecsStartNoThreads(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("threads are counted in /proc")
+	}
+	threads := func() int {
+		entries, err := os.ReadDir("/proc/self/task")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(entries)
+	}
+	codec := newCodec(t, config())
+	jpeg := goldens.Read(t, "pictures/jpeg-large.jpg")
+	work := func() {
+		p, err := codec.Decode(t.Context(), jpeg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := codec.Encode(t.Context(), p, picture.JPEG); err != nil {
+			t.Fatal(err)
+		}
+	}
+	work()
+	before := threads()
+	for range 50 {
+		work()
+	}
+	// Go's own runtime may start a thread of its own meanwhile; an OpenMP pool would be one for each core.
+	if after := threads(); after > before+1 {
+		t.Errorf("%d threads before, %d after", before, after)
+	}
+}
+
+func TestConfigIsChecked(t *testing.T) {
+	for name, change := range map[string]func(*picture.Config){
+		"workers": func(c *picture.Config) { c.Workers = 0 },
+		"pixels":  func(c *picture.Config) { c.MaxPixels = 0 },
+		"width":   func(c *picture.Config) { c.Width = 0 },
+		"height":  func(c *picture.Config) { c.Height = 70000 },
+		"quality": func(c *picture.Config) { c.Quality = 101 },
+	} {
+		c := config()
+		change(&c)
+		if _, err := picture.NewCodec(c); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	for _, p := range goldens.Load(f).Pictures {
+		f.Add(goldens.Read(f, p.File))
+	}
+	f.Add(pngHeader(1<<31, 3))
+	c := config()
+	c.MaxPixels, c.Width, c.Height = 1<<20, 32, 32
+	codec := newCodec(f, c)
+	f.Fuzz(func(t *testing.T, data []byte) {
+		p, err := codec.Decode(t.Context(), data)
+		var failure *picture.Error
+		if err != nil && !errors.As(err, &failure) {
+			t.Fatalf("an error that isn't the picture's: %v", err)
+		}
+		if err == nil && (len(p.Pixels) != 32*32*3 || p.Width != 32 || p.Height != 32) {
+			t.Fatalf("%dx%d, %d bytes", p.Width, p.Height, len(p.Pixels))
+		}
+	})
+}
+
+func BenchmarkDecode(b *testing.B) {
+	codec := newCodec(b, config())
+	for _, p := range []string{"jpeg-228.jpg", "jpeg-large.jpg", "png-rgb.png", "webp-lossy.webp"} {
+		data := goldens.Read(b, "pictures/"+p)
+		b.Run(p, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				p, err := codec.Decode(b.Context(), data)
+				if err != nil {
+					b.Fatal(err)
+				}
+				codec.Recycle(p.Pixels)
+			}
+		})
+	}
+}
+
+func BenchmarkEncode(b *testing.B) {
+	codec := newCodec(b, config())
+	p, err := codec.Decode(b.Context(), goldens.Read(b, "pictures/jpeg-large.jpg"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	for format, name := range map[picture.Format]string{picture.JPEG: "jpeg", picture.PNG: "png", picture.WebP: "webp"} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				file, err := codec.Encode(b.Context(), p, format)
+				if err != nil {
+					b.Fatal(err)
+				}
+				codec.Recycle(file)
+			}
+		})
+	}
+}
+
+func ExampleCodec() {
+	codec, err := picture.NewCodec(picture.Config{Workers: 1, MaxPixels: 1e6, Width: 100, Height: 50, Quality: 75})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	_, err = codec.Decode(context.Background(), []byte("not a picture"))
+	fmt.Println(err)
+	// Output: not a picture in a known format: send JPEG, PNG, WebP, GIF, BMP or TIFF
+}
