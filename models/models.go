@@ -1,0 +1,10 @@
+// Package models carries the model that torchherd serves when it is given none. The rest of this folder is Python:
+// it trains, exports and checks models.
+package models
+
+import _ "embed" // for Bundled
+
+// Bundled is a TorchScript module; models/bundled/README.md is its card.
+//
+//go:embed bundled/model.pt
+var Bundled []byte

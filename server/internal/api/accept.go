@@ -1,0 +1,49 @@
+package api
+
+import (
+	"mime"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/torchherd/torchherd/server/internal/picture"
+)
+
+// answerFormat is the format that a client asks for: by ?format=, else by Accept, else JPEG as the demo. Of several
+// that it accepts equally, JPEG, then PNG, is taken. A client that accepts none of them gets JPEG all the same: the
+// demo's clients never said what they take.
+func answerFormat(request *http.Request) (picture.Format, error) {
+	if name := request.URL.Query().Get("format"); name != "" {
+		format, ok := picture.ParseFormat(name)
+		if !ok {
+			return picture.JPEG, errBadFormat
+		}
+		return format, nil
+	}
+	best, bestQuality := picture.JPEG, 0.0
+	for _, format := range []picture.Format{picture.JPEG, picture.PNG, picture.WebP} {
+		if q := quality(request.Header.Values("Accept"), format.ContentType()); q > bestQuality {
+			best, bestQuality = format, q
+		}
+	}
+	return best, nil
+}
+
+// quality is the weight from 0 to 1 that Accept headers give a media type, by the most specific range that covers
+// it (RFC 9110, section 12.5.1).
+func quality(accepts []string, contentType string) float64 {
+	family, _, _ := strings.Cut(contentType, "/")
+	specificity := map[string]int{contentType: 3, family + "/*": 2, "*/*": 1}
+	found, weight := 0, 0.0
+	for _, entry := range strings.Split(strings.Join(accepts, ","), ",") {
+		kind, parameters, err := mime.ParseMediaType(entry)
+		if err != nil || specificity[kind] <= found {
+			continue
+		}
+		found, weight = specificity[kind], 1
+		if q, err := strconv.ParseFloat(parameters["q"], 64); err == nil {
+			weight = q
+		}
+	}
+	return weight
+}

@@ -1,0 +1,122 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/labstack/echo/v4"
+	"github.com/torchherd/torchherd/server/internal/model"
+	"github.com/torchherd/torchherd/server/internal/picture"
+)
+
+// image takes a picture through the model: receive, decode, queue and forward, encode, answer.
+func (s *Server) image(c echo.Context) error {
+	if !s.gate.enter() {
+		return errDraining
+	}
+	defer s.gate.leave()
+	served := s.model.Load()
+	if served == nil {
+		return errLoading
+	}
+	format, err := answerFormat(c.Request())
+	if err != nil {
+		return err
+	}
+	ctx, cancel, err := s.deadline(c)
+	if err != nil {
+		return err
+	}
+	defer cancel()
+	// From here on, other requests may wait for this one's picture.
+	arrival := served.Arrive()
+	defer arrival.Leave()
+
+	t := stagesOf(c)
+	input, err := s.receive(ctx, c, t, served)
+	if err != nil {
+		return err
+	}
+	reply, err := arrival.Submit(ctx, input)
+	if err != nil {
+		return err // the picture may still be in a running batch, so its memory isn't used again
+	}
+	s.codec.Recycle(input.Pixels)
+	t.queue, t.forward, t.batch = reply.Queue, reply.Run, reply.BatchSize
+
+	start := time.Now()
+	file, err := s.codec.Encode(ctx, reply.Result, format)
+	if err != nil {
+		return err
+	}
+	t.encode = time.Since(start)
+	s.codec.Recycle(reply.Result.Pixels)
+	defer s.codec.Recycle(file)
+
+	header := c.Response().Header()
+	header.Set("Server-Timing", t.header())
+	header.Set(echo.HeaderContentLength, strconv.Itoa(len(file)))
+	return c.Blob(http.StatusOK, format.ContentType(), file)
+}
+
+// receive reads the body and decodes it.
+func (s *Server) receive(ctx context.Context, c echo.Context, t *stages, served *model.Model) (picture.Picture, error) {
+	start := time.Now()
+	body, err := s.readBody(c)
+	t.receive = time.Since(start)
+	if err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx) // the read failed because time was up or the client left
+		}
+		return picture.Picture{}, err
+	}
+	defer s.recycleBody(body)
+	t.received = len(body)
+	// Decoding is most of the work that isn't the model's. When the queue is full now, the next batch is complete
+	// already, and this picture would most likely be refused after all that work.
+	if served.Full() {
+		return picture.Picture{}, errBusy
+	}
+	start = time.Now()
+	input, err := s.codec.Decode(ctx, body)
+	t.decode = time.Since(start)
+	return input, err
+}
+
+// deadline returns the request's context with its time limit: the server's, or the client's own if that is
+// shorter. The limit holds for reading the body as well.
+func (s *Server) deadline(c echo.Context) (context.Context, context.CancelFunc, error) {
+	request := c.Request()
+	limit := s.config.RequestTimeout
+	if text := request.Header.Get("X-Request-Timeout"); text != "" {
+		own, err := parseTimeout(text)
+		if err != nil {
+			return nil, nil, err
+		}
+		if limit == 0 || own < limit {
+			limit = own
+		}
+	}
+	if limit == 0 {
+		return request.Context(), func() {}, nil
+	}
+	until := time.Now().Add(limit)
+	ctx, cancel := context.WithDeadlineCause(request.Context(), until, errDeadline)
+	// A connection that knows no deadlines (none of net/http's) only loses the limit on its body.
+	_ = http.NewResponseController(c.Response()).SetReadDeadline(until)
+	return ctx, cancel, nil
+}
+
+// parseTimeout reads seconds ("0.5", "30") or a duration with its unit ("500ms").
+func parseTimeout(text string) (time.Duration, error) {
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		d, err = time.ParseDuration(text + "s")
+	}
+	if err != nil || d <= 0 {
+		return 0, errBadTimeout
+	}
+	return d, nil
+}

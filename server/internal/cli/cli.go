@@ -1,0 +1,96 @@
+// Package cli is the torchherd command: its flags, their other sources, and what each subcommand does.
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/torchherd/torchherd/server/internal/picture"
+	"github.com/torchherd/torchherd/torch"
+)
+
+const description = `Serves a PyTorch image-to-image model over HTTP: gathers single pictures into batches, runs them through a
+TorchScript module, and answers each with its own.
+
+Every flag can also be set by an environment variable (TORCHHERD_MAX_WAIT=2s) or in a YAML file given by --config
+(max-wait: 2s). A flag wins over the environment, which wins over the file.`
+
+// commands is the command line as kong reads it.
+type commands struct {
+	Serve   Serve   `cmd:"" help:"Serve a model."`
+	Health  Health  `cmd:"" help:"Ask a running server whether it is ready; exits with 0 if it is, else with 1."`
+	Version Version `cmd:"" help:"Print the versions of torchherd and of the libraries it was built with."`
+}
+
+// Run runs the command with these arguments (without the program's name) and returns its exit status.
+func Run(version string, arguments []string, out, err io.Writer) int {
+	exit := -1
+	parser, failure := kong.New(&commands{},
+		kong.Name("torchherd"),
+		kong.Description(description),
+		kong.DefaultEnvars("TORCHHERD"),
+		kong.Configuration(loadYAML),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
+		kong.Writers(out, err),
+		kong.Exit(func(code int) { exit = code }), // by --help
+		kong.Bind(program{version: version, out: out}),
+		kong.Vars{"max_pixels": strconv.Itoa(picture.DefaultMaxPixels)},
+	)
+	if failure != nil {
+		return complain(err, failure)
+	}
+	context, failure := parser.Parse(arguments)
+	if exit >= 0 {
+		return exit
+	}
+	if failure != nil {
+		_ = complain(err, failure)
+		fmt.Fprintln(err, "torchherd: for all flags type: torchherd "+strings.TrimSpace(commandName(failure)+" --help"))
+		return 2
+	}
+	if failure := context.Run(); failure != nil {
+		return complain(err, failure)
+	}
+	return 0
+}
+
+// complain prints an error and returns the exit status for it.
+func complain(to io.Writer, failure error) int {
+	fmt.Fprintln(to, "torchherd: "+failure.Error())
+	return 1
+}
+
+// commandName is the subcommand that a usage error belongs to, or "".
+func commandName(failure error) string {
+	var parse *kong.ParseError
+	if errors.As(failure, &parse) && parse.Context != nil && parse.Context.Selected() != nil {
+		return parse.Context.Selected().Name
+	}
+	return ""
+}
+
+// program is what the subcommands get to know of the program.
+type program struct {
+	version string
+	out     io.Writer
+}
+
+// Version is the subcommand version.
+type Version struct{}
+
+// Run prints the versions.
+func (*Version) Run(p program) error {
+	_, err := fmt.Fprintf(p.out, "torchherd %s\nLibTorch %s\nlibjpeg-turbo %s\n", p.version, torch.Version(), torch.JPEGVersion())
+	return err
+}
+
+// Main runs the command of this process and ends it.
+func Main(version string) {
+	os.Exit(Run(version, os.Args[1:], os.Stdout, os.Stderr))
+}

@@ -1,0 +1,90 @@
+package cli
+
+import (
+	"encoding"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/alecthomas/kong"
+	"github.com/dustin/go-humanize"
+	"github.com/goccy/go-yaml"
+)
+
+// bytesFlag is a number of bytes, written with or without a unit: 4MiB, 500kB, 1048576.
+type bytesFlag int64
+
+var _ encoding.TextUnmarshaler = (*bytesFlag)(nil)
+
+func (b *bytesFlag) UnmarshalText(text []byte) error {
+	n, err := humanize.ParseBytes(string(text))
+	if err != nil || n > 1<<40 {
+		return fmt.Errorf("%q is no size; write it like 4MiB", text)
+	}
+	*b = bytesFlag(n)
+	return nil
+}
+
+// sizeFlag is the size that pictures are resized to: WIDTHxHEIGHT, or keep (both 0).
+type sizeFlag struct{ width, height int }
+
+func (s *sizeFlag) UnmarshalText(text []byte) error {
+	if string(text) == "keep" {
+		*s = sizeFlag{}
+		return nil
+	}
+	width, height, found := strings.Cut(string(text), "x")
+	w, errWidth := strconv.Atoi(width)
+	h, errHeight := strconv.Atoi(height)
+	if !found || errWidth != nil || errHeight != nil || w < 1 || h < 1 || w > 65500 || h > 65500 {
+		return fmt.Errorf("%q is no size; write it like 228x228 (1 to 65500 a side), or keep", text)
+	}
+	*s = sizeFlag{w, h}
+	return nil
+}
+
+// loadYAML reads a config file: a flat map from flags' names to values. It is a kong.ConfigurationLoader.
+func loadYAML(file io.Reader) (kong.Resolver, error) {
+	settings := map[string]any{}
+	if err := yaml.NewDecoder(file).Decode(&settings); err != nil && err != io.EOF {
+		return nil, fmt.Errorf("config file: %s", yaml.FormatError(err, false, true))
+	}
+	return &fileResolver{settings: settings}, nil
+}
+
+// fileResolver looks flags up in a config file.
+type fileResolver struct{ settings map[string]any }
+
+// Validate refuses keys that are no flag's name: a misspelt one would otherwise be ignored for ever.
+func (r *fileResolver) Validate(app *kong.Application) error {
+	var known []string
+	for _, command := range app.Children {
+		for _, flag := range command.Flags {
+			known = append(known, flag.Name)
+		}
+	}
+	for key := range r.settings {
+		if !slices.Contains(known, key) {
+			slices.Sort(known)
+			return fmt.Errorf("config file: there is no setting %q; there are: %s", key, strings.Join(slices.Compact(known), ", "))
+		}
+	}
+	return nil
+}
+
+// Resolve gives a flag its value of the file, nil if it has none there or the environment has one, which wins.
+func (r *fileResolver) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
+	for _, name := range flag.Envs {
+		if _, set := os.LookupEnv(name); set {
+			return nil, nil //nolint:nilnil // kong's way to say that there is nothing
+		}
+	}
+	value, set := r.settings[flag.Name]
+	if !set {
+		return nil, nil //nolint:nilnil // likewise
+	}
+	return fmt.Sprint(value), nil
+}

@@ -1,0 +1,186 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/alecthomas/kong"
+	"github.com/rs/zerolog"
+
+	"github.com/torchherd/torchherd/models"
+	"github.com/torchherd/torchherd/server/internal/api"
+	"github.com/torchherd/torchherd/server/internal/batch"
+	"github.com/torchherd/torchherd/server/internal/model"
+	"github.com/torchherd/torchherd/server/internal/picture"
+	"github.com/torchherd/torchherd/server/internal/telemetry"
+	"github.com/torchherd/torchherd/torch"
+)
+
+// Serve is the subcommand serve. The defaults of the first group are the constants of the Sanic demo.
+type Serve struct {
+	Model string `arg:"" optional:"" help:"TorchScript file (.pt) to serve. Without it, the bundled model."`
+
+	MaxBatchSize int           `default:"2" help:"Pictures in a batch at most (the demo's MAX_BATCH_SIZE)." group:"Batching"`
+	MaxQueueSize int           `default:"3" help:"Pictures waiting at most; more are refused (MAX_QUEUE_SIZE)." group:"Batching"`
+	MaxWait      time.Duration `default:"1s" help:"How long a picture waits for company at most (MAX_WAIT)." group:"Batching"`
+	WaitPolicy   string        `default:"adaptive" enum:"adaptive,fixed" help:"adaptive: wait only while another picture is on its way; fixed: always wait, as the demo does." group:"Batching"`
+
+	MaxUpload bytesFlag `default:"4MiB" help:"Bytes of a request's body at most (MAX_SIZE)." group:"Pictures"`
+	MaxPixels int64     `default:"${max_pixels}" help:"Pixels of a picture at most; checked before memory is taken." group:"Pictures"`
+	Size      sizeFlag  `default:"228x228" help:"Size that pictures are resized to; keep: each at its own." group:"Pictures"`
+	Quality   int       `default:"75" help:"Quality of JPEG answers, 1 to 100." group:"Pictures"`
+	Compat    string    `default:"none" enum:"none,sanic" help:"sanic: exactly the demo, with its statuses, its fixed wait, and neither EXIF turns nor palette pictures." group:"Pictures"`
+
+	Device  string `default:"auto" help:"cpu, cuda:N or auto (cuda:0 where there is one, else cpu)." group:"Machine"`
+	Threads int    `default:"0" help:"Threads that a forward may use; 0: the cores that this process may use." group:"Machine"`
+
+	Listen         string        `default:":8000" help:"Address to listen on." group:"Server"`
+	RequestTimeout time.Duration `default:"1m" help:"Time limit of a request; a client can shorten it by X-Request-Timeout. 0: none." group:"Server"`
+	DrainDelay     time.Duration `default:"0s" help:"On SIGTERM or Ctrl-C, how long to answer /readyz with 503 before stopping to listen." group:"Server"`
+	DrainTimeout   time.Duration `default:"30s" help:"Then, how long accepted requests may take." group:"Server"`
+	LogFormat      string        `default:"auto" enum:"auto,json,console" help:"auto: console on a terminal, else json." group:"Server"`
+	LogLevel       string        `default:"info" enum:"debug,info,warn,error" help:"debug, info, warn or error." group:"Server"`
+
+	Config kong.ConfigFlag `help:"YAML file with settings, named as the flags." group:"Server" placeholder:"FILE"`
+}
+
+// Run serves until a signal comes.
+func (s *Serve) Run(p program) error {
+	log, err := telemetry.NewLog(os.Stderr, s.LogFormat, s.LogLevel)
+	if err != nil {
+		return err
+	}
+	// The first signal drains. It also puts the default action back, so that the second one ends the process.
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop)
+
+	device, err := s.device()
+	if err != nil {
+		return err
+	}
+	threads := s.Threads
+	if threads == 0 {
+		threads = runtime.GOMAXPROCS(0) // affinity and cgroup limits included
+	}
+	if err := torch.SetNumThreads(threads); err != nil {
+		return err
+	}
+	codec, err := picture.NewCodec(picture.Config{
+		Workers: runtime.GOMAXPROCS(0), MaxPixels: s.MaxPixels, Width: s.Size.width, Height: s.Size.height,
+		Quality: s.Quality, KeepOrientation: s.sanic(), RefusePalette: s.sanic(),
+	})
+	if err != nil {
+		return err
+	}
+
+	handler := api.New(api.Config{MaxUpload: int64(s.MaxUpload), RequestTimeout: s.RequestTimeout, Sanic: s.sanic()}, codec, log)
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.Listen)
+	if err != nil {
+		return fmt.Errorf("%w; choose another address by --listen", err)
+	}
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10}
+	failed := make(chan error, 1)
+	go func() { failed <- server.Serve(listener) }()
+	defer func() { _ = server.Close() }()
+	log.Info().Str("version", p.version).Str("libtorch", torch.Version()).Str("address", listener.Addr().String()).Msg("listening; loading the model")
+
+	served, err := model.Load(s.modelConfig(device, codec))
+	if err != nil {
+		return fmt.Errorf("can't serve %s: %w", s.modelName(), err)
+	}
+	defer func() { _ = served.Close() }()
+	handler.Serve(served)
+	s.announce(log, served, threads, listener.Addr())
+
+	select {
+	case err := <-failed:
+		return err
+	case <-ctx.Done():
+	}
+	return s.drain(log, handler, server)
+}
+
+// drain answers what was accepted. While it does, new pictures are refused and readiness says so, on the same
+// address; then nobody listens any more.
+func (s *Serve) drain(log zerolog.Logger, handler *api.Server, server *http.Server) error {
+	log.Info().Msg("draining: no new pictures; a second signal exits at once")
+	ctx, cancel := context.WithTimeout(context.Background(), s.DrainDelay+s.DrainTimeout)
+	defer cancel()
+	delay := time.After(s.DrainDelay)
+	if err := handler.Drain(ctx); err != nil {
+		return fmt.Errorf("draining took longer than %v; requests were cut off", s.DrainTimeout)
+	}
+	<-delay
+	if err := server.Shutdown(ctx); err != nil && !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	log.Info().Msg("drained")
+	return nil
+}
+
+func (s *Serve) sanic() bool { return s.Compat == "sanic" }
+
+// device is the device to serve on.
+func (s *Serve) device() (torch.Device, error) {
+	if s.Device != "auto" {
+		device, err := torch.NewDevice(s.Device)
+		if err != nil {
+			return device, err
+		}
+		return device, device.Available()
+	}
+	cuda, err := torch.NewDevice("cuda:0")
+	if err == nil && cuda.Available() == nil {
+		return cuda, nil
+	}
+	return torch.CPU, nil
+}
+
+func (s *Serve) modelConfig(device torch.Device, codec *picture.Codec) model.Config {
+	c := model.Config{
+		Path: s.Model, Content: models.Bundled, Device: device,
+		MaxBatchSize: s.MaxBatchSize, MaxQueueSize: s.MaxQueueSize, MaxWait: s.MaxWait, WaitPolicy: batch.Adaptive,
+		WarmUpWidth: s.Size.width, WarmUpHeight: s.Size.height,
+		Alloc: codec.Alloc,
+	}
+	if s.WaitPolicy == "fixed" || s.sanic() {
+		c.WaitPolicy = batch.Fixed
+	}
+	if s.Size == (sizeFlag{}) {
+		c.AnySize, c.WarmUpWidth, c.WarmUpHeight = true, 256, 256
+	}
+	return c
+}
+
+func (s *Serve) modelName() string {
+	if s.Model == "" {
+		return "the bundled model"
+	}
+	return s.Model
+}
+
+// announce says that the server is ready, and how to try it.
+func (s *Serve) announce(log zerolog.Logger, served *model.Model, threads int, address net.Addr) {
+	if err := served.WarmUp().Err; err != nil {
+		log.Warn().Err(err).Msg("the warm-up failed; pictures of another size may work")
+	}
+	_, port, _ := net.SplitHostPort(address.String())
+	host, _, _ := net.SplitHostPort(s.Listen)
+	if host == "" || strings.Contains(host, ":") || host == "0.0.0.0" {
+		host = "localhost"
+	}
+	url := "http://" + net.JoinHostPort(host, port) + "/image"
+	info := served.Info()
+	log.Info().Str("model", s.modelName()).Int64("parameters", info.Parameters).Stringer("device", info.Device).Int("threads", threads).
+		Dur("warm_up_ms", served.WarmUp().Took).Str("try", "curl -T photo.jpg "+url+" -o answer.jpg").Msg("ready")
+}

@@ -1,0 +1,9 @@
+// Torchherd serves a PyTorch image-to-image model over HTTP, in batches.
+package main
+
+import "github.com/torchherd/torchherd/server/internal/cli"
+
+// version is set by the linker.
+var version = "unknown"
+
+func main() { cli.Main(version) }
