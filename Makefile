@@ -58,5 +58,28 @@ bench: build ## Go benchmarks of each stage, with allocations
 dist: build ## pack a tarball that runs without Go and Python
 	@scripts/dist.sh $(VERSION)
 
+C_FILES = $(wildcard csrc/include/*.h csrc/src/*.h csrc/src/*.cc csrc/test/*.c)
+TIDY_FILES = $(filter %.cc %.c,$(C_FILES))
+PYTHON_FOLDERS := models bench scripts
+.PHONY: lint-tools
+lint-tools: setup
+	@scripts/setup.sh shellcheck=shellcheck python3:ensurepip=python3-venv
+	@scripts/lint-tools.sh $(CACHE)/lint
+
+lint: shim lint-tools ## all linters: Go, C++, Python, shell, Dockerfiles
+	$(GOLANGCI_LINT) run ./...
+	@$(LINT_BIN)/clang-format --dry-run -Werror $(C_FILES)
+	@printf '%s\n' $(TIDY_FILES) | xargs -n 1 -P "$$(getconf _NPROCESSORS_ONLN)" $(LINT_BIN)/clang-tidy --quiet -p build/csrc
+	@$(LINT_BIN)/ruff check $(PYTHON_FOLDERS)
+	@$(LINT_BIN)/ruff format --check $(PYTHON_FOLDERS)
+	@shellcheck scripts/*.sh .ci/run
+	@$(LINT_BIN)/hadolint Dockerfile Dockerfile.cuda
+
+fmt: lint-tools ## format Go, C++ and Python
+	@$(GOLANGCI_LINT) fmt ./...
+	@$(LINT_BIN)/clang-format -i $(C_FILES)
+	@$(LINT_BIN)/ruff check --quiet --select I --fix $(PYTHON_FOLDERS)
+	@$(LINT_BIN)/ruff format $(PYTHON_FOLDERS)
+
 clean: ## remove what was built (the cache with LibTorch stays)
 	rm -rf bin build dist

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes sure that what the build needs is there: a C++ compiler, CMake, libjpeg's headers, pip.
 # As root, or with sudo that asks nothing, installs what is missing by apt; otherwise says what to type.
-# Arguments: further commands to ask for, as command=package.
+# Arguments: what else to ask for: command=package, or python3:module=package for a module of Python's.
 set -euo pipefail
 
 missing=()
@@ -31,7 +31,13 @@ need g++ g++
 need gcc gcc
 need cmake cmake
 need readelf binutils
-for pair in "$@"; do need "${pair%%=*}" "${pair#*=}"; done
+for pair in "$@"; do
+  what=${pair%%=*} package=${pair#*=}
+  case "$what" in
+    python3:*) python3 -c "import ${what#*:}" 2>/dev/null || missing+=("$package") ;;
+    *) need "$what" "$package" ;;
+  esac
+done
 echo '#include <cstdio>
 #include <jpeglib.h>' | c++ -E -x c++ - >/dev/null 2>&1 || missing+=(libjpeg-dev)
 # Without LIBTORCH, pip may have to fetch it.

@@ -26,6 +26,7 @@ def target(name: str) -> pathlib.Path | None:
 
 
 def main() -> None:
+    """Unpacks the wheels that the arguments name."""
     folder = pathlib.Path(sys.argv[1])
     for wheel in sys.argv[2:]:
         with zipfile.ZipFile(wheel) as archive:

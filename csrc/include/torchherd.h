@@ -132,9 +132,9 @@ typedef struct thd_module_info {
   /* The inputs of forward, one "name: type" a line, as the module declares them. Borrowed: valid until the
    * module is freed. TorchScript declares "Tensor", never a shape. */
   const char* inputs;
-  const char* device;         /* such as "cpu" or "cuda:0"; borrowed likewise */
-  int64_t parameters;         /* elements in all parameters and buffers */
-  int64_t bytes;              /* their size in memory */
+  const char* device; /* such as "cpu" or "cuda:0"; borrowed likewise */
+  int64_t parameters; /* elements in all parameters and buffers */
+  int64_t bytes;      /* their size in memory */
 } thd_module_info;
 
 /* *out is filled. From any thread. */
@@ -157,8 +157,7 @@ thd_error* thd_module_forward(thd_module* module, const thd_tensor_view* input, 
  * Errors: FORWARD; OUTPUT when the answer isn't one floating tensor {count, 1 or 3, height, width};
  * OUT_OF_MEMORY. */
 thd_error* thd_module_forward_pictures(thd_module* module, const uint8_t* const* pictures, int32_t count,
-                                       int32_t height, int32_t width, thd_result** out,
-                                       thd_tensor_view* view);
+                                       int32_t height, int32_t width, thd_result** out, thd_tensor_view* view);
 
 /* Writes picture i of the answer to pictures[i] as height*width*channels bytes: values are clamped to 0..1
  * (NaN becomes 0), times 255, cut off to whole numbers. pictures: count pointers; borrowed. */

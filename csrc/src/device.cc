@@ -31,7 +31,7 @@ std::string libtorch_folder() {
   if (dladdr(address, &info) == 0 || info.dli_fname == nullptr) return ".";
   char* real = realpath(info.dli_fname, nullptr);
   const std::string path = real == nullptr ? info.dli_fname : real;
-  free(real);  // NOLINT(cppcoreguidelines-no-malloc): realpath's contract
+  free(real);  // realpath's contract
   return path.substr(0, path.find_last_of('/'));
 }
 
@@ -67,7 +67,7 @@ c10::Device usable_device(const char* name) {
   if (const std::string& problem = load_cuda(); !problem.empty()) {
     throw Failure(THD_ERROR_DEVICE, quoted + "this LibTorch has no CUDA: " + problem);
   }
-  const auto count = static_cast<int>(at::globalContext().hasCUDA() ? at::detail::getCUDAHooks().deviceCount() : 0);
+  const int count = at::hasCUDA() ? at::detail::getCUDAHooks().deviceCount() : 0;
   if (count == 0) throw Failure(THD_ERROR_DEVICE, quoted + "no CUDA device found; is the driver installed?");
   if (device.index() >= count) {
     throw Failure(THD_ERROR_DEVICE, quoted + "there are " + std::to_string(count) + " CUDA devices");

@@ -16,6 +16,7 @@
 #include <memory>
 #include <string>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "error.h"
@@ -84,7 +85,8 @@ void on_progress(j_common_ptr info) {
 int read_orientation(const uint8_t* tiff, size_t size) {
   if (size < 8) return 1;
   const bool little = tiff[0] == 'I' && tiff[1] == 'I';
-  if (!little && !(tiff[0] == 'M' && tiff[1] == 'M')) return 1;
+  const bool big = tiff[0] == 'M' && tiff[1] == 'M';
+  if (!little && !big) return 1;
   const auto u16 = [&](size_t at) -> unsigned {
     return little ? tiff[at] | tiff[at + 1] << 8 : tiff[at] << 8 | tiff[at + 1];
   };
@@ -115,7 +117,7 @@ class Reader {
     source_.fill_input_buffer = on_end_of_data;
     source_.skip_input_data = [](j_decompress_ptr info, long count) {
       if (count <= 0) return;
-      if (static_cast<size_t>(count) > info->src->bytes_in_buffer) on_end_of_data(info);
+      if (std::cmp_greater(count, info->src->bytes_in_buffer)) on_end_of_data(info);
       info->src->next_input_byte += count;
       info->src->bytes_in_buffer -= count;
     };
@@ -137,8 +139,10 @@ class Reader {
       orientation = read_orientation(marker->data + sizeof kExif, marker->data_length - sizeof kExif);
       break;
     }
-    return {static_cast<int32_t>(info_.image_width), static_cast<int32_t>(info_.image_height),
-            info_.num_components, orientation};
+    return {.width = static_cast<int32_t>(info_.image_width),
+            .height = static_cast<int32_t>(info_.image_height),
+            .channels = info_.num_components,
+            .orientation = orientation};
   }
 
   // Decodes the picture into the resizer, row by row. After header().
@@ -157,7 +161,7 @@ class Reader {
 
  private:
   bool read_header() {
-    if (setjmp(errors_.back) != 0) return false;  // NOLINT(modernize-avoid-setjmp-longjmp,cert-err52-cpp)
+    if (setjmp(errors_.back) != 0) return false;  // NOLINT(modernize-avoid-setjmp-longjmp)
     jpeg_create_decompress(&info_);
     info_.src = &source_;
     info_.progress = &progress_;
@@ -167,13 +171,13 @@ class Reader {
   }
 
   bool start() {
-    if (setjmp(errors_.back) != 0) return false;  // NOLINT(modernize-avoid-setjmp-longjmp,cert-err52-cpp)
+    if (setjmp(errors_.back) != 0) return false;  // NOLINT(modernize-avoid-setjmp-longjmp)
     jpeg_start_decompress(&info_);
     return true;
   }
 
   bool read_row(uint8_t* row) {
-    if (setjmp(errors_.back) != 0) return false;  // NOLINT(modernize-avoid-setjmp-longjmp,cert-err52-cpp)
+    if (setjmp(errors_.back) != 0) return false;  // NOLINT(modernize-avoid-setjmp-longjmp)
     jpeg_read_scanlines(&info_, &row, 1);
     return true;
   }
@@ -229,7 +233,7 @@ class Writer {
 
  private:
   bool write(const uint8_t* pixels, int width, int height, int channels, int quality) {
-    if (setjmp(errors_.back) != 0) return false;  // NOLINT(modernize-avoid-setjmp-longjmp,cert-err52-cpp)
+    if (setjmp(errors_.back) != 0) return false;  // NOLINT(modernize-avoid-setjmp-longjmp)
     jpeg_create_compress(&info_);
     info_.dest = &target_;
     info_.image_width = width;

@@ -104,7 +104,12 @@ thd_module* make_module(const std::string& subject, const char* device_name, Loa
     for (const auto& tensor : script.parameters()) count(tensor);
     for (const auto& tensor : script.buffers()) count(tensor);
     std::string inputs = describe_inputs(script);
-    return new thd_module{std::move(script), device, device.str(), std::move(inputs), parameters, bytes};
+    return new thd_module{.script = std::move(script),
+                          .device = device,
+                          .device_name = device.str(),
+                          .inputs = std::move(inputs),
+                          .parameters = parameters,
+                          .bytes = bytes};
   });
 }
 
@@ -119,7 +124,7 @@ class MemoryBuffer : public std::streambuf {
  protected:
   pos_type seekoff(off_type offset, std::ios_base::seekdir from, std::ios_base::openmode /*which*/) override {
     char* base = from == std::ios_base::beg ? eback() : from == std::ios_base::cur ? gptr() : egptr();
-    if (offset < eback() - base || offset > egptr() - base) return pos_type(off_type(-1));
+    if (offset < eback() - base || offset > egptr() - base) return off_type{-1};
     setg(eback(), base + offset, egptr());
     return gptr() - eback();
   }
@@ -147,8 +152,7 @@ at::ScalarType scalar_type(thd_dtype dtype) {
 }
 
 thd_dtype dtype_of(at::ScalarType type) {
-  for (const thd_dtype dtype :
-       {THD_UINT8, THD_INT32, THD_INT64, THD_FLOAT16, THD_FLOAT32, THD_FLOAT64}) {
+  for (const thd_dtype dtype : {THD_UINT8, THD_INT32, THD_INT64, THD_FLOAT16, THD_FLOAT32, THD_FLOAT64}) {
     if (scalar_type(dtype) == type) return dtype;
   }
   throw Failure(THD_ERROR_OUTPUT, std::string("the module answered with dtype ") + c10::toString(type) +
@@ -209,7 +213,9 @@ thd_error* thd_module_load(const char* path, const char* device, thd_module** ou
   return thd::guard([&] {
     require(path != nullptr && device != nullptr && out != nullptr, "no pointer may be NULL");
     const std::string subject = std::string(path) + ": ";
-    if (!std::ifstream(path).good()) throw Failure(THD_ERROR_NOT_FOUND, subject + "no such file, or not readable");
+    if (!std::ifstream(path).good()) {
+      throw Failure(THD_ERROR_NOT_FOUND, subject + "no such file, or not readable");
+    }
     *out = make_module(subject, device, [&](c10::Device to) { return torch::jit::load(path, to); });
   });
 }
@@ -230,7 +236,10 @@ void thd_module_free(thd_module* module) { delete module; }
 thd_error* thd_module_describe(const thd_module* module, thd_module_info* out) {
   return thd::guard([&] {
     require(module != nullptr && out != nullptr, "no pointer may be NULL");
-    *out = {module->inputs.c_str(), module->device_name.c_str(), module->parameters, module->bytes};
+    *out = {.inputs = module->inputs.c_str(),
+            .device = module->device_name.c_str(),
+            .parameters = module->parameters,
+            .bytes = module->bytes};
   });
 }
 
@@ -256,8 +265,7 @@ thd_error* thd_module_forward(thd_module* module, const thd_tensor_view* input, 
 }
 
 thd_error* thd_module_forward_pictures(thd_module* module, const uint8_t* const* pictures, int32_t count,
-                                       int32_t height, int32_t width, thd_result** out,
-                                       thd_tensor_view* view) {
+                                       int32_t height, int32_t width, thd_result** out, thd_tensor_view* view) {
   return thd::guard([&] {
     require(module != nullptr && pictures != nullptr && out != nullptr && view != nullptr,
             "no pointer may be NULL");
@@ -273,8 +281,8 @@ thd_error* thd_module_forward_pictures(thd_module* module, const uint8_t* const*
                                           " pictures needs floating point [" + std::to_string(count) +
                                           ", 1 or 3, height, width]");
     }
-    output = translate(THD_ERROR_FORWARD, "forward: ",
-                       [&] { return output.to(at::kCPU, at::kFloat).contiguous(); });
+    output =
+        translate(THD_ERROR_FORWARD, "forward: ", [&] { return output.to(at::kCPU, at::kFloat).contiguous(); });
     thd_tensor_view described;
     fill_view(output, nullptr, &described);
     *out = new thd_result{std::move(output)};

@@ -26,7 +26,7 @@ uint8_t to_byte(int32_t sum) { return static_cast<uint8_t>(std::clamp(sum >> kWe
 
 bool has_avx2() {
 #if THD_AVX2
-  static const bool has = __builtin_cpu_supports("avx2") != 0;
+  static const bool has = __builtin_cpu_supports("avx2");
   return has;
 #else
   return false;
@@ -68,8 +68,8 @@ void combine_plain(const uint8_t* const* rows, const int32_t* weights, int count
 
 #if THD_AVX2
 
-__attribute__((target("avx2"))) void combine_avx2(const uint8_t* const* rows, const int32_t* weights,
-                                                  int count, int values, uint8_t* out) {
+__attribute__((target("avx2"))) void combine_avx2(const uint8_t* const* rows, const int32_t* weights, int count,
+                                                  int values, uint8_t* out) {
   combine_rows(rows, weights, count, values, out);
 }
 
@@ -80,7 +80,7 @@ std::vector<int32_t> pair_up(const Weights& weights) {
   std::vector<int32_t> pairs(static_cast<size_t>(weights.outputs()) * groups * kGroup);
   auto* half = reinterpret_cast<int16_t*>(pairs.data());
   for (int entry = 0; entry < weights.outputs(); entry++) {
-    for (int group = 0; group < groups; group++, half += 2 * kGroup) {
+    for (int group = 0; group < groups; group++, half += ptrdiff_t{2} * kGroup) {
       for (int k = 0; k < kGroup; k++) {
         const int tap = group * kGroup + k;
         const int32_t weight = tap < weights.count(entry) ? weights.weights(entry)[tap] : 0;
@@ -95,28 +95,26 @@ std::vector<int32_t> pair_up(const Weights& weights) {
 // Four taps a step: the bytes of four pixels become pairs of 16-bit numbers, one pair a channel, which
 // vpmaddwd multiplies by a pair of weights and adds up. Integer sums don't depend on their order, so the
 // answer equals row_plain's.
-__attribute__((target("avx2"))) void row_avx2(const Weights& weights, const int32_t* pairs,
-                                              const uint8_t* in, uint8_t* out) {
+__attribute__((target("avx2"))) void row_avx2(const Weights& weights, const int32_t* pairs, const uint8_t* in,
+                                              uint8_t* out) {
   const __m256i spread = _mm256_setr_epi8(0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1,  //
                                           6, -1, 9, -1, 7, -1, 10, -1, 8, -1, 11, -1, -1, -1, -1, -1);
   const __m256i pick_high = _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1);
   const __m256i pick_low = _mm256_setr_epi32(2, 2, 2, 2, 3, 3, 3, 3);
   const int groups = (weights.taps() + kGroup - 1) / kGroup;
-  for (int entry = 0; entry < weights.outputs(); entry++, pairs += groups * kGroup) {
+  for (int entry = 0; entry < weights.outputs(); entry++, pairs += static_cast<ptrdiff_t>(groups) * kGroup) {
     const uint8_t* pixel = in + static_cast<ptrdiff_t>(weights.start(entry)) * kChannels;
     __m256i high = _mm256_setzero_si256();
     __m256i low = _mm256_setzero_si256();
     const int used = (weights.count(entry) + kGroup - 1) / kGroup;
-    for (int group = 0; group < used; group++, pixel += kGroup * kChannels) {
+    for (int group = 0; group < used; group++, pixel += ptrdiff_t{kGroup} * kChannels) {
       const __m256i bytes =
           _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(pixel)));
       const __m256i values = _mm256_shuffle_epi8(bytes, spread);
       const __m256i weight = _mm256_broadcastsi128_si256(
           _mm_loadu_si128(reinterpret_cast<const __m128i*>(pairs + static_cast<ptrdiff_t>(group) * kGroup)));
-      high = _mm256_add_epi32(
-          high, _mm256_madd_epi16(values, _mm256_permutevar8x32_epi32(weight, pick_high)));
-      low =
-          _mm256_add_epi32(low, _mm256_madd_epi16(values, _mm256_permutevar8x32_epi32(weight, pick_low)));
+      high = _mm256_add_epi32(high, _mm256_madd_epi16(values, _mm256_permutevar8x32_epi32(weight, pick_high)));
+      low = _mm256_add_epi32(low, _mm256_madd_epi16(values, _mm256_permutevar8x32_epi32(weight, pick_low)));
     }
     const __m256i both = _mm256_add_epi32(_mm256_slli_epi32(high, kSplitBits), low);
     __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
@@ -147,6 +145,7 @@ Weights::Weights(int in, int out, bool mirrored)
       weight[0] = 1 << kWeightBits;
       continue;
     }
+    // NOLINTBEGIN(bugprone-incorrect-roundings): Pillow rounds so
     const double center = (output + 0.5) * scale;
     const int first = std::max(static_cast<int>(center - support + 0.5), 0);
     const int count = std::min(static_cast<int>(center + support + 0.5), in) - first;
@@ -157,9 +156,10 @@ Weights::Weights(int in, int out, bool mirrored)
       total += raw[k];
     }
     for (int k = 0; k < count; k++) {
-      const int32_t fixed = static_cast<int32_t>(0.5 + raw[k] / total * (1 << kWeightBits));
+      const auto fixed = static_cast<int32_t>(0.5 + raw[k] / total * (1 << kWeightBits));
       weight[mirrored ? count - 1 - k : k] = fixed;
     }
+    // NOLINTEND(bugprone-incorrect-roundings)
     start_[entry] = mirrored ? in - first - count : first;
     count_[entry] = count;
   }
@@ -227,8 +227,7 @@ bool columns_first(int source_width, int source_height, int width, int height) {
 }  // namespace
 
 // Stored rows run along the turned picture's x axis, or along its y axis when the turn swaps them.
-Resizer::Resizer(int source_width, int source_height, int orientation, int width, int height,
-                 uint8_t* pixels)
+Resizer::Resizer(int source_width, int source_height, int orientation, int width, int height, uint8_t* pixels)
     : sideways_(swaps_axes(orientation)),
       down_first_(sideways_ ? !columns_first(source_height, source_width, width, height)
                             : columns_first(source_width, source_height, width, height)),
@@ -240,8 +239,7 @@ Resizer::Resizer(int source_width, int source_height, int orientation, int width
       down_(source_height, sideways_ ? width : height,
             sideways_ ? mirrors_x(orientation) : mirrors_y(orientation),
             kChannels * (down_first_ ? source_width : (sideways_ ? height : width))),
-      row_(static_cast<size_t>(std::max(source_width, sideways_ ? height : width)) * kChannels + kRowPadding) {
-}
+      row_(static_cast<size_t>(std::max(source_width, sideways_ ? height : width)) * kChannels + kRowPadding) {}
 
 void Resizer::push() {
   if (down_first_) {

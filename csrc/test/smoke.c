@@ -47,9 +47,11 @@ static uint8_t* read_file(const char* name, size_t* size) {
   FILE* in = fopen(file(name), "rb");
   uint8_t* data = NULL;
   if (in != NULL && fseek(in, 0, SEEK_END) == 0) {
-    *size = (size_t)ftell(in);
-    rewind(in);
-    data = malloc(*size);
+    const long end = ftell(in);
+    if (end >= 0 && fseek(in, 0, SEEK_SET) == 0) {
+      *size = (size_t)end;
+      data = malloc(*size);
+    }
     if (data != NULL && fread(data, 1, *size, in) != *size) {
       free(data);
       data = NULL;
@@ -170,8 +172,8 @@ static void test_forward_pictures(void) {
     const char* name;
     thd_code code;
   } cases[] = {
-      {"modules/no_batch_two.pt", THD_ERROR_FORWARD},  {"modules/needs_four.pt", THD_ERROR_FORWARD},
-      {"modules/two_channels.pt", THD_ERROR_OUTPUT},   {"modules/wrong_count.pt", THD_ERROR_OUTPUT},
+      {"modules/no_batch_two.pt", THD_ERROR_FORWARD}, {"modules/needs_four.pt", THD_ERROR_FORWARD},
+      {"modules/two_channels.pt", THD_ERROR_OUTPUT},  {"modules/wrong_count.pt", THD_ERROR_OUTPUT},
       {"modules/not_a_tensor.pt", THD_ERROR_OUTPUT},
   };
   for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
