@@ -66,6 +66,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.echo.Serv
 // or the context is done.
 func (s *Server) Drain(ctx context.Context) error {
 	s.gate.close()
+	if served := s.model.Load(); served != nil {
+		served.StopWaiting()
+	}
 	drained := make(chan struct{})
 	go func() {
 		s.gate.wait()

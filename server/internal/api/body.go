@@ -1,11 +1,13 @@
 package api
 
 import (
+	"context"
 	"errors"
 	"io"
 	"mime"
 	"mime/multipart"
 	"net/http"
+	"os"
 	"strings"
 	"time"
 
@@ -18,7 +20,7 @@ const firstPiece = 256 << 10
 
 // readBody returns the picture's bytes: the body, or the first file of a form. The caller gives them back by
 // recycleBody.
-func (s *Server) readBody(c echo.Context) ([]byte, error) {
+func (s *Server) readBody(ctx context.Context, c echo.Context) ([]byte, error) {
 	request := c.Request()
 	if request.ContentLength > s.config.MaxUpload {
 		// Nothing of the body is read, so a client that waits for "100 Continue" sends none of it.
@@ -30,11 +32,11 @@ func (s *Server) readBody(c echo.Context) ([]byte, error) {
 	limited := http.MaxBytesReader(c.Response(), request.Body, s.config.MaxUpload)
 	source, err := fileIn(request, limited)
 	if err != nil {
-		return nil, explainRead(err)
+		return nil, explainRead(ctx, err)
 	}
 	body, err := s.readAll(source, request.ContentLength)
 	if err != nil {
-		return nil, explainRead(err)
+		return nil, explainRead(ctx, err)
 	}
 	// The deadline was for the body. Left standing, it would look like a client that has gone.
 	_ = http.NewResponseController(c.Response()).SetReadDeadline(time.Time{})
@@ -45,7 +47,7 @@ func (s *Server) readBody(c echo.Context) ([]byte, error) {
 func fileIn(request *http.Request, body io.Reader) (io.Reader, error) {
 	kind, parameters, err := mime.ParseMediaType(request.Header.Get(echo.HeaderContentType))
 	if err != nil || kind != "multipart/form-data" {
-		return body, nil // whatever the client calls it, the bytes will tell
+		return body, nil //nolint:nilerr // whatever the client calls it, the bytes will tell
 	}
 	form := multipart.NewReader(body, parameters["boundary"])
 	for {
@@ -90,14 +92,20 @@ func (s *Server) readAll(source io.Reader, length int64) ([]byte, error) {
 func (s *Server) recycleBody(body []byte) { s.bodies.Put(&body) }
 
 // explainRead gives the failure to read a body its place in the table of answers.
-func explainRead(err error) error {
-	var tooLarge *http.MaxBytesError
-	if errors.As(err, &tooLarge) {
+func explainRead(ctx context.Context, err error) error {
+	var (
+		tooLarge *http.MaxBytesError
+		known    *failure
+	)
+	switch {
+	case errors.As(err, &tooLarge):
 		return errTooLarge
-	}
-	var known *failure
-	if errors.As(err, &known) {
+	case errors.As(err, &known):
 		return known
+	case errors.Is(err, os.ErrDeadlineExceeded): // the connection's, which is the request's
+		return errDeadline
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
 	}
 	// The text of net/http's and multipart's errors says what broke; they have no types to tell them by.
 	return &failure{status: http.StatusBadRequest, text: "the body can't be read: " + strings.TrimPrefix(err.Error(), "multipart: ")}

@@ -64,12 +64,9 @@ func (s *Server) image(c echo.Context) error {
 // receive reads the body and decodes it.
 func (s *Server) receive(ctx context.Context, c echo.Context, t *stages, served *model.Model) (picture.Picture, error) {
 	start := time.Now()
-	body, err := s.readBody(c)
+	body, err := s.readBody(ctx, c)
 	t.receive = time.Since(start)
 	if err != nil {
-		if ctx.Err() != nil {
-			err = context.Cause(ctx) // the read failed because time was up or the client left
-		}
 		return picture.Picture{}, err
 	}
 	defer s.recycleBody(body)

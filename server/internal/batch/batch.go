@@ -14,7 +14,8 @@
 //     once, and its Submit returns the context's cause. When its batch is already running, Submit returns
 //     likewise and the result is dropped.
 //   - Failure: an error or a panic of Run reaches the items of that batch, and no others.
-//   - Close: accepted items are answered; what comes later gets ErrClosed.
+//   - Close: accepted items are answered, without waiting for company; what comes later gets ErrClosed.
+//     StopWaiting comes before it when items on their way shall still be taken.
 //
 // # How it does so
 //
@@ -109,6 +110,7 @@ type Batcher[K comparable, T, R any] struct {
 	// The Arrivals that have neither submitted nor left, oldest first.
 	arrivals list.List
 	accepted uint64 // items so far
+	hurried  bool   // by StopWaiting: no batch waits for company
 	closed   bool
 }
 
@@ -153,6 +155,15 @@ func (b *Batcher[K, T, R]) Full() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.waiting >= b.config.MaxQueueSize
+}
+
+// StopWaiting launches what waits for company, and from now on every batch without waiting for any. It is for the
+// time when no new items will arrive, but some are still on their way.
+func (b *Batcher[K, T, R]) StopWaiting() {
+	b.mu.Lock()
+	b.hurried = true
+	b.mu.Unlock()
+	b.signal()
 }
 
 // Close refuses new items, answers those accepted and returns when the runner has ended. Closing twice is
@@ -379,7 +390,7 @@ func (b *Batcher[K, T, R]) firstDue(now time.Time) (shape K, due time.Time) {
 // due is the time from which a bucket can be launched, as things stand; the caller holds the lock.
 func (b *Batcher[K, T, R]) due(bucket []*item[T, R]) time.Time {
 	oldest := bucket[0].accepted
-	if len(bucket) >= b.config.MaxBatchSize || b.closed {
+	if len(bucket) >= b.config.MaxBatchSize || b.hurried || b.closed {
 		return oldest
 	}
 	due := oldest.Add(b.config.MaxWait)

@@ -449,6 +449,24 @@ func TestCloseAnswersWhatWasAccepted(t *testing.T) {
 	})
 }
 
+func TestStopWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := config(&recorder{})
+		c.MaxWait = time.Hour
+		b := start(t, c)
+		onItsWay := b.Arrive()
+		waiting := submit(b, t.Context(), entry{"s", 1})
+		time.Sleep(time.Minute)
+		b.StopWaiting()
+		if a := <-waiting; a.err != nil || a.at != time.Minute {
+			t.Errorf("the waiting item: %v after %v", a.err, a.at)
+		}
+		if reply, err := onItsWay.Submit(t.Context(), entry{"s", 2}); err != nil || reply.Queue != 0 {
+			t.Errorf("the item on its way: %v after %v", err, reply.Queue)
+		}
+	})
+}
+
 func TestSetup(t *testing.T) {
 	broken := errors.New("no such model")
 	c := config(&recorder{})

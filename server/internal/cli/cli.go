@@ -28,19 +28,25 @@ type commands struct {
 	Version Version `cmd:"" help:"Print the versions of torchherd and of the libraries it was built with."`
 }
 
-// Run runs the command with these arguments (without the program's name) and returns its exit status.
-func Run(version string, arguments []string, out, err io.Writer) int {
-	exit := -1
-	parser, failure := kong.New(&commands{},
+// newParser makes the parser that fills c in.
+func newParser(c *commands, options ...kong.Option) (*kong.Kong, error) {
+	return kong.New(c, append(options,
 		kong.Name("torchherd"),
 		kong.Description(description),
 		kong.DefaultEnvars("TORCHHERD"),
 		kong.Configuration(loadYAML),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
+		kong.Vars{"max_pixels": strconv.Itoa(picture.DefaultMaxPixels)},
+	)...)
+}
+
+// Run runs the command with these arguments (without the program's name) and returns its exit status.
+func Run(version string, arguments []string, out, err io.Writer) int {
+	exit := -1
+	parser, failure := newParser(&commands{},
 		kong.Writers(out, err),
 		kong.Exit(func(code int) { exit = code }), // by --help
 		kong.Bind(program{version: version, out: out}),
-		kong.Vars{"max_pixels": strconv.Itoa(picture.DefaultMaxPixels)},
 	)
 	if failure != nil {
 		return complain(err, failure)

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"encoding"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -49,7 +50,7 @@ func (s *sizeFlag) UnmarshalText(text []byte) error {
 // loadYAML reads a config file: a flat map from flags' names to values. It is a kong.ConfigurationLoader.
 func loadYAML(file io.Reader) (kong.Resolver, error) {
 	settings := map[string]any{}
-	if err := yaml.NewDecoder(file).Decode(&settings); err != nil && err != io.EOF {
+	if err := yaml.NewDecoder(file).Decode(&settings); err != nil && !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("config file: %s", yaml.FormatError(err, false, true))
 	}
 	return &fileResolver{settings: settings}, nil
@@ -58,18 +59,22 @@ func loadYAML(file io.Reader) (kong.Resolver, error) {
 // fileResolver looks flags up in a config file.
 type fileResolver struct{ settings map[string]any }
 
-// Validate refuses keys that are no flag's name: a misspelt one would otherwise be ignored for ever.
+// Validate refuses keys that are no flag's name: a misspelt one would otherwise be ignored for ever. The flags are
+// those of the command that takes a config file.
 func (r *fileResolver) Validate(app *kong.Application) error {
 	var known []string
 	for _, command := range app.Children {
+		names := make([]string, 0, len(command.Flags))
 		for _, flag := range command.Flags {
-			known = append(known, flag.Name)
+			names = append(names, flag.Name)
+		}
+		if at := slices.Index(names, "config"); at >= 0 {
+			known = append(known, slices.Delete(names, at, at+1)...)
 		}
 	}
 	for key := range r.settings {
 		if !slices.Contains(known, key) {
-			slices.Sort(known)
-			return fmt.Errorf("config file: there is no setting %q; there are: %s", key, strings.Join(slices.Compact(known), ", "))
+			return fmt.Errorf("config file: there is no setting %q; there are: %s", key, strings.Join(known, ", "))
 		}
 	}
 	return nil

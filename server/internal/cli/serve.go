@@ -59,10 +59,8 @@ func (s *Serve) Run(p program) error {
 	if err != nil {
 		return err
 	}
-	// The first signal drains. It also puts the default action back, so that the second one ends the process.
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	context.AfterFunc(ctx, stop)
 
 	device, err := s.device()
 	if err != nil {
@@ -94,9 +92,9 @@ func (s *Serve) Run(p program) error {
 	defer func() { _ = server.Close() }()
 	log.Info().Str("version", p.version).Str("libtorch", torch.Version()).Str("address", listener.Addr().String()).Msg("listening; loading the model")
 
-	served, err := model.Load(s.modelConfig(device, codec))
+	served, err := s.load(ctx, s.modelConfig(device, codec, log))
 	if err != nil {
-		return fmt.Errorf("can't serve %s: %w", s.modelName(), err)
+		return err
 	}
 	defer func() { _ = served.Close() }()
 	handler.Serve(served)
@@ -107,7 +105,30 @@ func (s *Serve) Run(p program) error {
 		return err
 	case <-ctx.Done():
 	}
+	stop() // puts the default action back, so that a second signal ends the process
 	return s.drain(log, handler, server)
+}
+
+// load reads and warms the model. A signal ends it: there is nobody to answer yet.
+func (s *Serve) load(ctx context.Context, config model.Config) (*model.Model, error) {
+	type loaded struct {
+		model *model.Model
+		err   error
+	}
+	done := make(chan loaded, 1)
+	go func() {
+		m, err := model.Load(config)
+		done <- loaded{m, err}
+	}()
+	select {
+	case l := <-done:
+		if l.err != nil {
+			return nil, fmt.Errorf("can't serve %s: %w", s.modelName(), l.err)
+		}
+		return l.model, nil
+	case <-ctx.Done():
+		return nil, errors.New("stopped while the model was being loaded")
+	}
 }
 
 // drain answers what was accepted. While it does, new pictures are refused and readiness says so, on the same
@@ -146,12 +167,12 @@ func (s *Serve) device() (torch.Device, error) {
 	return torch.CPU, nil
 }
 
-func (s *Serve) modelConfig(device torch.Device, codec *picture.Codec) model.Config {
+func (s *Serve) modelConfig(device torch.Device, codec *picture.Codec, log zerolog.Logger) model.Config {
 	c := model.Config{
 		Path: s.Model, Content: models.Bundled, Device: device,
 		MaxBatchSize: s.MaxBatchSize, MaxQueueSize: s.MaxQueueSize, MaxWait: s.MaxWait, WaitPolicy: batch.Adaptive,
 		WarmUpWidth: s.Size.width, WarmUpHeight: s.Size.height,
-		Alloc: codec.Alloc,
+		Alloc: codec.Alloc, Log: log,
 	}
 	if s.WaitPolicy == "fixed" || s.sanic() {
 		c.WaitPolicy = batch.Fixed

@@ -8,6 +8,8 @@ import (
 	"os"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"github.com/torchherd/torchherd/server/internal/batch"
 	"github.com/torchherd/torchherd/server/internal/picture"
 	"github.com/torchherd/torchherd/torch"
@@ -34,6 +36,7 @@ type Config struct {
 
 	// Alloc makes the memory of an answer's pixels; nil is make.
 	Alloc func(size int) []byte
+	Log   zerolog.Logger // gets a debug line for each batch
 }
 
 // A Model is a loaded model that takes requests.
@@ -142,6 +145,7 @@ func (m *Model) run(items []picture.Picture) ([]picture.Picture, error) {
 	for i, item := range items {
 		in.Items[i] = item.Pixels
 	}
+	m.config.Log.Debug().Int("batch", len(items)).Int("width", in.Width).Int("height", in.Height).Msg("forward")
 	out, err := m.module.ForwardPictures(in, m.config.Alloc)
 	if err != nil {
 		return nil, err
@@ -164,6 +168,9 @@ func (m *Model) Arrive() *Arrival { return m.batcher.Arrive() }
 
 // Full tells whether a request would be refused at this moment.
 func (m *Model) Full() bool { return m.batcher.Full() }
+
+// StopWaiting makes batches go without waiting for company; see batch.Batcher.StopWaiting.
+func (m *Model) StopWaiting() { m.batcher.StopWaiting() }
 
 // Close answers the requests that were accepted, then returns the model's memory.
 func (m *Model) Close() error {

@@ -1,0 +1,124 @@
+package cli
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/alecthomas/kong"
+)
+
+// run runs the command and returns its status and what it printed.
+func run(arguments ...string) (status int, out, err string) {
+	var stdout, stderr bytes.Buffer
+	status = Run("1.2.3", arguments, &stdout, &stderr)
+	return status, stdout.String(), stderr.String()
+}
+
+// parse reads a serve command without running it.
+func parse(t *testing.T, arguments ...string) (Serve, error) {
+	t.Helper()
+	c := &commands{}
+	parser, err := newParser(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = parser.Parse(append([]string{"serve"}, arguments...))
+	return c.Serve, err
+}
+
+func write(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "config.yaml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestDefaultsAreTheDemos(t *testing.T) {
+	s, err := parse(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.MaxBatchSize != 2 || s.MaxQueueSize != 3 || s.MaxWait != time.Second || s.MaxUpload != 1<<22 ||
+		s.Size != (sizeFlag{228, 228}) || s.Listen != ":8000" || s.Quality != 75 {
+		t.Errorf("%+v", s)
+	}
+}
+
+func TestFlagWinsOverEnvironmentOverFileOverDefault(t *testing.T) {
+	file := write(t, "max-wait: 2s\nmax-batch-size: 20\nmax-queue-size: 30\nmax-upload: 1MiB\nsize: 64x32\n")
+	t.Setenv("TORCHHERD_MAX_BATCH_SIZE", "200")
+	t.Setenv("TORCHHERD_MAX_QUEUE_SIZE", "300")
+	s, err := parse(t, "--config", file, "--max-queue-size", "3000")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.MaxQueueSize != 3000 || s.MaxBatchSize != 200 || s.MaxWait != 2*time.Second || s.MaxUpload != 1<<20 ||
+		s.Size != (sizeFlag{64, 32}) || s.Quality != 75 {
+		t.Errorf("%+v", s)
+	}
+	t.Setenv("TORCHHERD_CONFIG", file)
+	if s, err = parse(t); err != nil || s.MaxWait != 2*time.Second {
+		t.Errorf("a file named by the environment: %v, %v", s.MaxWait, err)
+	}
+}
+
+func TestBadSettingsSayWhatIsWrong(t *testing.T) {
+	for _, test := range []struct {
+		arguments []string
+		want      string
+	}{
+		{[]string{"--max-wiat=1s"}, `did you mean "--max-wait"?`},
+		{[]string{"--max-wait=soon"}, "--max-wait"},
+		{[]string{"--size=228"}, "228x228"},
+		{[]string{"--size=0x5"}, "228x228"},
+		{[]string{"--max-upload=much"}, "4MiB"},
+		{[]string{"--wait-policy=never"}, "adaptive"},
+		{[]string{"--compat=flask"}, "sanic"},
+		{[]string{"--config=/nonexistent.yaml"}, "nonexistent"},
+		{[]string{"--config=" + write(t, "max-wat: 1s\n")}, `no setting "max-wat"`},
+		{[]string{"--config=" + write(t, "max-wait: [1\n")}, "config file"},
+		{[]string{"--config=" + write(t, "url: http://localhost\n")}, `no setting "url"`},
+		{[]string{"--max-batch-size=0"}, "max batch size"},
+		{[]string{"--quality=0"}, "quality"},
+		{[]string{"--device=gpu"}, "cuda:N"},
+		{[]string{"--threads=-1"}, "threads"},
+		{[]string{"--listen=127.0.0.1:99999"}, "--listen"},
+		{[]string{"no-such-model.pt"}, "no-such-model.pt"},
+	} {
+		arguments := append([]string{"serve", "--listen=127.0.0.1:0"}, test.arguments...)
+		if status, out, err := run(arguments...); status == 0 || out != "" || !strings.Contains(err, test.want) {
+			t.Errorf("%v: status %d, printed %q and %q", test.arguments, status, out, err)
+		}
+	}
+}
+
+func TestHelpAndVersion(t *testing.T) {
+	status, out, _ := run("--help")
+	if status != 0 || !strings.Contains(out, "serve") || !strings.Contains(out, "TORCHHERD_MAX_WAIT") {
+		t.Errorf("--help: status %d, %q", status, out)
+	}
+	status, out, _ = run("serve", "--help")
+	for _, constant := range []string{"MAX_BATCH_SIZE", "MAX_QUEUE_SIZE", "MAX_WAIT", "MAX_SIZE"} {
+		if status != 0 || !strings.Contains(out, constant) {
+			t.Errorf("serve --help: status %d, no %s", status, constant)
+		}
+	}
+	status, out, _ = run("version")
+	if status != 0 || !strings.Contains(out, "torchherd 1.2.3") || !strings.Contains(out, "LibTorch 2.") {
+		t.Errorf("version: status %d, %q", status, out)
+	}
+}
+
+func TestHealthOfNobody(t *testing.T) {
+	if status, _, err := run("health", "--url", "http://127.0.0.1:1/readyz"); status != 1 || !strings.Contains(err, "refused") {
+		t.Errorf("status %d, %q", status, err)
+	}
+}
+
+var _ kong.Resolver = (*fileResolver)(nil)
