@@ -15,7 +15,8 @@ LINT_BIN := $(CACHE)/lint/bin
 PYTHON := $(CACHE)/python/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run build test race asan fuzz bench soak parity models-test horse2zebra goldens dist lint fmt clean
+.PHONY: help setup run build test race asan fuzz bench bench-resize soak parity models-test horse2zebra goldens dist lint fmt clean
+.PHONY: shim python lint-tools
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,7 +27,6 @@ setup: ## install what the build needs (apt, when root or with sudo)
 build: shim ## build bin/torchherd and its bin/lib
 	@$(GO) build -tags relocatable -trimpath -ldflags "$(LDFLAGS)" -o bin/torchherd ./server
 
-.PHONY: shim
 shim: setup
 	@scripts/shim.sh build/csrc bin/lib
 
@@ -43,7 +43,7 @@ race: build ## the Go tests under the race detector
 ASAN_LIB := $(CURDIR)/build/asan/lib
 asan: setup ## the C smoke test and the Go tests of the binding under AddressSanitizer and UBSan
 	@scripts/shim.sh build/asan $(ASAN_LIB) -DTHD_SANITIZE=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo
-	@LSAN_OPTIONS=suppressions=$(CURDIR)/csrc/test/lsan.supp ctest --test-dir build/asan --output-on-failure
+	@ctest --test-dir build/asan --output-on-failure
 	CGO_LDFLAGS="-L$(ASAN_LIB) -Wl,-rpath,$(ASAN_LIB)" ASAN_OPTIONS=detect_leaks=0 \
 		$(GO) test -count=1 -asan ./torch ./server/internal/picture
 
@@ -55,16 +55,43 @@ fuzz: build ## fuzz the batcher and the picture decoder (FUZZTIME=30s each)
 bench: build ## Go benchmarks of each stage, with allocations
 	$(GO) test -run '^$$' -bench . -benchmem ./torch ./server/...
 
+bench-resize: shim ## time the resize beside ATen's, one thread
+	@cmake --build build/csrc --target resize_bench >build/csrc/build.log
+	@build/csrc/resize_bench
+
+soak: build ## 20,000 requests of mixed pictures; prints the curve of the resident set (REQUESTS=N to change)
+	$(GO) test -count=1 -v -tags soak -run TestSoak -timeout 60m ./server
+
+python: setup
+	@scripts/setup.sh python3:ensurepip=python3-venv
+	@scripts/venv.sh $(CACHE)/python models/requirements.txt
+
+models-test: python ## the tests of models/ and bench/, with full PyTorch (5.5 GB, once)
+	$(PYTHON) -m pytest -q models
+
+REFERENCE ?= $(PYTHON) bench/reference.py
+parity: build python ## compare live answers with the Python reference server's (REFERENCE=command to change)
+	@$(PYTHON) models/parity.py \
+		--server-command "bin/torchherd serve --compat sanic --max-wait 0s --listen 127.0.0.1:{port} models/bundled/model.pt" \
+		--reference-command "$(REFERENCE) models/bundled/model.pt --port {port} --wait 0.01" \
+		$(wildcard testdata/pictures/jpeg-*.jpg testdata/pictures/exif-*.jpg testdata/pictures/webp-lossy.webp)
+
+horse2zebra: python ## fetch the book's weights (45 MB), verify and export them to models/horse2zebra/model.pt
+	@$(PYTHON) models/horse2zebra.py
+
+goldens: python ## make testdata/ and its goldens anew
+	$(PYTHON) models/fixtures.py
+	$(PYTHON) models/goldens.py
+
 dist: build ## pack a tarball that runs without Go and Python
 	@scripts/dist.sh $(VERSION)
 
-C_FILES = $(wildcard csrc/include/*.h csrc/src/*.h csrc/src/*.cc csrc/test/*.c)
+C_FILES = $(wildcard csrc/include/*.h csrc/src/*.h csrc/src/*.cc csrc/test/*.c csrc/test/*.cc)
 TIDY_FILES = $(filter %.cc %.c,$(C_FILES))
 PYTHON_FOLDERS := models bench scripts
-.PHONY: lint-tools
 lint-tools: setup
 	@scripts/setup.sh shellcheck=shellcheck python3:ensurepip=python3-venv
-	@scripts/lint-tools.sh $(CACHE)/lint
+	@scripts/venv.sh $(CACHE)/lint scripts/lint-requirements.txt
 
 lint: shim lint-tools ## all linters: Go, C++, Python, shell, Dockerfiles
 	$(GOLANGCI_LINT) run ./...

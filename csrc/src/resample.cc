@@ -4,7 +4,7 @@
 #include <cmath>
 #include <cstring>
 
-#if defined(__x86_64__) && defined(__GNUC__)
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(THD_PLAIN)
 #define THD_AVX2 1
 #include <immintrin.h>
 #else
@@ -20,7 +20,8 @@ constexpr int32_t kHalf = 1 << (kWeightBits - 1);
 constexpr int kSplitBits = kWeightBits / 2;
 constexpr int kGroup = 4;  // taps that kernel takes at a time
 // Values of a row that are summed up at a time, so that their sums stay in registers.
-constexpr int kBlock = 64;
+constexpr int kBlock = 32;
+static_assert(kBlock <= kRowPadding);
 
 uint8_t to_byte(int32_t sum) { return static_cast<uint8_t>(std::clamp(sum >> kWeightBits, 0, 255)); }
 
@@ -46,82 +47,103 @@ void row_plain(const Weights& weights, const uint8_t* in, uint8_t* out) {
   }
 }
 
-// Forced inline, so that each caller below compiles it for its own instruction set.
-__attribute__((always_inline)) inline void combine_rows(const uint8_t* const* rows, const int32_t* weights,
-                                                        int count, int values, uint8_t* out) {
-  for (int begin = 0; begin < values; begin += kBlock) {
-    const int size = std::min(kBlock, values - begin);
-    int32_t sum[kBlock];
-    std::fill_n(sum, kBlock, kHalf);
-    for (int k = 0; k < count; k++) {
-      const uint8_t* row = rows[k] + begin;
-      const int32_t weight = weights[k];
-      for (int i = 0; i < size; i++) sum[i] += weight * row[i];
-    }
-    for (int i = 0; i < size; i++) out[begin + i] = to_byte(sum[i]);
-  }
-}
-
 void combine_plain(const uint8_t* const* rows, const int32_t* weights, int count, int values, uint8_t* out) {
-  combine_rows(rows, weights, count, values, out);
+  for (int i = 0; i < values; i++) {
+    int32_t sum = kHalf;
+    for (int k = 0; k < count; k++) sum += weights[k] * rows[k][i];
+    out[i] = to_byte(sum);
+  }
 }
 
 #if THD_AVX2
 
+// Thirty-two values at a time, in four registers; beyond the row's end too, for which there is room (kRowPadding).
 __attribute__((target("avx2"))) void combine_avx2(const uint8_t* const* rows, const int32_t* weights, int count,
                                                   int values, uint8_t* out) {
-  combine_rows(rows, weights, count, values, out);
+  constexpr int kLanes = 8;
+  constexpr int kVectors = 4;
+  static_assert(kLanes * kVectors <= kRowPadding);
+  // Packing works within halves of registers and leaves groups of four values in this order.
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  for (int begin = 0; begin < values; begin += kLanes * kVectors) {
+    __m256i sum[kVectors];
+    for (__m256i& s : sum) s = _mm256_set1_epi32(kHalf);
+    for (int k = 0; k < count; k++) {
+      const __m256i weight = _mm256_set1_epi32(weights[k]);
+      for (int v = 0; v < kVectors; v++) {
+        const auto* bytes = reinterpret_cast<const __m128i*>(rows[k] + begin + ptrdiff_t{kLanes} * v);
+        const __m256i pixels = _mm256_cvtepu8_epi32(_mm_loadl_epi64(bytes));
+        sum[v] = _mm256_add_epi32(sum[v], _mm256_mullo_epi32(pixels, weight));
+      }
+    }
+    for (__m256i& s : sum) s = _mm256_srai_epi32(s, kWeightBits);
+    const __m256i packed =
+        _mm256_packus_epi16(_mm256_packs_epi32(sum[0], sum[1]), _mm256_packs_epi32(sum[2], sum[3]));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + begin), _mm256_permutevar8x32_epi32(packed, order));
+  }
 }
 
-// Weights for row_avx2: for each group of four taps the pairs {high 0|1, high 2|3, low 0|1, low 2|3}, where
-// weight = high << kSplitBits | low and a pair holds two 16-bit numbers.
-std::vector<int32_t> pair_up(const Weights& weights) {
+// Weights as row_avx2 multiplies by them, in the order of the outputs: for each group of four taps the high
+// halves and then the low ones, where weight = high << kSplitBits | low. Either is one vector, {0 1 0 1 0 1 - -}
+// and {2 3 2 3 2 3 - -}: a pair of weights for each channel of two pairs of pixels.
+std::vector<int16_t> spread_weights(const Weights& weights) {
+  constexpr int kHalfVector = 8;
   const int groups = (weights.taps() + kGroup - 1) / kGroup;
-  std::vector<int32_t> pairs(static_cast<size_t>(weights.outputs()) * groups * kGroup);
-  auto* half = reinterpret_cast<int16_t*>(pairs.data());
-  for (int entry = 0; entry < weights.outputs(); entry++) {
-    for (int group = 0; group < groups; group++, half += ptrdiff_t{2} * kGroup) {
-      for (int k = 0; k < kGroup; k++) {
-        const int tap = group * kGroup + k;
-        const int32_t weight = tap < weights.count(entry) ? weights.weights(entry)[tap] : 0;
-        half[k] = static_cast<int16_t>(weight >> kSplitBits);
-        half[kGroup + k] = static_cast<int16_t>(weight & ((1 << kSplitBits) - 1));
+  std::vector<int16_t> spread(static_cast<size_t>(weights.outputs()) * groups * 4 * kHalfVector);
+  int16_t* next = spread.data();
+  for (int output = 0; output < weights.outputs(); output++) {
+    const int entry = weights.target(output);  // target is its own inverse
+    for (int group = 0; group < groups; group++) {
+      for (const bool high : {true, false}) {
+        for (int pair = 0; pair < 2; pair++, next += kHalfVector) {
+          for (int i = 0; i < 2 * kChannels; i++) {
+            const int tap = group * kGroup + 2 * pair + i % 2;
+            const int32_t weight = tap < weights.count(entry) ? weights.weights(entry)[tap] : 0;
+            next[i] = static_cast<int16_t>(high ? weight >> kSplitBits : weight & ((1 << kSplitBits) - 1));
+          }
+        }
       }
     }
   }
-  return pairs;
+  return spread;
 }
 
 // Four taps a step: the bytes of four pixels become pairs of 16-bit numbers, one pair a channel, which
 // vpmaddwd multiplies by a pair of weights and adds up. Integer sums don't depend on their order, so the
-// answer equals row_plain's.
-__attribute__((target("avx2"))) void row_avx2(const Weights& weights, const int32_t* pairs, const uint8_t* in,
-                                              uint8_t* out) {
-  const __m256i spread = _mm256_setr_epi8(0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1,  //
-                                          6, -1, 9, -1, 7, -1, 10, -1, 8, -1, 11, -1, -1, -1, -1, -1);
-  const __m256i pick_high = _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1);
-  const __m256i pick_low = _mm256_setr_epi32(2, 2, 2, 2, 3, 3, 3, 3);
+// answer equals row_plain's. Several rows at a time share the loads of the weights, which for a large picture
+// don't fit the first cache. Each pixel is stored as four bytes, of which the next pixel overwrites the last.
+template <int kRows>
+__attribute__((target("avx2"))) void rows_avx2(const Weights& weights, const int16_t* spread,
+                                               const uint8_t* const* in, uint8_t* const* out) {
+  const __m256i order = _mm256_setr_epi8(0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1,  //
+                                         6, -1, 9, -1, 7, -1, 10, -1, 8, -1, 11, -1, -1, -1, -1, -1);
   const int groups = (weights.taps() + kGroup - 1) / kGroup;
-  for (int entry = 0; entry < weights.outputs(); entry++, pairs += static_cast<ptrdiff_t>(groups) * kGroup) {
-    const uint8_t* pixel = in + static_cast<ptrdiff_t>(weights.start(entry)) * kChannels;
-    __m256i high = _mm256_setzero_si256();
-    __m256i low = _mm256_setzero_si256();
+  const auto* factors = reinterpret_cast<const __m256i*>(spread);
+  for (int output = 0; output < weights.outputs(); output++, factors += ptrdiff_t{2} * groups) {
+    const int entry = weights.target(output);
+    ptrdiff_t at = static_cast<ptrdiff_t>(weights.start(entry)) * kChannels;
+    __m256i high[kRows];
+    __m256i low[kRows];
+    for (int r = 0; r < kRows; r++) high[r] = low[r] = _mm256_setzero_si256();
     const int used = (weights.count(entry) + kGroup - 1) / kGroup;
-    for (int group = 0; group < used; group++, pixel += ptrdiff_t{kGroup} * kChannels) {
-      const __m256i bytes =
-          _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(pixel)));
-      const __m256i values = _mm256_shuffle_epi8(bytes, spread);
-      const __m256i weight = _mm256_broadcastsi128_si256(
-          _mm_loadu_si128(reinterpret_cast<const __m128i*>(pairs + static_cast<ptrdiff_t>(group) * kGroup)));
-      high = _mm256_add_epi32(high, _mm256_madd_epi16(values, _mm256_permutevar8x32_epi32(weight, pick_high)));
-      low = _mm256_add_epi32(low, _mm256_madd_epi16(values, _mm256_permutevar8x32_epi32(weight, pick_low)));
+    for (int group = 0; group < used; group++, at += ptrdiff_t{kGroup} * kChannels) {
+      const __m256i high_weights = _mm256_loadu_si256(factors + ptrdiff_t{2} * group);
+      const __m256i low_weights = _mm256_loadu_si256(factors + ptrdiff_t{2} * group + 1);
+      for (int r = 0; r < kRows; r++) {
+        const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(in[r] + at));
+        const __m256i values = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(bytes), order);
+        high[r] = _mm256_add_epi32(high[r], _mm256_madd_epi16(values, high_weights));
+        low[r] = _mm256_add_epi32(low[r], _mm256_madd_epi16(values, low_weights));
+      }
     }
-    const __m256i both = _mm256_add_epi32(_mm256_slli_epi32(high, kSplitBits), low);
-    __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
-    sum = _mm_srai_epi32(_mm_add_epi32(sum, _mm_set1_epi32(kHalf)), kWeightBits);
-    sum = _mm_packus_epi16(_mm_packs_epi32(sum, sum), sum);
-    const int32_t rgb = _mm_cvtsi128_si32(sum);
-    std::memcpy(out + static_cast<ptrdiff_t>(weights.target(entry)) * kChannels, &rgb, kChannels);
+    for (int r = 0; r < kRows; r++) {
+      const __m256i both = _mm256_add_epi32(_mm256_slli_epi32(high[r], kSplitBits), low[r]);
+      __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
+      sum = _mm_srai_epi32(_mm_add_epi32(sum, _mm_set1_epi32(kHalf)), kWeightBits);
+      sum = _mm_packus_epi16(_mm_packs_epi32(sum, sum), sum);
+      const int32_t rgb = _mm_cvtsi128_si32(sum);
+      std::memcpy(out[r] + static_cast<ptrdiff_t>(output) * kChannels, &rgb, sizeof rgb);
+    }
   }
 }
 
@@ -168,8 +190,18 @@ Weights::Weights(int in, int out, bool mirrored)
 RowResampler::RowResampler(int in, int out, bool mirrored)
     : weights_(in, out, mirrored), copy_(in == out && !mirrored), wide_(has_avx2()) {
 #if THD_AVX2
-  if (wide_ && !copy_) pairs_ = pair_up(weights_);
+  if (wide_ && !copy_) spread_ = spread_weights(weights_);
 #endif
+}
+
+void RowResampler::run(const uint8_t* const* in, uint8_t* const* out, int rows) const {
+#if THD_AVX2
+  if (wide_ && !copy_ && rows == kRowsAtOnce) {
+    rows_avx2<kRowsAtOnce>(weights_, spread_.data(), in, out);
+    return;
+  }
+#endif
+  for (int r = 0; r < rows; r++) run(in[r], out[r]);
 }
 
 void RowResampler::run(const uint8_t* in, uint8_t* out) const {
@@ -179,7 +211,7 @@ void RowResampler::run(const uint8_t* in, uint8_t* out) const {
   }
 #if THD_AVX2
   if (wide_) {
-    row_avx2(weights_, pairs_.data(), in, out);
+    rows_avx2<1>(weights_, spread_.data(), &in, &out);
     return;
   }
 #endif
@@ -189,7 +221,9 @@ void RowResampler::run(const uint8_t* in, uint8_t* out) const {
 ColumnResampler::ColumnResampler(int in, int out, bool mirrored, int values)
     : weights_(in, out, mirrored),
       values_(values),
-      ring_(weights_.taps() * (static_cast<size_t>(values) + kRowPadding)),
+      // Rows are written ahead of those that the next target row needs.
+      ring_rows_(weights_.taps() + kRowsAtOnce - 1),
+      ring_(ring_rows_ * (static_cast<size_t>(values) + kRowPadding)),
       window_(weights_.taps()),
       out_(static_cast<size_t>(values) + kRowPadding) {}
 
@@ -239,18 +273,31 @@ Resizer::Resizer(int source_width, int source_height, int orientation, int width
       down_(source_height, sideways_ ? width : height,
             sideways_ ? mirrors_x(orientation) : mirrors_y(orientation),
             kChannels * (down_first_ ? source_width : (sideways_ ? height : width))),
-      row_(static_cast<size_t>(std::max(source_width, sideways_ ? height : width)) * kChannels + kRowPadding) {}
+      source_height_(source_height),
+      row_size_(static_cast<size_t>(std::max(source_width, sideways_ ? height : width)) * kChannels +
+                kRowPadding),
+      rows_(row_size_ * kRowsAtOnce) {}
 
 void Resizer::push() {
+  position_++;
   if (down_first_) {
     down_.push([this](int index, const uint8_t* row) {
-      along_.run(row, row_.data());
-      store(index, row_.data());
+      along_.run(row, rows_.data());
+      store(index, rows_.data());
     });
     return;
   }
-  along_.run(row_.data(), down_.next());
-  down_.push([this](int index, const uint8_t* row) { store(index, row); });
+  if (++held_ < kRowsAtOnce && position_ < source_height_) return;
+  const uint8_t* in[kRowsAtOnce];
+  uint8_t* out[kRowsAtOnce];
+  for (int r = 0; r < held_; r++) {
+    in[r] = &rows_[row_size_ * r];
+    out[r] = down_.next(r);
+  }
+  along_.run(in, out, held_);
+  for (; held_ > 0; held_--) {
+    down_.push([this](int index, const uint8_t* row) { store(index, row); });
+  }
 }
 
 void Resizer::store(int index, const uint8_t* row) {

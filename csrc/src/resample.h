@@ -18,8 +18,10 @@
 namespace thd {
 
 constexpr int kChannels = 3;
-// Bytes past a row's end that RowResampler may read (never use): one vector load.
-constexpr int kRowPadding = 32;
+// Bytes past a row's end that the stages may read and write, but never use: whole vectors are handled.
+constexpr int kRowPadding = 64;
+// Rows that RowResampler takes at a time when it can.
+constexpr int kRowsAtOnce = 4;
 
 // The weights of one axis: output i is the sum over k of weight[i][k] * input[start[i] + k].
 //
@@ -55,14 +57,16 @@ class Weights {
 class RowResampler {
  public:
   RowResampler(int in, int out, bool mirrored);
-  // in: `in` pixels with kRowPadding readable bytes after them. out: `out` pixels.
+  // in: `in` pixels, out: `out` pixels, both with kRowPadding bytes more.
   void run(const uint8_t* in, uint8_t* out) const;
+  // The same for 1 to kRowsAtOnce rows.
+  void run(const uint8_t* const* in, uint8_t* const* out, int rows) const;
 
  private:
   Weights weights_;
-  bool copy_;                   // nothing to do but copy
-  bool wide_;                   // the AVX2 kernel is used
-  std::vector<int32_t> pairs_;  // weights as that kernel wants them
+  bool copy_;                    // nothing to do but copy
+  bool wide_;                    // the AVX2 kernel is used
+  std::vector<int16_t> spread_;  // weights as that kernel wants them
 };
 
 // Resizes a picture across its rows: takes the rows of the source in their order and hands out each row of
@@ -72,8 +76,9 @@ class ColumnResampler {
   // in, out: number of rows before and after. values: bytes in a row.
   ColumnResampler(int in, int out, bool mirrored, int values);
 
-  // Where the next source row belongs: room for its values and kRowPadding more.
-  uint8_t* next() { return slot(position_); }
+  // Where the next source row belongs, or, with ahead (below kRowsAtOnce), one that comes later: room for its
+  // values and kRowPadding more.
+  uint8_t* next(int ahead = 0) { return slot(position_ + ahead); }
 
   // Takes the row written to next(); calls emit(target_row_index, row) for each row that it completes. The
   // row has kRowPadding readable bytes after its end and is valid until emit returns.
@@ -93,7 +98,7 @@ class ColumnResampler {
 
  private:
   uint8_t* slot(int row) {
-    return &ring_[static_cast<size_t>(row % weights_.taps()) * (static_cast<size_t>(values_) + kRowPadding)];
+    return &ring_[static_cast<size_t>(row % ring_rows_) * (static_cast<size_t>(values_) + kRowPadding)];
   }
   void combine();
 
@@ -101,6 +106,7 @@ class ColumnResampler {
   int values_;
   int position_ = 0;  // source rows taken so far
   int entry_ = 0;     // the next target row to complete
+  int ring_rows_;
   std::vector<uint8_t> ring_;
   std::vector<const uint8_t*> window_;
   std::vector<uint8_t> out_;
@@ -114,7 +120,7 @@ class Resizer {
   Resizer(int source_width, int source_height, int orientation, int width, int height, uint8_t* pixels);
 
   // Where the next source row belongs: room for source_width pixels and kRowPadding bytes more.
-  uint8_t* next() { return down_first_ ? down_.next() : row_.data(); }
+  uint8_t* next() { return down_first_ ? down_.next() : &rows_[row_size_ * held_]; }
   // Takes the row written to next().
   void push();
 
@@ -129,7 +135,11 @@ class Resizer {
   uint8_t* pixels_;
   RowResampler along_;
   ColumnResampler down_;
-  std::vector<uint8_t> row_;  // what goes into along_, or, with down_first_, what comes out of it
+  int source_height_;
+  int position_ = 0;  // source rows taken so far
+  int held_ = 0;      // rows that wait for others, to go into along_ together
+  size_t row_size_;
+  std::vector<uint8_t> rows_;  // what goes into along_, or, with down_first_, the row that comes out of it
 };
 
 }  // namespace thd

@@ -1,0 +1,57 @@
+package main
+
+import (
+	"bytes"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+
+	"github.com/rs/zerolog"
+
+	"github.com/torchherd/torchherd/server/internal/api"
+	"github.com/torchherd/torchherd/server/internal/model"
+	"github.com/torchherd/torchherd/server/internal/picture"
+	"github.com/torchherd/torchherd/torch"
+)
+
+// A whole request, from the client's bytes to the client's answer, by HTTP over the loopback, with a model that only
+// negates. The allocations are the server's and the client's together.
+func BenchmarkRequest(b *testing.B) {
+	codec, err := picture.NewCodec(picture.Config{Workers: 2, MaxPixels: picture.DefaultMaxPixels, Width: 228, Height: 228, Quality: 75})
+	if err != nil {
+		b.Fatal(err)
+	}
+	served, err := model.Load(model.Config{
+		Path: module("negate.pt"), Device: torch.CPU, MaxBatchSize: 2, MaxQueueSize: 3,
+		WarmUpWidth: 228, WarmUpHeight: 228, Alloc: codec.Alloc, Log: zerolog.Nop(),
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer func() { _ = served.Close() }()
+	handler := api.New(api.Config{MaxUpload: 4 << 20}, codec, zerolog.New(io.Discard))
+	handler.Serve(served)
+	server := httptest.NewServer(handler)
+	defer server.Close()
+	for _, name := range []string{"jpeg-228.jpg", "jpeg-large.jpg"} {
+		data := photograph(b, name)
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				request, err := http.NewRequestWithContext(b.Context(), http.MethodPut, server.URL+"/image", bytes.NewReader(data))
+				if err != nil {
+					b.Fatal(err)
+				}
+				response, err := server.Client().Do(request)
+				if err != nil {
+					b.Fatal(err)
+				}
+				if _, err := io.Copy(io.Discard, response.Body); err != nil || response.StatusCode != http.StatusOK {
+					b.Fatal(response.Status, err)
+				}
+				_ = response.Body.Close()
+			}
+		})
+	}
+}

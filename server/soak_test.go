@@ -1,0 +1,105 @@
+//go:build soak
+
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/torchherd/torchherd/internal/goldens"
+)
+
+// TestSoak sends pictures of all kinds from several clients and follows the command's resident set: after all
+// requests it must be within a tenth of what it was after the first tenth of them. `make soak` runs it.
+func TestSoak(t *testing.T) {
+	requests := 20000
+	if text := os.Getenv("REQUESTS"); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 100 {
+			t.Fatalf("REQUESTS=%s: give a number from 100 on", text)
+		}
+		requests = n
+	}
+	c := start(t, "--max-queue-size", "16", "--log-level", "info", "--size", "128x128")
+	var pictures [][]byte
+	for _, p := range goldens.Load(t).Pictures {
+		pictures = append(pictures, goldens.Read(t, p.File))
+	}
+	pictures = append(pictures, []byte("not a picture"), pictures[0][:5000], bomb(t))
+
+	const clients = 8
+	every := int64(requests / 20)
+	var sent, answered, refused atomic.Int64
+	var mu sync.Mutex
+	resident := map[int64]int64{}
+	var wg sync.WaitGroup
+	for range clients {
+		wg.Go(func() {
+			for {
+				n := sent.Add(1)
+				if n > int64(requests) {
+					return
+				}
+				a, err := c.try(http.MethodPut, "/image", bytes.NewReader(pictures[int(n)*7%len(pictures)]))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				switch a.status {
+				case 200:
+					answered.Add(1)
+				case 413, 415, 422, 503:
+					refused.Add(1)
+				default:
+					t.Errorf("answered %d %s", a.status, a.body)
+				}
+				if n%every == 0 {
+					mu.Lock()
+					resident[n] = c.resident()
+					mu.Unlock()
+				}
+			}
+		})
+	}
+	wg.Wait()
+	largest := int64(0)
+	for _, kib := range resident {
+		largest = max(largest, kib)
+	}
+	for n := every; n <= int64(requests); n += every {
+		fmt.Printf("%6d requests  %6.1f MiB  %s\n", n, float64(resident[n])/1024, strings.Repeat("#", int(50*resident[n]/largest)))
+	}
+	early, late := resident[2*every], resident[int64(requests)/every*every]
+	change := float64(late)/float64(early) - 1
+	fmt.Printf("%d answered with a picture, %d refused; from %d to %d requests the resident set changed by %+.1f %%\n",
+		answered.Load(), refused.Load(), 2*every, requests, 100*change)
+	if change > 0.1 || change < -0.1 {
+		t.Errorf("the resident set changed by %+.1f %%", 100*change)
+	}
+}
+
+// resident is the command's resident set in KiB.
+func (c *command) resident() int64 {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", c.process.Process.Pid))
+	if err != nil {
+		c.t.Error(err)
+		return 0
+	}
+	for _, line := range strings.Split(string(status), "\n") {
+		if text, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			kib, err := strconv.ParseInt(strings.Fields(text)[0], 10, 64)
+			if err != nil {
+				c.t.Error(err)
+			}
+			return kib
+		}
+	}
+	return 0
+}
