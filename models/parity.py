@@ -175,6 +175,19 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             return
 
 
+def await_answer(url: str, body: bytes, seconds: float) -> None:
+    """PUT the body until it is answered with a picture, for at most so many seconds.
+
+    A server that listens may still be loading its model, and the Sanic demo answers 500 before its
+    first task has run. Raises ParityError when the time is up.
+    """
+    deadline = time.monotonic() + seconds
+    while (answer := put(url, body)).status != http.HTTPStatus.OK:
+        if time.monotonic() > deadline:
+            raise ParityError(f"{url}: still answers {answer.status} after {seconds:g} s")
+        time.sleep(0.1)
+
+
 def compare_all(ours: str, theirs: str, pictures: list[Path], least: float) -> bool:
     """PUT every picture to both URLs and print a table. True: all agree."""
     width = max(len(picture.name) for picture in pictures)
@@ -224,6 +237,8 @@ def main(arguments: list[str]) -> int:
                     (args.server, args.server_command),
                 )
             )
+            for url in (theirs, ours):
+                await_answer(url, args.pictures[0].read_bytes(), args.start_seconds)
             return 0 if compare_all(ours, theirs, args.pictures, args.threshold) else 1
     except (ParityError, OSError) as error:
         print(f"parity.py: {error}", file=sys.stderr)

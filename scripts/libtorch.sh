@@ -4,7 +4,7 @@
 #   1. $LIBTORCH, if set;
 #   2. the torch package of the active Python, if it is 2.9 or newer;
 #   3. a pinned, hash-checked download into the user's cache, shared by all clones: PyTorch's wheel, of which
-#      the CPU libraries and headers are kept (0.55 GB to fetch, 0.6 GB to keep).
+#      the CPU libraries and headers are kept (0.55 GB to fetch, 0.5 GB to keep).
 #
 # Everything but the folder goes to standard error.
 set -euo pipefail

@@ -4,13 +4,15 @@ libtorch_cpu stands on. LibTorch's CUDA libraries, its Python part and its tools
     unpack_libtorch.py FOLDER WHEEL...
 """
 
+from __future__ import annotations
+
 import pathlib
 import shutil
 import sys
 import zipfile
 
 LIBRARIES = ("libtorch_cpu.", "libc10.", "libgomp", "libomp", "libcudart.so", "libcupti.so")
-NOTICES = ("LICENSE", "NOTICE", "License.txt")
+NOTICES = ("license", "notice", "copying", "copyright")
 
 
 def target(name: str) -> pathlib.Path | None:
@@ -20,8 +22,8 @@ def target(name: str) -> pathlib.Path | None:
         return pathlib.Path(*path.parts[1:])
     if path.name.startswith(LIBRARIES) and ".dist-info" not in name:
         return pathlib.Path("lib", path.name)
-    if ".dist-info" in name and path.name in NOTICES:
-        return pathlib.Path("licenses", path.parts[0].split("-")[0], path.name)
+    if ".dist-info" in name and path.name.lower().startswith(NOTICES):
+        return pathlib.Path("licenses", path.parts[0].split("-")[0], *path.parts[1:])
     return None
 
 

@@ -1,12 +1,15 @@
 package main
 
 import (
+	"bytes"
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 
+	"github.com/torchherd/torchherd/server/internal/cli"
 	"github.com/torchherd/torchherd/torch"
 )
 
@@ -17,6 +20,10 @@ const (
 
 func TestHealth(t *testing.T) {
 	c := start(t, module("negate.pt"))
+	var out bytes.Buffer
+	if status := cli.Run("test", []string{"health", "--listen", strings.TrimPrefix(c.url, "http://")}, &out, &out); status != 0 || out.String() != "ready\n" {
+		t.Errorf("torchherd health: %d %q", status, out.String())
+	}
 	for _, path := range []string{"/healthz", "/readyz"} {
 		if a := c.do(http.MethodGet, path, nil); a.status != 200 {
 			t.Errorf("%s: %d %s", path, a.status, a.body)
@@ -89,6 +96,19 @@ func TestDrain(t *testing.T) {
 		if state := c.wait(); state.ExitCode() != 0 {
 			t.Errorf("ended by %v", state)
 		}
+	}
+}
+
+// With --drain-delay pictures are still welcome for a while after readiness has fallen.
+func TestDrainDelay(t *testing.T) {
+	c := start(t, "--drain-delay", "2s", module("negate.pt"))
+	c.signal(terminate)
+	c.await("about to stop: not ready any more; a second signal exits at once")
+	expectError(t, c.do(http.MethodGet, "/readyz", nil), 503, "shutting down")
+	expectPicture(t, c.put(photograph(t, "jpeg-small.jpg")))
+	c.await("draining: no new pictures; a second signal exits at once")
+	if state := c.wait(); state.ExitCode() != 0 {
+		t.Errorf("ended by %v", state)
 	}
 }
 

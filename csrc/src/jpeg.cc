@@ -20,7 +20,7 @@
 #include <vector>
 
 #include "error.h"
-#include "resample.h"
+#include "resizer.h"
 
 namespace {
 
@@ -260,12 +260,6 @@ class Writer {
 
 bool jpeg_size(int32_t side) { return side >= 1 && side <= JPEG_MAX_DIMENSION; }
 
-void check_target(int32_t orientation, int32_t width, int32_t height, const uint8_t* pixels) {
-  require(orientation >= 1 && orientation <= 8, "orientation must be 1 to 8");
-  require(width >= 1 && height >= 1, "width and height must be 1 or more");
-  require(pixels != nullptr, "pixels must not be NULL");
-}
-
 }  // namespace
 
 #define THD_STRING_(x) #x
@@ -286,7 +280,7 @@ thd_error* thd_jpeg_decode(const uint8_t* data, size_t size, int64_t max_pixels,
                            int32_t width, int32_t height, uint8_t* pixels) {
   return thd::guard([&] {
     require(data != nullptr, "data must not be NULL");
-    check_target(orientation == THD_ORIENTATION_EXIF ? 1 : orientation, width, height, pixels);
+    thd::require_target(orientation == THD_ORIENTATION_EXIF ? 1 : orientation, width, height, pixels);
     Reader reader(data, size);
     const thd_jpeg_info info = reader.header();
     if (orientation == THD_ORIENTATION_EXIF) orientation = info.orientation;
@@ -300,30 +294,6 @@ thd_error* thd_jpeg_decode(const uint8_t* data, size_t size, int64_t max_pixels,
     }
     thd::Resizer resizer(info.width, info.height, orientation, width, height, pixels);
     reader.decode(&resizer);
-  });
-}
-
-thd_error* thd_resize(const uint8_t* source, int32_t source_width, int32_t source_height,
-                      int32_t source_channels, int32_t orientation, int32_t width, int32_t height,
-                      uint8_t* pixels) {
-  return thd::guard([&] {
-    require(source != nullptr, "source must not be NULL");
-    require(source_width >= 1 && source_height >= 1, "source_width and source_height must be 1 or more");
-    require(source_channels == 3 || source_channels == 4, "source_channels must be 3 or 4");
-    check_target(orientation, width, height, pixels);
-    thd::Resizer resizer(source_width, source_height, orientation, width, height, pixels);
-    for (int y = 0; y < source_height; y++) {
-      uint8_t* row = resizer.next();
-      if (source_channels == thd::kChannels) {
-        std::memcpy(row, source, static_cast<size_t>(source_width) * thd::kChannels);
-        source += static_cast<size_t>(source_width) * thd::kChannels;
-      } else {
-        for (int x = 0; x < source_width; x++, source += source_channels, row += thd::kChannels) {
-          std::memcpy(row, source, thd::kChannels);
-        }
-      }
-      resizer.push();
-    }
   });
 }
 

@@ -1,13 +1,6 @@
-// Bilinear resize with antialiasing in Pillow's fixed-point arithmetic, one row at a time.
+// Bilinear resize with antialiasing in Pillow's fixed-point arithmetic, along one axis, row by row.
 //
-// A picture is resized by two one-dimensional passes that each round to uint8. Both are written here as
-// stages that rows flow through, so that a JPEG is decoded, resized and turned while one row is in the
-// cache, and the picture at its full size is never held:
-//
-//     source row -> RowResampler -> ColumnResampler -> target row, or column when the turn swaps the axes
-//     source row -> ColumnResampler -> RowResampler -> likewise
-//
-// Because each pass rounds, their order matters to the last bit. Resizer has the rule.
+// Each stage resizes along one axis and rounds to uint8; resizer.h puts two of them together.
 #ifndef TORCHHERD_SRC_RESAMPLE_H
 #define TORCHHERD_SRC_RESAMPLE_H
 
@@ -110,36 +103,6 @@ class ColumnResampler {
   std::vector<uint8_t> ring_;
   std::vector<const uint8_t*> window_;
   std::vector<uint8_t> out_;
-};
-
-// Both passes and the turn: rows of the source in, the finished picture out.
-class Resizer {
- public:
-  // source_width, source_height: as stored. orientation: EXIF's, 1 to 8. width, height: of the turned
-  // picture. pixels: width*height*3 bytes, borrowed as long as the Resizer lives.
-  Resizer(int source_width, int source_height, int orientation, int width, int height, uint8_t* pixels);
-
-  // Where the next source row belongs: room for source_width pixels and kRowPadding bytes more.
-  uint8_t* next() { return down_first_ ? down_.next() : &rows_[row_size_ * held_]; }
-  // Takes the row written to next().
-  void push();
-
- private:
-  // Puts a finished row where it belongs in the turned picture.
-  void store(int index, const uint8_t* row);
-
-  bool sideways_;    // the stored rows become the turned picture's columns
-  bool down_first_;  // the pass down the stored columns comes before the one along the stored rows
-  int width_;
-  int height_;
-  uint8_t* pixels_;
-  RowResampler along_;
-  ColumnResampler down_;
-  int source_height_;
-  int position_ = 0;  // source rows taken so far
-  int held_ = 0;      // rows that wait for others, to go into along_ together
-  size_t row_size_;
-  std::vector<uint8_t> rows_;  // what goes into along_, or, with down_first_, the row that comes out of it
 };
 
 }  // namespace thd

@@ -1,10 +1,10 @@
 // The resize without vector instructions gives the same values as the library's, which has them on most machines.
-// This program compiles resample.cc for itself with THD_PLAIN set.
+// This program compiles the resize for itself with THD_PLAIN set.
 #include <cstdio>
 #include <cstring>
 #include <vector>
 
-#include "resample.h"
+#include "resizer.h"
 #include "torchherd.h"
 
 namespace {

@@ -34,7 +34,9 @@ type Server struct {
 	echo   *echo.Echo
 	model  atomic.Pointer[model.Model] // nil until Serve
 	gate   gate
-	bodies sync.Pool // of *[]byte
+	// unready is set when the server is about to stop.
+	unready atomic.Bool
+	bodies  sync.Pool // of *[]byte
 }
 
 // New makes a Server, which refuses pictures until Serve is called.
@@ -62,9 +64,13 @@ func (s *Server) Serve(m *model.Model) { s.model.Store(m) }
 // ServeHTTP is the http.Handler's method.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.echo.ServeHTTP(w, r) }
 
+// Unready makes /readyz say that the server is about to stop. Pictures are still welcome.
+func (s *Server) Unready() { s.unready.Store(true) }
+
 // Drain makes the server unready, refuses new pictures, and returns when the accepted requests have been answered
 // or the context is done.
 func (s *Server) Drain(ctx context.Context) error {
+	s.Unready()
 	s.gate.close()
 	if served := s.model.Load(); served != nil {
 		served.StopWaiting()
@@ -85,7 +91,7 @@ func (s *Server) Drain(ctx context.Context) error {
 // ready answers whether new pictures are welcome.
 func (s *Server) ready(c echo.Context) error {
 	switch {
-	case s.gate.isClosed():
+	case s.unready.Load():
 		return errDraining
 	case s.model.Load() == nil:
 		return errLoading
@@ -124,12 +130,6 @@ func (g *gate) close() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.closed = true
-}
-
-func (g *gate) isClosed() bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.closed
 }
 
 // wait returns when nobody is inside.

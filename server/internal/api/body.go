@@ -71,8 +71,12 @@ func (s *Server) readAll(source io.Reader, length int64) ([]byte, error) {
 		kept = new([]byte)
 	}
 	body := (*kept)[:0]
-	if need := min(max(length, 0)+1, firstPiece); int64(cap(body)) < need {
-		body = make([]byte, 0, need)
+	first := int64(firstPiece)
+	if length >= 0 {
+		first = min(length+1, firstPiece) // one byte more, to see the end without growing
+	}
+	if int64(cap(body)) < first {
+		body = make([]byte, 0, first)
 	}
 	for {
 		n, err := source.Read(body[len(body):cap(body)])

@@ -35,6 +35,7 @@ var (
 	errBadTimeout  = &failure{status: http.StatusBadRequest, text: "X-Request-Timeout must be seconds or a duration above 0, such as 2.5 or 500ms"}
 	errBadFormat   = &failure{status: http.StatusBadRequest, text: "no such format: use format=jpeg, png or webp"}
 	errModelFailed = &failure{status: http.StatusInternalServerError, text: "the model failed on this picture's batch: the server's log says why, under this answer's X-Request-Id"}
+	errInternal    = &failure{status: http.StatusInternalServerError, text: "something went wrong here: the server's log says what, under this answer's X-Request-Id"}
 	errNoFile      = &failure{status: http.StatusBadRequest, text: "the form has no file: send one by curl -F file=@photo.jpg"}
 	errNotFound    = &failure{status: http.StatusNotFound, text: "nothing is here: send a picture to /image by curl -T photo.jpg"}
 	errMethod      = &failure{status: http.StatusMethodNotAllowed, text: "send a picture by PUT or POST: curl -T photo.jpg"}
@@ -53,6 +54,7 @@ var pictureStatuses = map[picture.Reason]int{
 func explain(err error) (answer *failure, known bool) {
 	var (
 		own       *failure
+		ofModel   *modelError
 		unusable  *picture.Error
 		httpError *echo.HTTPError
 	)
@@ -71,10 +73,17 @@ func explain(err error) (answer *failure, known bool) {
 		return errNotFound, true
 	case errors.As(err, &httpError) && httpError.Code == http.StatusMethodNotAllowed:
 		return errMethod, true
-	default:
+	case errors.As(err, &ofModel):
 		return errModelFailed, false
+	default:
+		return errInternal, false
 	}
 }
+
+// A modelError is what a batch came to that failed.
+type modelError struct{ error }
+
+func (e *modelError) Unwrap() error { return e.error }
 
 // answerError is Echo's error handler.
 func (s *Server) answerError(err error, c echo.Context) {

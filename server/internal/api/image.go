@@ -41,7 +41,7 @@ func (s *Server) image(c echo.Context) error {
 	}
 	reply, err := arrival.Submit(ctx, input)
 	if err != nil {
-		return err // the picture may still be in a running batch, so its memory isn't used again
+		return &modelError{err} // the picture may still be in a running batch, so its memory isn't used again
 	}
 	s.codec.Recycle(input.Pixels)
 	t.queue, t.forward, t.batch = reply.Queue, reply.Run, reply.BatchSize

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/alecthomas/kong"
+
+	"github.com/torchherd/torchherd/internal/goldens"
 )
 
 // run runs the command and returns its status and what it printed.
@@ -83,13 +85,17 @@ func TestBadSettingsSayWhatIsWrong(t *testing.T) {
 		{[]string{"--config=/nonexistent.yaml"}, "nonexistent"},
 		{[]string{"--config=" + write(t, "max-wat: 1s\n")}, `no setting "max-wat"`},
 		{[]string{"--config=" + write(t, "max-wait: [1\n")}, "config file"},
-		{[]string{"--config=" + write(t, "url: http://localhost\n")}, `no setting "url"`},
+		{[]string{"--config=" + write(t, "timeout: 1s\n")}, `no setting "timeout"`},
 		{[]string{"--max-batch-size=0"}, "max batch size"},
 		{[]string{"--quality=0"}, "quality"},
 		{[]string{"--device=gpu"}, "cuda:N"},
 		{[]string{"--threads=-1"}, "threads"},
 		{[]string{"--listen=127.0.0.1:99999"}, "--listen"},
 		{[]string{"no-such-model.pt"}, "no-such-model.pt"},
+		{[]string{goldens.Path("modules")}, "is a folder"},
+		{[]string{goldens.Path("modules/checkpoint.pth")}, "export it"},
+		{[]string{goldens.Path("modules/no_batch_two.pt")}, "the warm-up with 2 picture(s) of 228x228 failed"},
+		{[]string{goldens.Path("modules/two_channels.pt")}, "1 or 3, height, width"},
 	} {
 		arguments := append([]string{"serve", "--listen=127.0.0.1:0"}, test.arguments...)
 		if status, out, err := run(arguments...); status == 0 || out != "" || !strings.Contains(err, test.want) {
@@ -116,7 +122,7 @@ func TestHelpAndVersion(t *testing.T) {
 }
 
 func TestHealthOfNobody(t *testing.T) {
-	if status, _, err := run("health", "--url", "http://127.0.0.1:1/readyz"); status != 1 || !strings.Contains(err, "refused") {
+	if status, _, err := run("health", "--listen", "127.0.0.1:1"); status != 1 || !strings.Contains(err, "refused") {
 		t.Errorf("status %d, %q", status, err)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"time"
@@ -11,7 +12,7 @@ import (
 
 // Health is the subcommand health, for containers without curl.
 type Health struct {
-	URL     string        `default:"http://127.0.0.1:8000/readyz" help:"Address to ask."`
+	Listen  string        `default:":8000" help:"The server's --listen."`
 	Timeout time.Duration `default:"3s" help:"How long to wait for the answer."`
 }
 
@@ -19,7 +20,15 @@ type Health struct {
 func (h *Health) Run(p program) error {
 	ctx, cancel := context.WithTimeout(context.Background(), h.Timeout)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, h.URL, nil)
+	host, port, err := net.SplitHostPort(h.Listen)
+	if err != nil {
+		return err
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() { // all addresses; this is one of them
+		host = "127.0.0.1"
+	}
+	url := "http://" + net.JoinHostPort(host, port) + "/readyz"
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return err
 	}
@@ -34,7 +43,7 @@ func (h *Health) Run(p program) error {
 	}
 	answer := strings.TrimSpace(string(text))
 	if response.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s: %d: %s", h.URL, response.StatusCode, answer)
+		return fmt.Errorf("%s: %d: %s", url, response.StatusCode, answer)
 	}
 	_, err = fmt.Fprintln(p.out, answer)
 	return err

@@ -38,15 +38,15 @@ type Serve struct {
 	MaxPixels int64     `default:"${max_pixels}" help:"Pixels of a picture at most; checked before memory is taken." group:"Pictures"`
 	Size      sizeFlag  `default:"228x228" help:"Size that pictures are resized to; keep: each at its own." group:"Pictures"`
 	Quality   int       `default:"75" help:"Quality of JPEG answers, 1 to 100." group:"Pictures"`
-	Compat    string    `default:"none" enum:"none,sanic" help:"sanic: exactly the demo, with its statuses, its fixed wait, and neither EXIF turns nor palette pictures." group:"Pictures"`
+	Compat    string    `default:"none" enum:"none,sanic" help:"sanic: in the demo's manner: its statuses, its fixed wait, no EXIF turns, no palette pictures." group:"Pictures"`
 
 	Device  string `default:"auto" help:"cpu, cuda:N or auto (cuda:0 where there is one, else cpu)." group:"Machine"`
 	Threads int    `default:"0" help:"Threads that a forward may use; 0: the cores that this process may use." group:"Machine"`
 
 	Listen         string        `default:":8000" help:"Address to listen on." group:"Server"`
 	RequestTimeout time.Duration `default:"1m" help:"Time limit of a request; a client can shorten it by X-Request-Timeout. 0: none." group:"Server"`
-	DrainDelay     time.Duration `default:"0s" help:"On SIGTERM or Ctrl-C, how long to answer /readyz with 503 before stopping to listen." group:"Server"`
-	DrainTimeout   time.Duration `default:"30s" help:"Then, how long accepted requests may take." group:"Server"`
+	DrainDelay     time.Duration `default:"0s" help:"On SIGTERM or Ctrl-C, how long to go on as before, but with /readyz at 503, so that load balancers notice." group:"Server"`
+	DrainTimeout   time.Duration `default:"30s" help:"Then, how long accepted requests may take, while new ones are refused." group:"Server"`
 	LogFormat      string        `default:"auto" enum:"auto,json,console" help:"auto: console on a terminal, else json." group:"Server"`
 	LogLevel       string        `default:"info" enum:"debug,info,warn,error" help:"debug, info, warn or error." group:"Server"`
 
@@ -62,6 +62,9 @@ func (s *Serve) Run(p program) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 
+	if s.MaxQueueSize < s.MaxBatchSize {
+		log.Warn().Int("max_queue_size", s.MaxQueueSize).Int("max_batch_size", s.MaxBatchSize).Msg("the queue is smaller than a batch, so no batch can fill")
+	}
 	device, err := s.device()
 	if err != nil {
 		return err
@@ -131,17 +134,20 @@ func (s *Serve) load(ctx context.Context, config model.Config) (*model.Model, er
 	}
 }
 
-// drain answers what was accepted. While it does, new pictures are refused and readiness says so, on the same
-// address; then nobody listens any more.
+// drain ends the serving in order: readiness falls, new pictures are refused, accepted ones answered, and only then
+// nobody listens any more.
 func (s *Serve) drain(log zerolog.Logger, handler *api.Server, server *http.Server) error {
+	handler.Unready()
+	if s.DrainDelay > 0 {
+		log.Info().Dur("delay_ms", s.DrainDelay).Msg("about to stop: not ready any more; a second signal exits at once")
+		time.Sleep(s.DrainDelay)
+	}
 	log.Info().Msg("draining: no new pictures; a second signal exits at once")
-	ctx, cancel := context.WithTimeout(context.Background(), s.DrainDelay+s.DrainTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), s.DrainTimeout)
 	defer cancel()
-	delay := time.After(s.DrainDelay)
 	if err := handler.Drain(ctx); err != nil {
 		return fmt.Errorf("draining took longer than %v; requests were cut off", s.DrainTimeout)
 	}
-	<-delay
 	if err := server.Shutdown(ctx); err != nil && !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}

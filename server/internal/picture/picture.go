@@ -22,7 +22,8 @@ type Picture struct {
 	Pixels        []byte
 }
 
-// DefaultMaxPixels is Pillow's limit for one picture: a quarter of a gigabyte at three bytes a pixel.
+// DefaultMaxPixels is the size above which Pillow warns of a decompression bomb: a quarter of a gigabyte at three
+// bytes a pixel.
 const DefaultMaxPixels = 1024 * 1024 * 1024 / 4 / 3
 
 // DefaultQuality is Pillow's JPEG quality.

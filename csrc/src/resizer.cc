@@ -1,0 +1,115 @@
+#include "resizer.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "error.h"
+
+namespace thd {
+
+void require_target(int orientation, int width, int height, const uint8_t* pixels) {
+  require(orientation >= 1 && orientation <= 8, "orientation must be 1 to 8");
+  require(width >= 1 && height >= 1, "width and height must be 1 or more");
+  require(pixels != nullptr, "pixels must not be NULL");
+}
+
+// EXIF numbers the orientations by where the stored picture's first row and first column belong. As seen
+// from the turned picture: 5 to 8 swap its axes, and each of its axes may run backwards in the stored one.
+namespace {
+
+bool swaps_axes(int orientation) { return orientation >= 5; }
+bool mirrors_x(int orientation) {
+  return orientation == 2 || orientation == 3 || orientation == 6 || orientation == 7;
+}
+bool mirrors_y(int orientation) {
+  return orientation == 3 || orientation == 4 || orientation == 7 || orientation == 8;
+}
+
+// Whether the turned picture is resized down its columns before it is along its rows. Pillow does so when the
+// height shrinks by more than twice as many pixels as the width does (since Pillow 13; before, it always began
+// with the rows).
+bool columns_first(int source_width, int source_height, int width, int height) {
+  return source_height > height && source_height - height > 2 * (source_width - width);
+}
+
+}  // namespace
+
+// Stored rows run along the turned picture's x axis, or along its y axis when the turn swaps them.
+Resizer::Resizer(int source_width, int source_height, int orientation, int width, int height, uint8_t* pixels)
+    : sideways_(swaps_axes(orientation)),
+      down_first_(sideways_ ? !columns_first(source_height, source_width, width, height)
+                            : columns_first(source_width, source_height, width, height)),
+      width_(width),
+      height_(height),
+      pixels_(pixels),
+      along_(source_width, sideways_ ? height : width,
+             sideways_ ? mirrors_y(orientation) : mirrors_x(orientation)),
+      down_(source_height, sideways_ ? width : height,
+            sideways_ ? mirrors_x(orientation) : mirrors_y(orientation),
+            kChannels * (down_first_ ? source_width : (sideways_ ? height : width))),
+      source_height_(source_height),
+      row_size_(static_cast<size_t>(std::max(source_width, sideways_ ? height : width)) * kChannels +
+                kRowPadding),
+      rows_(row_size_ * kRowsAtOnce) {}
+
+void Resizer::push() {
+  position_++;
+  if (down_first_) {
+    down_.push([this](int index, const uint8_t* row) {
+      along_.run(row, rows_.data());
+      store(index, rows_.data());
+    });
+    return;
+  }
+  if (++held_ < kRowsAtOnce && position_ < source_height_) return;
+  const uint8_t* in[kRowsAtOnce];
+  uint8_t* out[kRowsAtOnce];
+  for (int r = 0; r < held_; r++) {
+    in[r] = &rows_[row_size_ * r];
+    out[r] = down_.next(r);
+  }
+  along_.run(in, out, held_);
+  for (; held_ > 0; held_--) {
+    down_.push([this](int index, const uint8_t* row) { store(index, row); });
+  }
+}
+
+void Resizer::store(int index, const uint8_t* row) {
+  const size_t stride = static_cast<size_t>(width_) * kChannels;
+  if (!sideways_) {
+    std::memcpy(pixels_ + index * stride, row, stride);
+    return;
+  }
+  uint8_t* target = pixels_ + static_cast<ptrdiff_t>(index) * kChannels;
+  for (int y = 0; y < height_; y++, target += stride, row += kChannels) std::memcpy(target, row, kChannels);
+}
+
+}  // namespace thd
+
+extern "C" {
+
+thd_error* thd_resize(const uint8_t* source, int32_t source_width, int32_t source_height,
+                      int32_t source_channels, int32_t orientation, int32_t width, int32_t height,
+                      uint8_t* pixels) {
+  return thd::guard([&] {
+    thd::require(source != nullptr, "source must not be NULL");
+    thd::require(source_width >= 1 && source_height >= 1, "source_width and source_height must be 1 or more");
+    thd::require(source_channels == 3 || source_channels == 4, "source_channels must be 3 or 4");
+    thd::require_target(orientation, width, height, pixels);
+    thd::Resizer resizer(source_width, source_height, orientation, width, height, pixels);
+    for (int y = 0; y < source_height; y++) {
+      uint8_t* row = resizer.next();
+      if (source_channels == thd::kChannels) {
+        std::memcpy(row, source, static_cast<size_t>(source_width) * thd::kChannels);
+        source += static_cast<size_t>(source_width) * thd::kChannels;
+      } else {
+        for (int x = 0; x < source_width; x++, source += source_channels, row += thd::kChannels) {
+          std::memcpy(row, source, thd::kChannels);
+        }
+      }
+      resizer.push();
+    }
+  });
+}
+
+}  // extern "C"
