@@ -83,26 +83,34 @@ __attribute__((target("avx2"))) void combine_avx2(const uint8_t* const* rows, co
   }
 }
 
-// Weights as row_avx2 multiplies by them, in the order of the outputs: for each group of four taps the high
-// halves and then the low ones, where weight = high << kSplitBits | low. Either is one vector, {0 1 0 1 0 1 - -}
-// and {2 3 2 3 2 3 - -}: a pair of weights for each channel of two pairs of pixels.
-std::vector<int16_t> spread_weights(const Weights& weights) {
+// Puts a pair of 16-bit weights into each of two halves of a vector, once for each channel: {0 1 0 1 0 1 - -} and
+// {2 3 2 3 2 3 - -}. Returns where the next vector goes.
+int16_t* spread_group(const int16_t (&weights)[kGroup], int16_t* vector) {
   constexpr int kHalfVector = 8;
+  for (int pair = 0; pair < kGroup; pair += 2, vector += kHalfVector) {
+    for (int i = 0; i < 2 * kChannels; i++) vector[i] = weights[pair + i % 2];
+  }
+  return vector;
+}
+
+// Weights as rows_avx2 multiplies by them, in the order of the outputs: for each group of four taps one vector with
+// their high halves and one with their low ones, where weight = high << kSplitBits | low.
+std::vector<int16_t> spread_weights(const Weights& weights) {
+  constexpr int kVector = 16;
   const int groups = (weights.taps() + kGroup - 1) / kGroup;
-  std::vector<int16_t> spread(static_cast<size_t>(weights.outputs()) * groups * 4 * kHalfVector);
+  std::vector<int16_t> spread(static_cast<size_t>(weights.outputs()) * groups * 2 * kVector);
   int16_t* next = spread.data();
   for (int output = 0; output < weights.outputs(); output++) {
     const int entry = weights.target(output);  // target is its own inverse
-    for (int group = 0; group < groups; group++) {
-      for (const bool high : {true, false}) {
-        for (int pair = 0; pair < 2; pair++, next += kHalfVector) {
-          for (int i = 0; i < 2 * kChannels; i++) {
-            const int tap = group * kGroup + 2 * pair + i % 2;
-            const int32_t weight = tap < weights.count(entry) ? weights.weights(entry)[tap] : 0;
-            next[i] = static_cast<int16_t>(high ? weight >> kSplitBits : weight & ((1 << kSplitBits) - 1));
-          }
-        }
+    for (int first = 0; first < groups * kGroup; first += kGroup) {
+      int16_t high[kGroup] = {};
+      int16_t low[kGroup] = {};
+      for (int k = 0; k < std::min(kGroup, weights.count(entry) - first); k++) {
+        const int32_t weight = weights.weights(entry)[first + k];
+        high[k] = static_cast<int16_t>(weight >> kSplitBits);
+        low[k] = static_cast<int16_t>(weight & ((1 << kSplitBits) - 1));
       }
+      next = spread_group(low, spread_group(high, next));
     }
   }
   return spread;

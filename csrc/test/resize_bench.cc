@@ -24,7 +24,7 @@ double time_once(const std::function<void()>& body) {
 }
 
 double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
+  std::ranges::sort(values);
   return values[values.size() / 2];
 }
 
