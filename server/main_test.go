@@ -51,11 +51,21 @@ const limit = time.Minute
 // start runs `torchherd serve` on a free port and returns when it is ready. The test's end kills it.
 func start(t testing.TB, arguments ...string) *command {
 	t.Helper()
-	c := &command{t: t, ended: make(chan struct{})}
+	process := exec.Command(os.Args[0], serve(arguments)...)
+	process.Env = append(os.Environ(), beTheCommand+"=1")
+	return startProcess(t, process)
+}
+
+// serve is the command line that the tests serve by.
+func serve(arguments []string) []string {
+	return append([]string{"serve", "--listen", "127.0.0.1:0", "--log-format", "json", "--log-level", "debug"}, arguments...)
+}
+
+// startProcess is start for a process of the caller's making.
+func startProcess(t testing.TB, process *exec.Cmd) *command {
+	t.Helper()
+	c := &command{t: t, process: process, ended: make(chan struct{})}
 	c.more = sync.NewCond(&c.mu)
-	arguments = append([]string{"serve", "--listen", "127.0.0.1:0", "--log-format", "json", "--log-level", "debug"}, arguments...)
-	c.process = exec.Command(os.Args[0], arguments...)
-	c.process.Env = append(os.Environ(), beTheCommand+"=1")
 	stderr, err := c.process.StderrPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -38,7 +38,7 @@ func (t *stages) durations() []stage {
 	return []stage{{"receive", t.receive}, {"decode", t.decode}, {"queue", t.queue}, {"forward", t.forward}, {"encode", t.encode}}
 }
 
-func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 const (
 	stagesKey   = "torchherd.stages"

@@ -209,5 +209,6 @@ func (s *Serve) announce(log zerolog.Logger, served *model.Model, threads int, a
 	url := "http://" + net.JoinHostPort(host, port) + "/image"
 	info := served.Info()
 	log.Info().Str("model", s.modelName()).Int64("parameters", info.Parameters).Stringer("device", info.Device).Int("threads", threads).
-		Dur("warm_up_ms", served.WarmUp().Took).Str("try", "curl -T photo.jpg "+url+" -o answer.jpg").Msg("ready")
+		Dur("warm_up_ms", served.WarmUp().Took.Round(time.Millisecond)).Msg("ready")
+	log.Info().Msg("try it: curl -T photo.jpg " + url + " -o answer.jpg")
 }

@@ -1,0 +1,39 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/torchherd/torchherd/internal/goldens"
+)
+
+// What `make build` left in bin/ runs from any folder after it was moved, with nothing in its environment.
+func TestTheBuiltCommandCanBeMoved(t *testing.T) {
+	built := goldens.Path("../bin")
+	if _, err := os.Stat(filepath.Join(built, "torchherd")); err != nil {
+		t.Skip("bin/torchherd isn't there; make build makes it")
+	}
+	moved := filepath.Join(t.TempDir(), "elsewhere")
+	if out, err := exec.CommandContext(t.Context(), "cp", "-R", built, moved).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	process := exec.CommandContext(t.Context(), filepath.Join(moved, "torchherd"), serve(nil)...)
+	process.Env, process.Dir = []string{}, "/"
+	c := startProcess(t, process)
+	expectPicture(t, c.put(photograph(t, "jpeg-420.jpg")))
+}
+
+// --threads is by default the cores that the process may use, here one by its affinity.
+func TestThreadsFollowTheAffinity(t *testing.T) {
+	taskset, err := exec.LookPath("taskset")
+	if err != nil {
+		t.Skip(err)
+	}
+	process := exec.CommandContext(t.Context(), taskset, append([]string{"--cpu-list", "0", os.Args[0]}, serve([]string{module("negate.pt")})...)...)
+	process.Env = append(os.Environ(), beTheCommand+"=1")
+	if threads := startProcess(t, process).await("ready")["threads"]; threads != 1.0 {
+		t.Errorf("%v threads on one core", threads)
+	}
+}
