@@ -41,6 +41,13 @@ const std::string& load_cuda() {
   static std::once_flag once;
   static std::string problem;
   std::call_once(once, [] {
+#ifdef __linux__
+    // Without the driver the rest is in vain, and a gigabyte need not be loaded to find out.
+    if (dlopen("libcuda.so.1", RTLD_LAZY) == nullptr) {
+      problem = "no CUDA driver is installed (libcuda.so.1)";
+      return;
+    }
+#endif
     const std::string path = libtorch_folder() + "/" + kCudaLibrary;
     if (dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL) == nullptr) {
       const char* reason = dlerror();
@@ -65,7 +72,7 @@ c10::Device usable_device(const char* name) {
   if (device.is_cpu()) return device;
   if (!device.is_cuda()) throw Failure(THD_ERROR_DEVICE, quoted + "only cpu and cuda are supported");
   if (const std::string& problem = load_cuda(); !problem.empty()) {
-    throw Failure(THD_ERROR_DEVICE, quoted + "this LibTorch has no CUDA: " + problem);
+    throw Failure(THD_ERROR_DEVICE, quoted + "CUDA can't be used: " + problem);
   }
   const int count = at::hasCUDA() ? at::detail::getCUDAHooks().deviceCount() : 0;
   if (count == 0) throw Failure(THD_ERROR_DEVICE, quoted + "no CUDA device found; is the driver installed?");
