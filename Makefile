@@ -49,8 +49,8 @@ asan: setup ## the tests of csrc, and the Go tests that call it, under AddressSa
 
 FUZZTIME ?= 30s
 fuzz: build ## fuzz the batcher and the picture decoder (FUZZTIME=30s each)
-	$(GO) test -run '^$$' -fuzz FuzzContract -fuzztime $(FUZZTIME) ./server/internal/batch
-	$(GO) test -run '^$$' -fuzz FuzzDecode -fuzztime $(FUZZTIME) ./server/internal/picture
+	$(GO) test -run '^$$' -fuzz FuzzContract -fuzztime $(FUZZTIME) -fuzzminimizetime 20x ./server/internal/batch
+	$(GO) test -run '^$$' -fuzz FuzzDecode -fuzztime $(FUZZTIME) -fuzzminimizetime 20x ./server/internal/picture
 
 bench: build ## Go benchmarks of each stage, with allocations
 	$(GO) test -run '^$$' -bench . -benchmem ./torch ./server/...

@@ -53,6 +53,9 @@ type Serve struct {
 	Config kong.ConfigFlag `help:"YAML file with settings, named as the flags." group:"Server" placeholder:"FILE"`
 }
 
+// timeToRead is what a client has at least to read its answer, when the request took all of its own time.
+const timeToRead = 30 * time.Second
+
 // Run serves until a signal comes.
 func (s *Serve) Run(p program) error {
 	log, err := telemetry.NewLog(os.Stderr, s.LogFormat, s.LogLevel)
@@ -90,6 +93,9 @@ func (s *Serve) Run(p program) error {
 		return fmt.Errorf("%w; choose another address by --listen", err)
 	}
 	server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10}
+	if s.RequestTimeout > 0 {
+		server.WriteTimeout = s.RequestTimeout + timeToRead
+	}
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(listener) }()
 	defer func() { _ = server.Close() }()
