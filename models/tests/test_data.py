@@ -1,0 +1,235 @@
+import csv
+import re
+import subprocess
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import data
+import files
+import looks
+
+
+def photograph(seed, size=(72, 48)):
+    """A smooth picture in colour that is no other seed's."""
+    noise = np.random.default_rng(seed).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of ten pictures."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for seed in range(10):
+        photograph(seed).save(folder / f"{seed}.png")
+    return folder
+
+
+@pytest.fixture
+def make(tmp_path, capsys):
+    """Runs the command in this process; gives its status, its output and the manifest's rows."""
+
+    def run(*arguments, out="out"):
+        sizes = ("--min-side", "32", "--max-side", "64", "--look", "ink")
+        status = data.main([str(tmp_path / out), *sizes, *map(str, arguments)])
+        manifest = tmp_path / out / "manifest.csv"
+        rows = list(csv.DictReader(manifest.open())) if manifest.exists() else []
+        return status, capsys.readouterr(), rows
+
+    return run
+
+
+@pytest.mark.parametrize("look", looks.LOOKS)
+def test_a_look_changes_the_picture_and_keeps_its_size(look):
+    picture = np.array(photograph(0, (90, 61)))
+    made = looks.render(picture, look, 1)
+    assert made.shape == picture.shape and made.dtype == np.uint8
+    assert np.abs(made.astype(int) - picture).mean() > 8
+    assert made.std() > 8
+    assert np.array_equal(made, looks.render(picture, look, 1))
+    assert not np.array_equal(made, looks.render(picture, look, 2))
+
+
+def test_looks_differ_from_each_other():
+    picture = np.array(photograph(0))
+    made = [looks.render(picture, look, 1).astype(int) for look in looks.LOOKS]
+    for i, one in enumerate(made):
+        for other in made[:i]:
+            assert np.abs(one - other).mean() > 8
+
+
+def test_sectors_of_the_oil_filter_turn_into_each_other():
+    sectors = looks._sectors(5)
+    np.testing.assert_allclose(sectors.sum((1, 2)), 1, rtol=1e-5)
+    np.testing.assert_allclose(sectors[0], sectors[4][:, ::-1], atol=1e-6)
+    np.testing.assert_allclose(sectors[0], sectors[2].T, atol=1e-6)
+
+
+def test_folders_hold_what_the_manifest_says(make, photos, tmp_path):
+    status, said, rows = make("--photos", photos, "--held-out", 0.2)
+    assert (status, said.err) == (0, "")
+    assert "4 in a, 4 in b, 1 in held-out/a, 1 in held-out/b; 0 skipped" in said.out
+    assert len(rows) == 10
+    for row in rows:
+        source = photos.parent / row["source"]
+        assert row["sha256"] == files.sha256(source.read_bytes())
+        assert row["file"].startswith(row["set"] + "/")
+        assert row["look"] == ("ink" if row["set"].endswith("b") else "")
+        assert row["licence"] == data.NOT_RECORDED
+        with Image.open(tmp_path / "out" / row["file"]) as image:
+            assert image.size == (64, 43) == (int(row["width"]), int(row["height"]))
+    found = {
+        path.relative_to(tmp_path / "out").as_posix() for path in tmp_path.rglob("out/**/*.p*")
+    }
+    assert found == {row["file"] for row in rows}
+
+
+def test_split_is_disjoint_and_follows_the_seed(make, photos):
+    made = [
+        make("--photos", photos, "--seed", seed, out=out)[2]
+        for seed, out in ((1, "one"), (1, "again"), (2, "two"))
+    ]
+    for rows in made:
+        assert len({row["source"] for row in rows}) == len(rows) == 10
+        assert {row["set"] for row in rows} == set(data.SETS)
+    assert made[0] == made[1]
+    assert made[0] != made[2]
+
+
+def test_split_ignores_the_order_of_the_sources(photos):
+    found, _ = data.read_photographs(data.from_folder(photos, None), 32, 64)
+    forwards, backwards = data.split(found, 0.2, 5), data.split(found[::-1], 0.2, 5)
+    assert forwards == backwards
+
+
+def test_one_photograph_in_several_sizes_is_kept_once(make, photos):
+    photograph(3, (144, 96)).save(photos / "larger.png")
+    (photos / "copy.png").write_bytes((photos / "5.png").read_bytes())
+    status, said, rows = make("--photos", photos)
+    assert status == 0
+    assert len(rows) == 10
+    assert "photos/larger.png" in [row["source"] for row in rows]
+    assert re.search(r"3\.png: looks like \S+larger\.png", said.err)
+    assert said.out.endswith("2 skipped\n")
+
+
+def test_cuts_for_several_screens_are_one_photograph(tmp_path):
+    names = ("x/1920x1080.png", "x/1080x1920.png", "x/5120x2880.jpg", "x/other.png", "y/10x10.png")
+    found = [data.Source(tmp_path / name, name, "") for name in names]
+    kept = [source.origin for source in data.largest_versions(found)]
+    assert kept == ["x/5120x2880.jpg", "x/other.png", "y/10x10.png"]
+
+
+def test_what_cannot_be_used_is_skipped_and_counted(make, photos):
+    (photos / "broken.jpg").write_bytes(b"no picture")
+    photograph(20, (31, 80)).save(photos / "small.png")
+    (photos / "readme.txt").write_text("not a picture by its name")
+    status, said, rows = make("--photos", photos)
+    assert status == 0 and len(rows) == 10
+    assert said.out.endswith("2 skipped\n")
+    assert "broken.jpg: UnidentifiedImageError" in said.err
+    assert "small.png: is 31x80, smaller than --min-side 32" in said.err
+
+
+def test_licences_go_into_the_manifest(make, photos, tmp_path):
+    lines = tmp_path / "licences.csv"
+    lines.write_text('pattern,licence\n3.png,"CC0, by A"\n*.png,CC BY 4.0 by B\n')
+    _, _, rows = make("--photos", photos, "--licences", lines)
+    found = {row["source"]: row["licence"] for row in rows}
+    assert found.pop("photos/3.png") == "CC0, by A"
+    assert set(found.values()) == {"CC BY 4.0 by B"}
+
+
+def test_a_picture_without_licence_line_must_be_left_out(make, photos, tmp_path):
+    lines = tmp_path / "licences.csv"
+    lines.write_text("pattern,licence\n[0-8].png,CC0\n")
+    status, said, _ = make("--photos", photos, "--licences", lines)
+    assert status == 1
+    assert said.err == f"data.py: {photos}/9.png: no line of {lines} is for it; add one\n"
+    status, _, rows = make("--photos", photos, "--licences", lines, "--leave-out", "*/9.png")
+    assert status == 0 and len(rows) == 9
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("file,licence\n", "the first line must be: pattern,licence"),
+        ("", "the first line must be: pattern,licence"),
+        ("pattern,licence\na.png,CC0\nb.png\n", "line 3: wanted a pattern and a licence"),
+    ],
+)
+def test_other_licence_files_are_refused(make, photos, tmp_path, content, says):
+    lines = tmp_path / "licences.csv"
+    lines.write_text(content)
+    status, said, _ = make("--photos", photos, "--licences", lines)
+    assert status == 1 and says in said.err
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A root folder in which the package "views" is installed; dpkg is not asked."""
+    root = tmp_path / "root"
+    folder, doc = root / "usr/share/backgrounds", root / "usr/share/doc/views"
+    folder.mkdir(parents=True)
+    doc.mkdir(parents=True)
+    photograph(0).save(folder / "hill.jpg")
+    (folder / "link.jpg").symlink_to("hill.jpg")
+    (doc / "copyright").write_text("CC0")
+
+    def run(command, **_):
+        if command[-1] != "views":
+            return subprocess.CompletedProcess(command, 1, "", "no such package")
+        paths = ["/." if path == root else f"/{path.relative_to(root)}" for path in root.rglob("*")]
+        shown = "1.2-3" if command[0] == "dpkg-query" else "\n".join(paths)
+        return subprocess.CompletedProcess(command, 0, shown, "")
+
+    monkeypatch.setattr(data.subprocess, "run", run)
+    return root
+
+
+def test_pictures_of_a_debian_package(package):
+    (found,) = data.from_debian("views", package)
+    assert found.origin == "views 1.2-3: /usr/share/backgrounds/hill.jpg"
+    assert found.licence == "see /usr/share/doc/views/copyright of views 1.2-3"
+
+
+def test_a_package_that_does_not_do_is_refused(package):
+    with pytest.raises(data.DataError, match="others: not installed"):
+        data.from_debian("others", package)
+    (package / "usr/share/doc/views/copyright").unlink()
+    with pytest.raises(data.DataError, match="copyright is missing"):
+        data.from_debian("views", package)
+    (package / "usr/share/backgrounds/hill.jpg").unlink()
+    with pytest.raises(data.DataError, match="holds no pictures"):
+        data.from_debian("views", package)
+
+
+def test_photographs_of_scikit_image_are_there():
+    for source in data.from_skimage():
+        assert source.path.is_file() and source.licence
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_too_few_photographs_are_refused(make, photos, count):
+    for path in sorted(photos.iterdir())[count:]:
+        path.unlink()
+    status, said, _ = make("--photos", photos)
+    assert status == 1
+    assert ("holds no pictures" if count == 0 else "only 3 photographs") in said.err
+    assert said.err.count("\n") == 1
+
+
+def test_a_folder_in_use_is_left_alone(make, photos, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").touch()
+    status, said, _ = make("--photos", photos)
+    assert status == 1 and "is there and not empty" in said.err
+
+
+@pytest.mark.parametrize("arguments", [(), ("--skimage", "--held-out", "1"), ("--max-side", "9")])
+def test_wrong_use_is_told(make, capsys, arguments):
+    with pytest.raises(SystemExit, match="2"):
+        make(*arguments)
+    assert "usage:" in capsys.readouterr().err

@@ -1,0 +1,483 @@
+import csv
+import dataclasses
+import functools
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import discriminator
+import export
+import files
+import generator
+import pictures
+import report
+import train
+from cyclegan import LOSSES, CycleGAN, Recipe, RecipeError, ReplayPool, translate, weights_of
+
+RECIPE = Recipe(
+    steps=20, decay_from=10, ngf=4, blocks=1, ndf=4, crop=32, load_size=36, pool=3, seed=7
+)
+FLAGS = [
+    *("--steps", "20", "--ngf", "4", "--blocks", "1", "--ndf", "4"),
+    *("--crop", "32", "--load-size", "36", "--pool", "3", "--seed", "7", "--threads", "1"),
+]
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """On networks as small as these, several threads cost more than they give."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Folders A and B: smooth pictures, reddish in A, bluish in B."""
+    made = []
+    source = np.random.default_rng(0)
+    for name, tint in (("a", (1, 0.6, 0.4)), ("b", (0.4, 0.6, 1))):
+        folder = tmp_path_factory.mktemp(name)
+        for i in range(5):
+            noise = (source.integers(0, 256, (5, 6, 3)) * tint).astype(np.uint8)
+            Image.fromarray(noise).resize((60, 48)).save(folder / f"{i}.png")
+        made.append(folder)
+    return made
+
+
+def begin(run, folders, recipe=RECIPE, **options):
+    a, b = (
+        pictures.PictureFolder(folder, recipe.cut(), recipe.seed, name)
+        for folder, name in zip(folders, "AB", strict=True)
+    )
+    return train.Training(run, CycleGAN(recipe, CPU, **options), a, b)
+
+
+def networks(training):
+    """All weights of a run, by name."""
+    names = ("generator_ab", "generator_ba", "discriminator_a", "discriminator_b")
+    return {
+        f"{name}.{key}": weight
+        for name in names
+        for key, weight in getattr(training.gan, name).state_dict().items()
+    }
+
+
+def assert_same(found, expected):
+    assert found.keys() == expected.keys()
+    for key, weight in expected.items():
+        assert torch.equal(found[key], weight), key
+
+
+@pytest.fixture(scope="module")
+def straight(folders, tmp_path_factory):
+    """A run of 20 steps without a break."""
+    training = begin(tmp_path_factory.mktemp("straight"), folders)
+    training.train(20)
+    return training
+
+
+@pytest.fixture
+def refuse(capsys):
+    """Runs the command in this process and gives its one line on stderr."""
+
+    def run(*arguments):
+        assert train.main([*map(str, arguments), *FLAGS]) == 1
+        message = capsys.readouterr().err
+        assert message.startswith("train.py: ")
+        assert message.count("\n") == 1
+        return message
+
+    return run
+
+
+def test_the_same_seed_gives_the_same_weights(straight, folders, tmp_path):
+    again = begin(tmp_path, folders)
+    again.train(20)
+    assert_same(networks(again), networks(straight))
+    other = begin(tmp_path, folders, dataclasses.replace(RECIPE, seed=8))
+    assert not torch.equal(*(each.gan.generator_ab.model[1].weight for each in (other, straight)))
+
+
+@pytest.mark.parametrize("breaks", [(7,), (1, 13)])
+def test_a_resumed_run_ends_as_one_without_a_break(straight, folders, tmp_path, breaks):
+    training = begin(tmp_path, folders)
+    for step in (*breaks, 20):
+        training.train(step)
+        training = begin(tmp_path, folders)
+        training.resume()
+        assert training.gan.step == step
+    assert_same(networks(training), networks(straight))
+    columns = [[row[0], *row[2:]] for row in report.read_losses(tmp_path / "losses.csv")]
+    expected = report.read_losses(straight.run / "losses.csv")
+    assert columns == [[row[0], *row[2:]] for row in expected]
+
+
+def test_channels_last_and_amp_train(folders, tmp_path):
+    recipe = dataclasses.replace(RECIPE, amp=True, batch=2, identity=0.0)
+    ends = []
+    for run, stops in (("straight", (4,)), ("broken", (2, 4))):
+        for step in stops:
+            training = begin(tmp_path / run, folders, recipe, channels_last=True)
+            if (tmp_path / run / train.CHECKPOINT).exists():
+                training.resume()
+            training.train(step)
+        ends.append(networks(training))
+    assert_same(*ends)
+    assert all(weight.dtype == torch.float32 for weight in ends[0].values())
+
+
+def test_training_lowers_the_cycle_losses(folders, tmp_path):
+    recipe = dataclasses.replace(RECIPE, steps=100, decay_from=100, rate=1e-3)
+    training = begin(tmp_path, folders, recipe)
+    training.train(100)
+    first, last = (
+        dict(zip(report.COLUMNS, row, strict=True))
+        for row in report.read_losses(tmp_path / "losses.csv")
+    )
+    assert last["cycle_a"] < 0.9 * first["cycle_a"]
+    assert last["cycle_b"] < 0.9 * first["cycle_b"]
+
+
+def test_what_a_run_leaves(straight):
+    names = {path.name for path in straight.run.iterdir()}
+    assert names == {train.CHECKPOINT, "losses.csv", "losses.png", "samples.png"}
+    with (straight.run / "losses.csv").open() as lines:
+        (row,) = csv.DictReader(lines)
+    assert row["step"] == "20"
+    assert float(row["rate"]) == pytest.approx(RECIPE.rate / 10)
+    assert all(0 < float(row[name]) < 3 for name in LOSSES)
+    with Image.open(straight.run / "samples.png") as image:
+        assert image.size == (report.SAMPLES * 32, 6 * 32)
+    with Image.open(straight.run / "losses.png") as image:
+        assert len(image.getcolors(1 << 20)) > len(LOSSES)
+
+
+def test_exported_module_is_the_trained_generator(straight, tmp_path, capsys):
+    out = tmp_path / "model.pt"
+    assert train.main([str(straight.run), "--export", str(out)]) == 0
+    assert "after 20 steps" in capsys.readouterr().out
+    weights = straight.run / train.GENERATOR
+    assert_same(export.read_state(weights), weights_of(straight.gan.generator_ab.state_dict()))
+    by_hand = tmp_path / "by_hand.pt"
+    assert export.main([str(weights), "-o", str(by_hand), "--method", "script"]) == 0
+    x = torch.rand(2, 3, 40, 56, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        trained = translate(straight.gan.generator_ab, x * 2 - 1) / 2 + 0.5
+    for path in (out, by_hand):
+        torch.testing.assert_close(files.load_torchscript(path)(x), trained, rtol=0, atol=1e-4)
+    weights.unlink()
+
+
+def test_generators_are_trained_on_what_the_served_module_gives_them():
+    # Instance norm hides a wrong scale, so the numbers in front of the first layer are compared.
+    x = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    seen = []
+    network = generator.Generator(4, 1)
+    network.register_forward_pre_hook(lambda _, inputs: seen.append(*inputs))
+    with torch.no_grad():
+        translate(network, x * 2 - 1)
+        generator.ScaledGenerator(network)(x)
+    torch.testing.assert_close(*seen)
+
+
+def test_losses_and_gradients_are_those_of_the_paper():
+    gan, other = CycleGAN(RECIPE, CPU), CycleGAN(RECIPE, CPU)
+    source = torch.Generator().manual_seed(0)
+    a, b = (torch.rand(2, 3, 32, 32, generator=source) * 2 - 1 for _ in range(2))
+    losses = gan.train_step(a, b)
+
+    ab, ba = other.generator_ab, other.generator_ba
+    judge_a, judge_b = other.discriminator_a, other.discriminator_b
+    mse, l1 = (lambda x, y: ((x - y) ** 2).mean()), (lambda x, y: (x - y).abs().mean())
+    fake_b, fake_a = translate(ab, a), translate(ba, b)
+    adversarial = [mse(judge_b(fake_b), 1), mse(judge_a(fake_a), 1)]
+    cycle = [l1(translate(ba, fake_b), a), l1(translate(ab, fake_a), b)]
+    identity = [l1(translate(ba, a), a), l1(translate(ab, b), b)]
+    (sum(adversarial) + 10 * sum(cycle) + 5 * sum(identity)).backward()
+    judge_a.zero_grad()
+    judge_b.zero_grad()
+    judged = [
+        (mse(judge(real), 1) + mse(judge(fake.detach()), 0)) / 2
+        for judge, real, fake in ((judge_a, a, fake_a), (judge_b, b, fake_b))
+    ]
+    sum(judged).backward()
+
+    torch.testing.assert_close(losses, torch.stack([*adversarial, *cycle, *identity, *judged]))
+    for name in ("generator_ab", "generator_ba", "discriminator_a", "discriminator_b"):
+        found, expected = getattr(gan, name), getattr(other, name)
+        for mine, wanted in zip(found.parameters(), expected.parameters(), strict=True):
+            torch.testing.assert_close(mine.grad, wanted.grad, rtol=1e-3, atol=1e-5)
+
+
+def test_networks_begin_as_published():
+    gan = CycleGAN(dataclasses.replace(RECIPE, ngf=16, ndf=16), CPU)
+    for key, weight in networks(train.Training(None, gan, None, None)).items():
+        if key.endswith(".bias"):
+            assert not weight.any(), key
+        else:
+            assert weight.std().item() == pytest.approx(0.02, rel=0.1), key
+    assert not torch.equal(gan.generator_ab.model[1].weight, gan.generator_ba.model[1].weight)
+
+
+def test_a_patch_is_70_pixels():
+    network = discriminator.PatchDiscriminator(4)
+    assert discriminator.receptive_field(network) == 70
+    # The convolutions alone, so that instance norm does not carry a change everywhere.
+    convolutions = torch.nn.Sequential(
+        *(layer for layer in network.modules() if isinstance(layer, torch.nn.Conv2d))
+    )
+    x = torch.zeros(1, 3, 256, 256, requires_grad=True)
+    convolutions(x)[0, 0, 15, 15].backward()
+    seen = x.grad.abs().sum((0, 1)).nonzero()
+    assert (seen.max(0).values - seen.min(0).values + 1).tolist() == [70, 70]
+
+
+@pytest.mark.parametrize(("side", "patches"), [(32, 2), (128, 14), (256, 30)])
+def test_discriminator_judges_patches(side, patches):
+    network = discriminator.PatchDiscriminator(4)
+    assert network(torch.zeros(2, 3, side, side)).shape == (2, 1, patches, patches)
+
+
+def picture(value):
+    return torch.full((1, 3, 2, 2), float(value))
+
+
+def test_replay_pool_gives_old_pictures_once_it_is_full():
+    pool = ReplayPool(50, torch.Generator().manual_seed(0))
+    for i in range(50):
+        assert torch.equal(pool.exchange(picture(i)), picture(i))
+    given = [int(pool.exchange(picture(i))[0, 0, 0, 0]) for i in range(50, 1050)]
+    assert len(pool) == 50
+    fresh = sum(i == value for i, value in enumerate(given, 50))
+    assert 450 < fresh < 550
+    # Each picture comes out at most once, and no picture that did not go in.
+    assert len(set(given)) == len(given)
+    assert set(given) <= set(range(1050))
+
+
+def test_replay_pool_keeps_a_copy_and_can_be_empty():
+    pool = ReplayPool(1, torch.Generator().manual_seed(0))
+    x = picture(1)
+    pool.exchange(x)
+    x.zero_()
+    assert torch.equal(pool.state_dict()["held"][0], picture(1)[0])
+    x = picture(2)
+    assert ReplayPool(0, torch.Generator()).exchange(x) is x
+
+
+def test_rate_is_constant_and_then_falls_to_zero():
+    recipe = Recipe(steps=100, decay_from=50, rate=1.0)
+    assert [recipe.rate_at(step) for step in (0, 49, 50, 75, 99, 100)] == [1, 1, 1, 0.5, 0.02, 0]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"steps": 0, "decay_from": 0}, "steps is 0"),
+        ({"decay_from": 21}, "decay_from is 21, wanted 0..20"),
+        ({"crop": 30}, "crop is 30, wanted a multiple of 4 from 32 on"),
+        ({"crop": 34}, "crop is 34"),
+        ({"load_size": 31}, "load_size is 31, wanted at least the crop, 32"),
+        ({"jitter": 0.9}, "jitter is 0.9"),
+        ({"ngf": 0}, "ngf is below 1"),
+        ({"pool": -1}, "pool is below 0"),
+        ({"rate": 0.0}, "rate is 0.0"),
+    ],
+)
+def test_recipes_that_make_no_sense_are_refused(change, says):
+    with pytest.raises(RecipeError, match=re.escape(says)):
+        dataclasses.replace(RECIPE, **change).validate()
+
+
+def test_each_picture_comes_once_an_epoch(folders):
+    folder = pictures.PictureFolder(folders[0], pictures.Cut(36, 36, 1.0), 1, "A")
+    samples = [folder.sample(i) for i in range(10)]
+    assert folder._order(0) != folder._order(1)
+    assert sorted(folder._order(0)) == sorted(folder._order(1)) == list(range(5))
+    for sample in samples:
+        assert sample.shape == (3, 36, 36) and sample.min() >= -1 and sample.max() <= 1
+
+
+def test_cuts_of_a_picture(folders):
+    folder = pictures.PictureFolder(folders[0], pictures.Cut(32, 48, 1.25), 1, "A")
+    whole = pictures.to_unit(folder._pictures[0])
+    assert whole.shape == (3, 48, 60)
+    top_left, bottom_right = whole[:, :32, :32], whole[:, 16:, 28:]
+    cut = functools.partial(folder._cut, folder._pictures[0])
+    assert torch.equal(cut(0, 0, 0, 0.5), top_left)
+    assert torch.equal(cut(0, 0.999, 0.999, 0.5), bottom_right)
+    assert torch.equal(cut(0, 0, 0, 0.49), top_left.flip(2))
+    larger = torch.nn.functional.interpolate(
+        whole[None, :, :40, :40], (32, 32), mode="bilinear", antialias=True
+    )
+    assert torch.equal(cut(0.999, 0, 0, 0.5), larger[0])
+
+
+def test_a_picture_is_cut_anew_in_each_epoch(folders):
+    folder = pictures.PictureFolder(folders[0], pictures.Cut(32, 40, 1.2), 1, "A")
+    cuts = [folder.sample(5 * epoch + folder._order(epoch).index(0)) for epoch in range(3)]
+    assert not torch.equal(cuts[0], cuts[1])
+    assert not torch.equal(cuts[1], cuts[2])
+
+
+def test_samples_follow_from_the_seed_and_their_number(folders):
+    cut = pictures.Cut(32, 40, 1.2)
+    one, same, other = (pictures.PictureFolder(folders[0], cut, seed, "A") for seed in (1, 1, 2))
+    same.sample(3)
+    assert torch.equal(one.sample(12), same.sample(12))
+    assert not torch.equal(one.sample(12), other.sample(12))
+    assert torch.equal(one.batch(6, 2)[1], one.sample(13))
+
+
+def test_a_broken_picture_is_skipped_and_counted(folders, tmp_path, capsys):
+    for name, content in (("broken.jpg", b"no picture"), ("cut.png", None), ("notes.txt", b"")):
+        whole = (folders[0] / "0.png").read_bytes()
+        (tmp_path / name).write_bytes(whole[:200] if content is None else content)
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "whole.png").write_bytes((folders[0] / "0.png").read_bytes())
+    folder = train.open_folder(tmp_path, RECIPE, "A")
+    assert folder.names == ["deep/whole.png"]
+    said = capsys.readouterr()
+    assert said.out == "A: 1 pictures, 2 skipped\n"
+    assert f"skipped {tmp_path}/broken.jpg: UnidentifiedImageError" in said.err
+    assert f"skipped {tmp_path}/cut.png: " in said.err
+    assert said.err.count("\n") == 2
+
+
+def test_folders_that_do_not_do_are_refused(refuse, folders, tmp_path):
+    empty, broken = tmp_path / "empty", tmp_path / "broken"
+    for folder in (empty, broken):
+        folder.mkdir()
+    (broken / "x.jpg").write_bytes(b"no picture")
+    run = tmp_path / "run"
+    assert "empty: holds no pictures; " in refuse(run, "--a", empty, "--b", folders[1])
+    assert "none: no such folder; " in refuse(run, "--a", folders[0], "--b", tmp_path / "none")
+    with pytest.raises(pictures.FolderError, match="none of its 1 pictures can be read"):
+        train.open_folder(broken, RECIPE, "A")
+    assert not run.exists()
+
+
+def test_a_gpu_that_is_full_is_told(refuse, folders, tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
+
+    monkeypatch.setattr(CycleGAN, "train_step", full)
+    message = refuse(tmp_path, "--a", folders[0], "--b", folders[1])
+    assert "the GPU ran out of memory with --batch 1, --crop 32, --ngf 4" in message
+
+
+def test_a_missing_gpu_is_told(refuse, folders, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    message = refuse(tmp_path, "--a", folders[0], "--b", folders[1], "--device", "cuda")
+    assert "no CUDA device" in message
+
+
+def test_losses_that_are_no_numbers_end_the_run(folders, tmp_path):
+    training = begin(tmp_path, folders)
+    training.train(2)
+    before = (tmp_path / train.CHECKPOINT).read_bytes()
+    with torch.no_grad():
+        training.gan.generator_ab.model[1].weight.fill_(torch.nan)
+    with pytest.raises(train.TrainError, match="no longer a number"):
+        training.train(4)
+    assert (tmp_path / train.CHECKPOINT).read_bytes() == before
+
+
+def test_a_run_is_not_begun_over_another(refuse, straight, folders):
+    message = refuse(straight.run, "--a", folders[0], "--b", folders[1])
+    assert "is there already; give --resume" in message
+
+
+def test_only_the_same_run_is_resumed(straight, folders, tmp_path):
+    other = begin(straight.run, folders, dataclasses.replace(RECIPE, ngf=8))
+    with pytest.raises(train.TrainError, match="was trained with ngf 4, not 8"):
+        other.resume()
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "new.png").write_bytes((folders[0] / "0.png").read_bytes())
+    other = begin(straight.run, [tmp_path / "a", folders[1]])
+    with pytest.raises(train.TrainError, match="trained on other pictures A"):
+        other.resume()
+    longer = begin(straight.run, folders, dataclasses.replace(RECIPE, steps=30))
+    longer.resume()
+    assert longer.gan.step == 20
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", None])
+def test_other_files_are_no_checkpoints(refuse, folders, tmp_path, content):
+    path = tmp_path / train.CHECKPOINT
+    if content is None:
+        torch.save(generator.random_state(4, 1, 0), path)
+    else:
+        path.write_bytes(content)
+    message = refuse(tmp_path, "--a", folders[0], "--b", folders[1], "--resume")
+    assert f"{path}: not a checkpoint" in message
+
+
+def test_without_a_checkpoint_there_is_nothing_to_export(refuse, tmp_path):
+    assert "no such file; train first" in refuse(tmp_path, "--export", tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize(
+    "arguments", [(), ("--a", "a"), ("--a", "a", "--b", "b", "--threads", "0")]
+)
+def test_wrong_use_is_told(capsys, arguments):
+    with pytest.raises(SystemExit, match="2"):
+        train.main(["run", *arguments])
+    assert "usage:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_a_checkpoint_that_goes_on(root, straight, folders, tmp_path, number):
+    run = tmp_path / "run"
+    command = [sys.executable, str(root / "models" / "train.py"), str(run), *FLAGS]
+    command += ["--a", str(folders[0]), "--b", str(folders[1]), "--log-every", "1"]
+    # A run of 20 steps could be over before the signal comes; this one could not. Its rate does not
+    # begin to fall in the part that is compared.
+    command += ["--steps", "100000", "--decay-from", "100000"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    with process:
+        assert any(line.startswith("step 3/") for line in process.stdout)
+        process.send_signal(number)
+        _, message = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert message.startswith(f"train.py: {signal.Signals(number).name} at step ")
+    recipe = dataclasses.replace(RECIPE, steps=100000, decay_from=100000)
+    resumed = begin(run, folders, recipe)
+    resumed.resume()
+    step = resumed.gan.step
+    assert step >= 3
+    resumed.train(step + 2)
+    unbroken = begin(tmp_path / "unbroken", folders, recipe)
+    unbroken.train(step + 2)
+    assert_same(networks(resumed), networks(unbroken))
+
+
+def test_losses_of_a_crashed_run_are_read_up_to_its_checkpoint(tmp_path):
+    path = tmp_path / "losses.csv"
+    log = report.LossLog(path, 0)
+    for step in (10, 20, 30):
+        log.append(step, 1.5, 2e-4, [0.25] * 8)
+    with path.open("a") as out:
+        out.write("40,2.0,0.0002,0.25,0.25,0.25,0.25,0.25,0.25,0.25,")
+    report.LossLog(path, 20).append(30, 1.5, 2e-4, [0.5] * 8)
+    rows = report.read_losses(path)
+    assert [row[0] for row in rows] == [10, 20, 30]
+    assert rows[2] == [30, 1.5, 2e-4, *[0.5] * 8]
+
+
+def test_progress_line_tells_the_time_left():
+    line = train.progress_line(100, 8000, 2.0, [0.1 * i for i in range(8)])
+    assert line.startswith("step 100/8000, 2.00 steps/s, ETA 1:05:50, adversarial 0.000/0.100, ")
