@@ -15,7 +15,7 @@ LINT_BIN := $(CACHE)/lint/bin
 PYTHON := $(CACHE)/python/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run build test race asan fuzz bench bench-resize soak parity models-test horse2zebra goldens dist lint fmt clean
+.PHONY: help setup run build test race asan fuzz bench bench-resize soak parity models-test model-smoke horse2zebra goldens dist lint fmt clean
 .PHONY: shim python lint-tools
 
 help: ## list the targets
@@ -66,8 +66,11 @@ python: setup ## the virtual environment for models/ and bench/ (5.5 GB, once)
 	@scripts/setup.sh python3:ensurepip=python3-venv
 	@scripts/venv.sh $(CACHE)/python models/requirements.txt
 
-models-test: python ## the tests of models/ and bench/, with full PyTorch
+models-test: build python ## the tests of models/ and bench/, with full PyTorch
 	$(PYTHON) -m pytest -q models
+
+model-smoke: build python ## train 20 steps, export, serve and translate a picture
+	$(PYTHON) -m pytest -q models/tests/test_smoke.py
 
 REFERENCE ?= $(PYTHON) bench/reference.py
 parity: build python ## compare live answers with the Python reference server's (REFERENCE=command to change)
