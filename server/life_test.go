@@ -101,11 +101,15 @@ func TestDrain(t *testing.T) {
 
 // With --drain-delay pictures are still welcome for a while after readiness has fallen.
 func TestDrainDelay(t *testing.T) {
-	c := start(t, "--drain-delay", "2s", module("negate.pt"))
+	c := start(t, "--drain-delay", "1h", module("negate.pt"))
 	c.signal(terminate)
 	c.await("about to stop: not ready any more; a second signal exits at once")
 	expectError(t, c.do(http.MethodGet, "/readyz", nil), 503, "shutting down")
 	expectPicture(t, c.put(photograph(t, "jpeg-small.jpg")))
+
+	// A short one ends by itself.
+	c = start(t, "--drain-delay", "1ms", module("negate.pt"))
+	c.signal(terminate)
 	c.await("draining: no new pictures; a second signal exits at once")
 	if state := c.wait(); state.ExitCode() != 0 {
 		t.Errorf("ended by %v", state)
