@@ -62,7 +62,7 @@ bench-resize: shim ## time the resize beside ATen's, one thread
 soak: build ## 20,000 requests of mixed pictures; prints the curve of the resident set (REQUESTS=N to change)
 	$(GO) test -count=1 -v -tags soak -run TestSoak -timeout 60m ./server
 
-python: setup ## the virtual environment for models/ and bench/ (5.5 GB, once)
+python: ## the virtual environment for models/ and bench/ (5.5 GB, once)
 	@scripts/setup.sh python3:ensurepip=python3-venv
 	@scripts/venv.sh $(CACHE)/python models/requirements.txt
 
@@ -92,7 +92,7 @@ dist: build ## pack a tarball that runs without Go and Python
 C_FILES = $(wildcard csrc/include/*.h csrc/src/*.h csrc/src/*.cc csrc/test/*.c csrc/test/*.cc)
 TIDY_FILES = $(filter %.cc %.c,$(C_FILES))
 PYTHON_FOLDERS := models bench scripts
-lint-tools: setup
+lint-tools:
 	@scripts/setup.sh shellcheck=shellcheck python3:ensurepip=python3-venv
 	@scripts/venv.sh $(CACHE)/lint scripts/lint-requirements.txt
 

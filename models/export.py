@@ -134,14 +134,14 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     drawn.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
     drawn.add_argument(
         "--ngf",
-        type=_at_least_one,
+        type=at_least_one,
         default=generator.PUBLISHED_NGF,
         metavar="N",
         help="filters of the first layer; default: %(default)s, as published",
     )
     drawn.add_argument(
         "--blocks",
-        type=_at_least_one,
+        type=at_least_one,
         default=generator.PUBLISHED_BLOCKS,
         metavar="N",
         help="ResNet blocks; default: %(default)s, as published",
@@ -164,7 +164,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return args
 
 
-def _at_least_one(text: str) -> int:
+def at_least_one(text: str) -> int:
+    """A whole number from 1 on, as a type for argparse."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is below 1")

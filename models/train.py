@@ -323,12 +323,15 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--channels-last", action="store_true", help="lay pictures out as NHWC in memory"
     )
     parser.add_argument(
-        "--threads", type=_at_least_one, metavar="N", help="CPU threads; default: PyTorch's choice"
+        "--threads",
+        type=export.at_least_one,
+        metavar="N",
+        help="CPU threads; default: PyTorch's choice",
     )
     for field in dataclasses.fields(Intervals):
         parser.add_argument(
             f"--{field.name}-every",
-            type=_at_least_one,
+            type=export.at_least_one,
             default=field.default,
             metavar="N",
             help="in steps; default: %(default)s",
@@ -357,13 +360,6 @@ def _add_recipe(group: argparse._ArgumentGroup) -> None:
                 metavar="N",
                 help=f"{text}; default: %(default)s",
             )
-
-
-def _at_least_one(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is below 1")
-    return value
 
 
 def read_recipe(args: argparse.Namespace) -> Recipe:

@@ -189,19 +189,27 @@ std::string shape_text(at::IntArrayRef shape) {
   return text.str();
 }
 
+// Calls body(item, first, pixels) for spans that together are all pixels of count pictures with `plane` pixels each,
+// from several threads at once when they are many. A span lies in one picture.
+template <typename Body>
+void for_each_span(int64_t count, int64_t plane, const Body& body) {
+  at::parallel_for(0, count * plane, kPixelGrain, [&](int64_t begin, int64_t end) {
+    while (begin < end) {
+      const int64_t first = begin % plane;
+      const int64_t pixels = std::min(end - begin, plane - first);
+      body(begin / plane, first, pixels);
+      begin += pixels;
+    }
+  });
+}
+
 // The pictures, stacked, as float32 NCHW in 0..1 on the CPU.
 at::Tensor stack(const uint8_t* const* pictures, int64_t count, int64_t height, int64_t width) {
   const int64_t plane = height * width;
   at::Tensor batch = at::empty({count, kRgb, height, width}, at::kFloat);
   auto* values = batch.mutable_data_ptr<float>();
-  at::parallel_for(0, count * plane, kPixelGrain, [&](int64_t begin, int64_t end) {
-    while (begin < end) {
-      const int64_t item = begin / plane;
-      const int64_t first = begin % plane;
-      const int64_t pixels = std::min(end - begin, plane - first);
-      thd::pixels_to_planes(pictures[item] + first * kRgb, pixels, values + item * kRgb * plane + first, plane);
-      begin += pixels;
-    }
+  for_each_span(count, plane, [&](int64_t item, int64_t first, int64_t pixels) {
+    thd::pixels_to_planes(pictures[item] + first * kRgb, pixels, values + item * kRgb * plane + first, plane);
   });
   return batch;
 }
@@ -301,15 +309,9 @@ thd_error* thd_result_read_pictures(const thd_result* result, uint8_t* const* pi
     const auto channels = static_cast<int>(tensor.size(1));
     const int64_t plane = tensor.size(2) * tensor.size(3);
     const auto* values = tensor.const_data_ptr<float>();
-    at::parallel_for(0, count * plane, kPixelGrain, [&](int64_t begin, int64_t end) {
-      while (begin < end) {
-        const int64_t item = begin / plane;
-        const int64_t first = begin % plane;
-        const int64_t pixels = std::min(end - begin, plane - first);
-        thd::planes_to_pixels(values + item * channels * plane + first, plane, channels, pixels,
-                              pictures[item] + first * channels);
-        begin += pixels;
-      }
+    for_each_span(count, plane, [&](int64_t item, int64_t first, int64_t pixels) {
+      thd::planes_to_pixels(values + item * channels * plane + first, plane, channels, pixels,
+                            pictures[item] + first * channels);
     });
   });
 }

@@ -24,11 +24,9 @@ func (s *Server) readBody(ctx context.Context, c echo.Context) ([]byte, error) {
 	request := c.Request()
 	if request.ContentLength > s.config.MaxUpload {
 		// Nothing of the body is read, so a client that waits for "100 Continue" sends none of it.
-		c.Response().Header().Set("Connection", "close")
 		return nil, errTooLarge
 	}
-	// One byte more than allowed, to tell a body of just that size from a larger one. Reading is limited here and
-	// not by the decoder, since forms have their own framing.
+	// The limit is on the whole body, a form's framing included, and holds for chunked bodies too.
 	limited := http.MaxBytesReader(c.Response(), request.Body, s.config.MaxUpload)
 	source, err := fileIn(request, limited)
 	if err != nil {

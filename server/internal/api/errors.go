@@ -107,7 +107,7 @@ func (s *Server) answerError(err error, c echo.Context) {
 	switch answer {
 	case errBusy, errLoading:
 		header.Set("Retry-After", "1")
-	case errDraining:
+	case errDraining, errTooLarge: // of the latter the rest isn't read
 		header.Set("Connection", "close")
 	case errMethod:
 		header.Set(echo.HeaderAllow, "PUT, POST")

@@ -192,20 +192,24 @@ func (b *Batcher[K, T, R]) Arrive() *Arrival[K, T, R] {
 	return a
 }
 
-// end takes the arrival off the list; the caller holds the lock.
-func (a *Arrival[K, T, R]) end() {
-	if a.element != nil {
-		a.batcher.arrivals.Remove(a.element)
-		a.element = nil
+// end takes the arrival off the list and tells whether it was on it; the caller holds the lock.
+func (a *Arrival[K, T, R]) end() bool {
+	if a.element == nil {
+		return false
 	}
+	a.batcher.arrivals.Remove(a.element)
+	a.element = nil
+	return true
 }
 
 // Leave says that no item will come. After Submit, or a second time, it does nothing.
 func (a *Arrival[K, T, R]) Leave() {
 	a.batcher.mu.Lock()
-	a.end()
+	left := a.end()
 	a.batcher.mu.Unlock()
-	a.batcher.signal() // somebody may have waited for it
+	if left {
+		a.batcher.signal() // somebody may have waited for it
+	}
 }
 
 // Submit hands the item in and waits for its result. The arrival ends in the same step, so nobody who waited for

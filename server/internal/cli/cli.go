@@ -36,7 +36,7 @@ func newParser(c *commands, options ...kong.Option) (*kong.Kong, error) {
 		kong.DefaultEnvars("TORCHHERD"),
 		kong.Configuration(loadYAML),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
-		kong.Vars{"max_pixels": strconv.Itoa(picture.DefaultMaxPixels)},
+		kong.Vars{"max_pixels": strconv.Itoa(picture.DefaultMaxPixels), "quality": strconv.Itoa(picture.DefaultQuality)},
 	)...)
 }
 

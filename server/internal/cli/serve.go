@@ -37,7 +37,7 @@ type Serve struct {
 	MaxUpload bytesFlag `default:"4MiB" help:"Bytes of a request's body at most (MAX_SIZE)." group:"Pictures"`
 	MaxPixels int64     `default:"${max_pixels}" help:"Pixels of a picture at most; checked before memory is taken." group:"Pictures"`
 	Size      sizeFlag  `default:"228x228" help:"Size that pictures are resized to; keep: each at its own." group:"Pictures"`
-	Quality   int       `default:"75" help:"Quality of JPEG answers, 1 to 100." group:"Pictures"`
+	Quality   int       `default:"${quality}" help:"Quality of JPEG answers, 1 to 100." group:"Pictures"`
 	Compat    string    `default:"none" enum:"none,sanic" help:"sanic: in the demo's manner: its statuses, its fixed wait, no EXIF turns, no palette pictures." group:"Pictures"`
 
 	Device  string `default:"auto" help:"cpu, cuda:N or auto (cuda:0 where there is one, else cpu)." group:"Machine"`

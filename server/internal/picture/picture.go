@@ -137,7 +137,7 @@ func (c *Codec) decodeJPEG(data []byte) (Picture, error) {
 	if width == 0 {
 		header, err := torch.ReadJPEGHeader(data)
 		if err != nil {
-			return Picture{}, c.explainJPEG(err)
+			return Picture{}, explainJPEG(err)
 		}
 		if err := c.checkPixels(header.Width, header.Height); err != nil {
 			return Picture{}, err
@@ -149,12 +149,13 @@ func (c *Codec) decodeJPEG(data []byte) (Picture, error) {
 	}
 	p := c.newPicture(width, height)
 	if err := torch.DecodeJPEG(data, c.config.MaxPixels, orientation, width, height, p.Pixels); err != nil {
-		return Picture{}, c.explainJPEG(err)
+		return Picture{}, explainJPEG(err)
 	}
 	return p, nil
 }
 
-func (c *Codec) explainJPEG(err error) error {
+// explainJPEG gives the failures that are the file's their place among this package's errors.
+func explainJPEG(err error) error {
 	var failure *torch.Error
 	if !errors.As(err, &failure) {
 		return err
