@@ -13,30 +13,22 @@ import fnmatch
 import io
 import random
 import re
-import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import skimage
 from PIL import Image
 
 import files
 import looks
 import pictures
+import sources
+from sources import Source, SourceError
 
 SETS = ("a", "b", "held-out/a", "held-out/b")
-COLUMNS = ("file", "set", "look", "width", "height", "source", "sha256", "licence")
-NOT_RECORDED = "not recorded"
-# The photographs in colour among scikit-image's own files, with what its documentation says.
-SKIMAGE = {
-    "astronaut.png": "public domain (NASA)",
-    "chelsea.png": "CC0, by the photographer (Stefan van der Walt)",
-    "coffee.png": "CC0, by the photographer (Rachel Michetti)",
-    "rocket.jpg": "public domain (SpaceX)",
-}
+COLUMNS = ("file", "set", "part", "look", "width", "height", "source", "sha256", "licence")
 
 _RESOLUTION = re.compile(r"\d+x\d+")
 _HASH_SIDE = 8
@@ -49,113 +41,28 @@ class DataError(Exception):
 
 
 @dataclass(frozen=True)
-class Source:
-    """A picture's file, what the manifest calls its origin, and its licence in one line."""
-
-    path: Path
-    origin: str
-    licence: str
-
-
-@dataclass(frozen=True)
 class Photograph:
-    """A photograph that was read: scaled down, with the digest of its file and its difference hash.
+    """A photograph that was read, with the digest of its file and its difference hash.
 
-    pixels counts those of the file.
+    parts are the pictures it gives, scaled down: the whole, and with --quarters, where the file has
+    pixels enough, its four quarters. pixels counts those of the file.
     """
 
     source: Source
     sha256: str
-    image: Image.Image
+    parts: dict[str, Image.Image]
     pixels: int
     hash: int
 
 
-def from_folder(folder: Path, licences: Sequence[tuple[str, str]] | None) -> list[Source]:
-    """The pictures of a folder. licences are pairs of a pattern and a line; the first one fitting.
-
-    A pattern is a path below the folder, with * and ? as in a shell. Without licences each
-    picture's is "not recorded"; one that no pattern fits has an empty one.
-    """
-    found = []
-    for path in pictures.find(folder):
-        name = path.relative_to(folder).as_posix()
-        licence = NOT_RECORDED
-        if licences is not None:
-            fitting = (line for pattern, line in licences if fnmatch.fnmatchcase(name, pattern))
-            licence = next(fitting, "")
-        found.append(Source(path, f"{folder.resolve().name}/{name}", licence))
-    return found
-
-
-def read_licences(path: Path) -> list[tuple[str, str]]:
-    """The (pattern, licence) pairs of a CSV file of two columns with these names.
-
-    Raises DataError when it has other columns or an empty field.
-    """
-    with path.open(newline="", encoding="utf-8") as lines:
-        rows = list(csv.reader(lines))
-    if not rows or rows[0] != ["pattern", "licence"]:
-        raise DataError(f"{path}: the first line must be: pattern,licence")
-    for number, row in enumerate(rows[1:], start=2):
-        if len(row) != 2 or not all(row):
-            raise DataError(f"{path}: line {number}: wanted a pattern and a licence")
-    return [(pattern, licence) for pattern, licence in rows[1:]]
-
-
-def from_debian(package: str, root: Path = Path("/")) -> list[Source]:
-    """The pictures that an installed Debian package brought, with its copyright file as licence.
-
-    Links are left out: they lead to pictures of the same package. Raises DataError when the package
-    is not installed, or brought no picture or no copyright file.
-    """
-    version = _dpkg("dpkg-query", "--show", "--showformat=${Version}", package).strip()
-    listed = [root / line.lstrip("/") for line in _dpkg("dpkg", "-L", package).splitlines()]
-    suffixes = pictures.suffixes()
-    found = sorted(
-        path
-        for path in listed
-        if path.suffix.lower() in suffixes and path.is_file() and not path.is_symlink()
-    )
-    if not found:
-        raise DataError(f"{package}: holds no pictures that Pillow reads; leave it out")
-    copyright_file = root / "usr/share/doc" / package / "copyright"
-    if not copyright_file.is_file():
-        raise DataError(f"{package}: {copyright_file} is missing; reinstall the package")
-    licence = f"see /usr/share/doc/{package}/copyright of {package} {version}"
-    return [
-        Source(path, f"{package} {version}: /{path.relative_to(root)}", licence) for path in found
-    ]
-
-
-def _dpkg(*command: str) -> str:
-    """What a command of dpkg prints. Its last argument is a package, for the error's text."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError as error:
-        raise DataError("dpkg: no such command; --debian works on Debian and its kin") from error
-    if done.returncode != 0:
-        raise DataError(f"{command[-1]}: not installed; install it: apt-get install {command[-1]}")
-    return done.stdout
-
-
-def from_skimage() -> list[Source]:
-    """scikit-image's bundled photographs in colour whose licence is plain."""
-    folder = Path(skimage.data_dir)
-    return [
-        Source(folder / name, f"scikit-image {skimage.__version__}: data/{name}", licence)
-        for name, licence in SKIMAGE.items()
-    ]
-
-
-def largest_versions(sources: Iterable[Source]) -> list[Source]:
+def largest_versions(found: Iterable[Source]) -> list[Source]:
     """The sources, but of files in one folder that are named 1920x1080 and alike only the largest.
 
     Wallpapers come so, one photograph cut for several screens. Were a cut of a held-out photograph
     trained on, the judgement would be worth nothing.
     """
     best: dict[object, Source] = {}
-    for source in sources:
+    for source in found:
         named_by_size = _RESOLUTION.fullmatch(source.path.stem)
         key = source.path.parent if named_by_size else source.path
         if key not in best or _named_pixels(source) > _named_pixels(best[key]):
@@ -171,19 +78,20 @@ def _named_pixels(source: Source) -> int:
 
 
 def read_photographs(
-    sources: Iterable[Source], min_side: int, max_side: int
+    wanted: Iterable[Source], min_side: int, max_side: int, quarters: bool = False
 ) -> tuple[list[Photograph], list[str]]:
     """The photographs of the sources, and a line for each file that was skipped.
 
     Skipped are files that cannot be read, pictures whose shorter side is below min_side, and
     pictures that look like one read before: of those the one with the most pixels is kept. Longer
-    sides than max_side are scaled down to it.
+    sides than max_side are scaled down to it. With quarters, those of a photograph that is at least
+    twice as large are cut too, each of max_side again: the same places from nearer by.
     """
     kept: list[Photograph] = []
     skipped = []
-    for source in sources:
+    for source in wanted:
         try:
-            found = _read(source, min_side, max_side)
+            found = _read(source, min_side, max_side, quarters)
         except ValueError as error:
             skipped.append(f"{source.path}: {error}")
             continue
@@ -198,14 +106,31 @@ def read_photographs(
     return kept, skipped
 
 
-def _read(source: Source, min_side: int, max_side: int) -> Photograph:
+def _read(source: Source, min_side: int, max_side: int, quarters: bool) -> Photograph:
     image = pictures.read(source.path)
     if min(image.size) < min_side:
         raise ValueError(f"is {image.width}x{image.height}, smaller than --min-side {min_side}")
     pixels = image.width * image.height
     digest = files.sha256(source.path.read_bytes())
-    image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
-    return Photograph(source, digest, image, pixels, difference_hash(image))
+    parts = {"whole": _shrunk(image, max_side)}
+    if quarters and max(image.size) >= 2 * max_side:
+        parts |= _quarters(_shrunk(image, 2 * max_side))
+    return Photograph(source, digest, parts, pixels, difference_hash(parts["whole"]))
+
+
+def _shrunk(image: Image.Image, max_side: int) -> Image.Image:
+    shrunk = image.copy()
+    shrunk.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
+    return shrunk
+
+
+def _quarters(image: Image.Image) -> dict[str, Image.Image]:
+    width, height = image.width // 2, image.height // 2
+    return {
+        f"{down} {across}": image.crop((left, top, left + width, top + height))
+        for down, top in (("upper", 0), ("lower", height))
+        for across, left in (("left", 0), ("right", width))
+    }
 
 
 def difference_hash(image: Image.Image) -> int:
@@ -221,52 +146,61 @@ def _alike(one: Photograph, other: Photograph) -> bool:
 
 
 def split(
-    photographs: Sequence[Photograph], held_out: float, seed: int
+    photographs: Sequence[Photograph], held_out: float, seed: int, hold_out: Sequence[str] = ()
 ) -> dict[str, list[Photograph]]:
     """The photographs of each of SETS. Half are A's; of either half the share held_out is held out.
 
-    At least one is held out of each, and one trained on. The order of the photographs does not
-    matter, only what they are. Raises DataError when they are fewer than four.
+    At least one is held out of each, and one trained on. Those whose paths fit a pattern of
+    hold_out come first to held-out/a, and are in neither half. The order of the photographs does
+    not matter, only what they are. Raises DataError when fewer than four are left.
     """
-    if len(photographs) < len(SETS):
+    chosen = [each for each in photographs if fits(each.source, hold_out)]
+    rest = [each for each in photographs if not fits(each.source, hold_out)]
+    if len(rest) < len(SETS):
         raise DataError(
-            f"only {len(photographs)} photographs; wanted at least {len(SETS)}: name more sources"
+            f"only {len(rest)} photographs; wanted at least {len(SETS)}: name more sources"
         )
-    shuffled = sorted(photographs, key=lambda each: each.sha256)
+    shuffled = sorted(rest, key=lambda each: each.sha256)
     random.Random(seed).shuffle(shuffled)
     middle = len(shuffled) // 2
-    parts = {}
+    sets = {}
     for name, half in (("a", shuffled[:middle]), ("b", shuffled[middle:])):
         count = min(max(round(held_out * len(half)), 1), len(half) - 1)
-        parts[f"held-out/{name}"], parts[name] = half[:count], half[count:]
-    return parts
+        sets[f"held-out/{name}"], sets[name] = half[:count], half[count:]
+    sets["held-out/a"] = sorted(chosen, key=lambda each: each.sha256) + sets["held-out/a"]
+    return sets
 
 
-def write(out: Path, parts: dict[str, list[Photograph]], look: str) -> None:
+def fits(source: Source, patterns: Iterable[str]) -> bool:
+    """Whether the whole path of a source fits one of the patterns."""
+    return any(fnmatch.fnmatchcase(str(source.path), each) for each in patterns)
+
+
+def write(out: Path, sets: dict[str, list[Photograph]], look: str) -> None:
     """Write the folders as PNG, and manifest.csv. The sets of B are rendered in the look."""
     rows = [COLUMNS]
     for name in SETS:
         rendered = name.endswith("b")
-        for photograph in parts[name]:
-            # Part of the digest, so that a picture keeps its name whatever else is added.
-            file = f"{name}/{photograph.sha256[:16]}.png"
-            image = _render(photograph, look) if rendered else photograph.image
-            files.write_whole(out / file, _png(image))
-            source = photograph.source
-            rows.append(
-                (
-                    *(file, name, look if rendered else "", image.width, image.height),
-                    *(source.origin, photograph.sha256, source.licence),
+        for photograph in sets[name]:
+            for number, (part, image) in enumerate(photograph.parts.items()):
+                # Part of the digest, so that a picture keeps its name whatever else is added.
+                file = f"{name}/{photograph.sha256[:16]}-{number}.png"
+                if rendered:
+                    image = _render(image, look, seed=int(photograph.sha256[:16], 16) + number)
+                files.write_whole(out / file, _png(image))
+                rows.append(
+                    (
+                        *(file, name, part, look if rendered else "", image.width, image.height),
+                        *(photograph.source.origin, photograph.sha256, photograph.source.licence),
+                    )
                 )
-            )
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows(rows)
     files.write_whole(out / "manifest.csv", text.getvalue().encode())
 
 
-def _render(photograph: Photograph, look: str) -> Image.Image:
-    seed = int(photograph.sha256[:16], 16)
-    return Image.fromarray(looks.render(np.array(photograph.image), look, seed))
+def _render(image: Image.Image, look: str, seed: int) -> Image.Image:
+    return Image.fromarray(looks.render(np.array(image), look, seed))
 
 
 def _png(image: Image.Image) -> bytes:
@@ -310,6 +244,18 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--held-out", type=_share, default=0.1, metavar="X", help="share; default: %(default)s"
     )
     parser.add_argument(
+        "--hold-out",
+        nargs="+",
+        default=[],
+        metavar="PATTERN",
+        help="files to hold out of A beyond that share, by patterns of their whole paths",
+    )
+    parser.add_argument(
+        "--quarters",
+        action="store_true",
+        help="cut large photographs in four as well, which shows the same places from nearer by",
+    )
+    parser.add_argument(
         "--max-side",
         type=_at_least_32,
         default=512,
@@ -347,38 +293,36 @@ def _at_least_32(text: str) -> int:
 def collect(args: argparse.Namespace) -> list[Source]:
     """The sources that a command line names, without those that it leaves out.
 
-    Raises DataError when one has no licence line, though there are --licences.
+    Raises SourceError when one has no licence line, though there are --licences.
     """
-    licences = read_licences(args.licences) if args.licences else None
+    licences = sources.read_licences(args.licences) if args.licences else None
     found = [
-        *(source for folder in args.photos for source in from_folder(folder, licences)),
-        *(source for package in args.debian for source in from_debian(package)),
-        *(from_skimage() if args.skimage else ()),
+        *(each for folder in args.photos for each in sources.from_folder(folder, licences)),
+        *(each for package in args.debian for each in sources.from_debian(package)),
+        *(sources.from_skimage() if args.skimage else ()),
     ]
-    kept = [
-        source
-        for source in found
-        if not any(fnmatch.fnmatchcase(str(source.path), each) for each in args.leave_out)
-    ]
+    kept = [source for source in found if not fits(source, args.leave_out)]
     for source in kept:
         if not source.licence:
-            raise DataError(f"{source.path}: no line of {args.licences} is for it; add one")
+            raise SourceError(f"{source.path}: no line of {args.licences} is for it; add one")
     return largest_versions(kept)
 
 
 def make(args: argparse.Namespace) -> str:
     """Make the folders that a command line asks for. Gives a line that counts them.
 
-    Raises DataError or pictures.FolderError.
+    Raises DataError, SourceError or pictures.FolderError.
     """
     if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
         raise DataError(f"{args.out}: is there and not empty; give a new folder")
-    photographs, skipped = read_photographs(collect(args), args.min_side, args.max_side)
+    photographs, skipped = read_photographs(
+        collect(args), args.min_side, args.max_side, args.quarters
+    )
     for line in skipped:
         print(f"data.py: skipped {line}", file=sys.stderr)
-    parts = split(photographs, args.held_out, args.seed)
-    write(args.out, parts, args.look)
-    counts = ", ".join(f"{len(parts[name])} in {name}" for name in SETS)
+    sets = split(photographs, args.held_out, args.seed, args.hold_out)
+    write(args.out, sets, args.look)
+    counts = ", ".join(f"{len(sets[name])} in {name}" for name in SETS)
     return f"{args.out}: {counts}; {len(skipped)} skipped"
 
 
@@ -387,7 +331,7 @@ def main(arguments: list[str]) -> int:
     args = parse(arguments)
     try:
         print(make(args))
-    except (DataError, pictures.FolderError, OSError) as error:
+    except (DataError, SourceError, pictures.FolderError, OSError) as error:
         print(f"data.py: {error}", file=sys.stderr)
         return 1
     return 0

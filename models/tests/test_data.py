@@ -9,6 +9,7 @@ from PIL import Image
 import data
 import files
 import looks
+import sources
 
 
 def photograph(seed, size=(72, 48)):
@@ -77,7 +78,7 @@ def test_folders_hold_what_the_manifest_says(make, photos, tmp_path):
         assert row["sha256"] == files.sha256(source.read_bytes())
         assert row["file"].startswith(row["set"] + "/")
         assert row["look"] == ("ink" if row["set"].endswith("b") else "")
-        assert row["licence"] == data.NOT_RECORDED
+        assert row["licence"] == sources.NOT_RECORDED
         with Image.open(tmp_path / "out" / row["file"]) as image:
             assert image.size == (64, 43) == (int(row["width"]), int(row["height"]))
     found = {
@@ -98,8 +99,36 @@ def test_split_is_disjoint_and_follows_the_seed(make, photos):
     assert made[0] != made[2]
 
 
+def test_quarters_of_large_photographs_stay_with_the_whole(make, photos):
+    photograph(30, (200, 130)).save(photos / "large.png")
+    status, _, rows = make("--photos", photos, "--quarters")
+    large = [row for row in rows if row["source"] == "photos/large.png"]
+    assert status == 0 and len(rows) == 15
+    assert [row["part"] for row in large] == ["whole"] + [
+        f"{down} {across}" for down in ("upper", "lower") for across in ("left", "right")
+    ]
+    assert len({row["set"] for row in large}) == 1
+    assert {(row["width"], row["height"]) for row in large[1:]} == {("64", "41")}
+
+
+def test_quarters_are_the_four_corners():
+    picture = photograph(0, (40, 20))
+    quarters = data._quarters(picture)
+    rows = [("upper left", "upper right"), ("lower left", "lower right")]
+    joined = np.vstack([np.hstack([np.array(quarters[name]) for name in row]) for row in rows])
+    assert np.array_equal(joined, np.array(picture))
+
+
+def test_photographs_can_be_held_out_by_name(make, photos):
+    status, said, rows = make("--photos", photos, "--hold-out", "*/3.png", "*/4.png")
+    assert status == 0
+    assert "3 in held-out/a" in said.out
+    sets = {row["source"]: row["set"] for row in rows}
+    assert sets["photos/3.png"] == sets["photos/4.png"] == "held-out/a"
+
+
 def test_split_ignores_the_order_of_the_sources(photos):
-    found, _ = data.read_photographs(data.from_folder(photos, None), 32, 64)
+    found, _ = data.read_photographs(sources.from_folder(photos, None), 32, 64)
     forwards, backwards = data.split(found, 0.2, 5), data.split(found[::-1], 0.2, 5)
     assert forwards == backwards
 
@@ -117,7 +146,7 @@ def test_one_photograph_in_several_sizes_is_kept_once(make, photos):
 
 def test_cuts_for_several_screens_are_one_photograph(tmp_path):
     names = ("x/1920x1080.png", "x/1080x1920.png", "x/5120x2880.jpg", "x/other.png", "y/10x10.png")
-    found = [data.Source(tmp_path / name, name, "") for name in names]
+    found = [sources.Source(tmp_path / name, name, "") for name in names]
     kept = [source.origin for source in data.largest_versions(found)]
     assert kept == ["x/5120x2880.jpg", "x/other.png", "y/10x10.png"]
 
@@ -185,29 +214,67 @@ def package(tmp_path, monkeypatch):
         shown = "1.2-3" if command[0] == "dpkg-query" else "\n".join(paths)
         return subprocess.CompletedProcess(command, 0, shown, "")
 
-    monkeypatch.setattr(data.subprocess, "run", run)
+    monkeypatch.setattr(sources.subprocess, "run", run)
     return root
 
 
 def test_pictures_of_a_debian_package(package):
-    (found,) = data.from_debian("views", package)
+    (found,) = sources.from_debian("views", package)
     assert found.origin == "views 1.2-3: /usr/share/backgrounds/hill.jpg"
     assert found.licence == "see /usr/share/doc/views/copyright of views 1.2-3"
 
 
+COPYRIGHT = """\
+Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
+Source: somewhere
+
+Files: *
+Copyright: 2019, The Project <project@example.org>
+License: GPL-2+
+
+Files: wild/hill.jpg
+       town/*
+Copyright: 2020, Anna "Ann" Hill <ann@example.org>,
+           2021 Bo
+License: CC-BY-4.0
+ The text of the licence.
+
+Files: debian/*
+Copyright: 2022, A Packager
+License: Expat
+
+License: CC-BY-4.0
+ The text again.
+"""
+
+
+def test_each_picture_of_a_package_has_its_own_licence(package):
+    folder = package / "usr/share/backgrounds"
+    (folder / "town" / "old").mkdir(parents=True)
+    photograph(1).save(folder / "valley.png")
+    photograph(2).save(folder / "town" / "old" / "square.png")
+    (package / "usr/share/doc/views/copyright").write_text(COPYRIGHT)
+    found = {each.path.name: each.licence for each in sources.from_debian("views", package)}
+    assert found == {
+        "hill.jpg": 'CC-BY-4.0, (c) 2020, Anna "Ann" Hill; 2021 Bo',
+        "square.png": 'CC-BY-4.0, (c) 2020, Anna "Ann" Hill; 2021 Bo',
+        "valley.png": "GPL-2+, (c) 2019, The Project",
+    }
+
+
 def test_a_package_that_does_not_do_is_refused(package):
-    with pytest.raises(data.DataError, match="others: not installed"):
-        data.from_debian("others", package)
+    with pytest.raises(sources.SourceError, match="others: not installed"):
+        sources.from_debian("others", package)
     (package / "usr/share/doc/views/copyright").unlink()
-    with pytest.raises(data.DataError, match="copyright is missing"):
-        data.from_debian("views", package)
+    with pytest.raises(sources.SourceError, match="copyright is missing"):
+        sources.from_debian("views", package)
     (package / "usr/share/backgrounds/hill.jpg").unlink()
-    with pytest.raises(data.DataError, match="holds no pictures"):
-        data.from_debian("views", package)
+    with pytest.raises(sources.SourceError, match="holds no pictures"):
+        sources.from_debian("views", package)
 
 
 def test_photographs_of_scikit_image_are_there():
-    for source in data.from_skimage():
+    for source in sources.from_skimage():
         assert source.path.is_file() and source.licence
 
 
