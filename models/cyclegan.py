@@ -43,10 +43,11 @@ class RecipeError(ValueError):
 class Recipe:
     """Everything that decides the weights, besides the pictures. The defaults are the published.
 
-    ngf, blocks and ndf size the networks; gain is the standard deviation of their first weights.
-    batch, crop, load_size and jitter (pictures.Cut) make the samples: the published 286 and 256 are
-    here 143 and 128, to train on a CPU too, and jitter, which is not published, varies the scale; 1
-    is none. cycle weighs the cycle losses, identity the identity losses, times cycle.
+    ngf, blocks, resize (generator.Layout) and ndf shape the networks; gain is the standard
+    deviation of their first weights. batch, crop, load_size and jitter (pictures.Cut) make the
+    samples: the published 286 and 256 are here 143 and 128, to train on a CPU too, and jitter,
+    which is not published, varies the scale; 1 is none. cycle weighs the cycle losses, identity the
+    identity losses, times cycle.
     Adam's rate is `rate` until step decay_from, then falls to 0 at `steps`, in a straight line.
     amp is mixed precision: bfloat16, whose range needs no scaling of the losses.
     """
@@ -56,6 +57,7 @@ class Recipe:
     seed: int = 0
     ngf: int = generator.PUBLISHED_NGF
     blocks: int = generator.PUBLISHED_BLOCKS
+    resize: bool = False
     ndf: int = discriminator.PUBLISHED_NDF
     gain: float = generator.PUBLISHED_GAIN
     batch: int = 1
@@ -317,11 +319,10 @@ def _descend(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
 
 
 def _new_generator(recipe: Recipe, name: str) -> Generator:
-    network = Generator(recipe.ngf, recipe.blocks)
+    layout = generator.Layout(recipe.ngf, recipe.blocks, recipe.resize)
+    network = Generator(layout)
     seed = stream_seed(recipe.seed, f"weights {name}")
-    network.load_state_dict(
-        generator.random_state(recipe.ngf, recipe.blocks, seed, gain=recipe.gain)
-    )
+    network.load_state_dict(generator.random_state(layout, seed, recipe.gain))
     return network
 
 

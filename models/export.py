@@ -154,9 +154,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         help="standard deviation of the weights; default: %(default)s, as published",
     )
     drawn.add_argument(
-        "--smooth",
+        "--resize",
         action="store_true",
-        help="spread each weight over its kernel, so that a picture stays recognisable",
+        help="double sizes by repeating pixels, and pad by reflection",
     )
     args = parser.parse_args(arguments)
     if args.random == (args.weights is not None):
@@ -177,8 +177,8 @@ def main(arguments: list[str]) -> int:
     args = parse(arguments)
     try:
         if args.random:
-            state = generator.random_state(args.ngf, args.blocks, args.seed, args.gain, args.smooth)
-            module = generator.from_state(state)
+            layout = generator.Layout(args.ngf, args.blocks, args.resize)
+            module = generator.from_state(generator.random_state(layout, args.seed, args.gain))
         else:
             module = load_generator(args.weights)
         print(export(module, args.out, args.method))

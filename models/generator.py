@@ -6,22 +6,54 @@ with PyTorch" publishes as horse2zebra_0.4.0.pth. The layout is a contract: the 
 in `Generator.model` is part of its key in the weights file.
 """
 
-import math
 import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 PUBLISHED_NGF = 64
 PUBLISHED_BLOCKS = 9
 PUBLISHED_GAIN = 0.02
 
+# The place of the first ResNet block in Generator.model.
+_FIRST_BLOCK = 10
 _BLOCK_KEY = re.compile(r"model\.(\d+)\.conv_block\.")
 
 
 class LayoutError(ValueError):
     """A state dict does not fit the generator. The text names the first key that does not."""
+
+
+class Layout(NamedTuple):
+    """What a generator is built of; the defaults are the published ones.
+
+    ngf is the number of filters of the first layer, n_blocks the number of ResNet blocks. The
+    published network doubles the size by transposed convolutions, which tend to draw a checkerboard
+    over the picture, and pads with zeros where it halves, which shows at the borders. With resize
+    it doubles by repeating pixels before a convolution, as Odena, Dumoulin and Olah propose
+    ("Deconvolution and Checkerboard Artifacts", 2016), and pads by reflection everywhere.
+    """
+
+    ngf: int = PUBLISHED_NGF
+    n_blocks: int = PUBLISHED_BLOCKS
+    resize: bool = False
+
+
+PUBLISHED = Layout()
+
+
+class ResizeConv2d(nn.Conv2d):
+    """Repeats each pixel twice both ways, then convolves: [N, in, H, W] to [N, out, 2H, 2W]."""
+
+    def __init__(self, channels: int, out: int) -> None:
+        super().__init__(channels, out, 3, padding=1, padding_mode="reflect")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Float [N, in, H, W] in, float [N, out, 2H, 2W] out."""
+        return super().forward(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
 class ResNetBlock(nn.Module):
@@ -49,22 +81,20 @@ class Generator(nn.Module):
 
     H' and W' are H and W rounded up to a multiple of 4, for the image is halved twice and doubled
     twice. H and W must be at least 5, or the reflection has nothing to reflect.
-
-    ngf is the number of filters of the first layer, n_blocks the number of ResNet blocks; 64 and 9
-    are the published ones.
     """
 
-    def __init__(self, ngf: int = PUBLISHED_NGF, n_blocks: int = PUBLISHED_BLOCKS) -> None:
+    def __init__(self, layout: Layout = PUBLISHED) -> None:
         super().__init__()
+        ngf, n_blocks, resize = layout
         self.model = nn.Sequential(
             nn.ReflectionPad2d(3),
             nn.Conv2d(3, ngf, 7),
             *_norm_relu(ngf),
-            *_halve(ngf),
-            *_halve(2 * ngf),
+            *_halve(ngf, resize),
+            *_halve(2 * ngf, resize),
             *(ResNetBlock(4 * ngf) for _ in range(n_blocks)),
-            *_double(4 * ngf),
-            *_double(2 * ngf),
+            *_double(4 * ngf, resize),
+            *_double(2 * ngf, resize),
             nn.ReflectionPad2d(3),
             nn.Conv2d(ngf, 3, 7),
             nn.Tanh(),
@@ -94,31 +124,36 @@ def _norm_relu(width: int) -> tuple[nn.Module, ...]:
     return nn.InstanceNorm2d(width), nn.ReLU(inplace=True)
 
 
-def _halve(width: int) -> tuple[nn.Module, ...]:
+def _halve(width: int, resize: bool) -> tuple[nn.Module, ...]:
     """Half the height and width, twice the channels."""
-    return nn.Conv2d(width, 2 * width, 3, stride=2, padding=1), *_norm_relu(2 * width)
+    padding_mode = "reflect" if resize else "zeros"
+    down = nn.Conv2d(width, 2 * width, 3, stride=2, padding=1, padding_mode=padding_mode)
+    return down, *_norm_relu(2 * width)
 
 
-def _double(width: int) -> tuple[nn.Module, ...]:
+def _double(width: int, resize: bool) -> tuple[nn.Module, ...]:
     """Twice the height and width, half the channels."""
     half = width // 2
-    up = nn.ConvTranspose2d(width, half, 3, stride=2, padding=1, output_padding=1)
+    if resize:
+        up = ResizeConv2d(width, half)
+    else:
+        up = nn.ConvTranspose2d(width, half, 3, stride=2, padding=1, output_padding=1)
     return up, *_norm_relu(half)
 
 
-def state_shapes(ngf: int, n_blocks: int) -> dict[str, tuple[int, ...]]:
+def state_shapes(layout: Layout) -> dict[str, tuple[int, ...]]:
     """The keys of a generator's state dict and their shapes, in the network's order.
 
     The network is built on the meta device, which has shapes and no memory, so that the table
     cannot differ from the network and costs nothing.
     """
     with torch.device("meta"):
-        state = Generator(ngf, n_blocks).state_dict()
+        state = Generator(layout).state_dict()
     return {key: tuple(weight.shape) for key, weight in state.items()}
 
 
-def find_layout(state: Mapping[str, Tensor]) -> tuple[int, int]:
-    """The (ngf, n_blocks) of the generator that these weights are for.
+def find_layout(state: Mapping[str, Tensor]) -> Layout:
+    """The layout of the generator that these weights are for.
 
     Raises LayoutError, naming the first key that is missing, has another shape or is not the
     generator's.
@@ -130,7 +165,11 @@ def find_layout(state: Mapping[str, Tensor]) -> tuple[int, int]:
         raise LayoutError(f"model.1.weight has {first.dim()} dimensions, wanted 4")
     ngf = first.shape[0]
     n_blocks = len({match[1] for key in state if (match := _BLOCK_KEY.match(key))})
-    expected = state_shapes(ngf, n_blocks)
+    # A transposed convolution's weight has its input channels first, which are twice as many.
+    doubling = state.get(f"model.{_FIRST_BLOCK + n_blocks}.weight")
+    resize = doubling is not None and doubling.shape[0] == 2 * ngf
+    layout = Layout(ngf, n_blocks, resize)
+    expected = state_shapes(layout)
     for key, shape in expected.items():
         if key not in state:
             raise LayoutError(f"missing key {key}")
@@ -140,7 +179,7 @@ def find_layout(state: Mapping[str, Tensor]) -> tuple[int, int]:
     for key in state:
         if key not in expected:
             raise LayoutError(f"unexpected key {key}")
-    return ngf, n_blocks
+    return layout
 
 
 def from_state(state: Mapping[str, Tensor]) -> ScaledGenerator:
@@ -148,40 +187,23 @@ def from_state(state: Mapping[str, Tensor]) -> ScaledGenerator:
 
     Raises LayoutError when the weights are not a generator's.
     """
-    return _serving(Generator(*find_layout(state)), state)
+    return _serving(Generator(find_layout(state)), state)
 
 
-def random_state(
-    ngf: int, n_blocks: int, seed: int, gain: float = PUBLISHED_GAIN, smooth: bool = False
-) -> dict[str, Tensor]:
+def random_state(layout: Layout, seed: int, gain: float = PUBLISHED_GAIN) -> dict[str, Tensor]:
     """Untrained weights, normally distributed with mean 0 and standard deviation gain; biases 0.
 
-    So the paper starts its training, with a gain of 0.02. A picture comes out of it as noise round
-    its edges. With smooth, only one number is drawn for each pair of an input and an output
-    channel, and a binomial window spreads it over the kernel: each layer then blurs and mixes
-    colours, and the picture stays recognisable.
-
-    The same arguments give the same weights, whatever the number of threads and the state of
-    torch's global random generator.
+    So the paper starts its training, with a gain of 0.02. The same arguments give the same weights,
+    whatever the number of threads and the state of torch's global random generator.
     """
     source = torch.Generator().manual_seed(seed)
     state = {}
-    for key, shape in state_shapes(ngf, n_blocks).items():
+    for key, shape in state_shapes(layout).items():
         if key.endswith(".bias"):
             state[key] = torch.zeros(shape)
-        elif smooth:
-            channels = torch.empty(*shape[:2], 1, 1).normal_(0, gain, generator=source)
-            state[key] = channels * _binomial_window(shape[-1])
         else:
             state[key] = torch.empty(shape).normal_(0, gain, generator=source)
     return state
-
-
-def _binomial_window(size: int) -> Tensor:
-    """A bell over a kernel, [size, size], mean 1. Size 3 in a layer that doubles is bilinear."""
-    row = torch.tensor([float(math.comb(size - 1, i)) for i in range(size)])
-    row /= row.mean()
-    return row[:, None] * row
 
 
 def _serving(generator: Generator, state: Mapping[str, Tensor]) -> ScaledGenerator:

@@ -283,6 +283,7 @@ _RECIPE_HELP = {
     "seed": "seed of the weights, the samples and the replay pools",
     "ngf": "filters of a generator's first layer",
     "blocks": "ResNet blocks of a generator",
+    "resize": "double sizes by repeating pixels, and pad by reflection: no checkerboard, no border",
     "ndf": "filters of a discriminator's first layer",
     "gain": "standard deviation of the first weights",
     "batch": "pictures of each folder in a step",

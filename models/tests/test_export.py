@@ -9,7 +9,7 @@ import generator
 @pytest.fixture
 def weights(tmp_path):
     path = tmp_path / "weights.pth"
-    torch.save(generator.random_state(4, 2, 0), path)
+    torch.save(generator.random_state(generator.Layout(4, 2), 0), path)
     return path
 
 

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 import generator
+from generator import Layout
 
 
 def published_shapes() -> dict[str, tuple[int, ...]]:
@@ -24,7 +25,7 @@ def published_shapes() -> dict[str, tuple[int, ...]]:
 
 
 def test_published_layout_has_the_published_keys():
-    table = generator.state_shapes(64, 9)
+    table = generator.state_shapes(generator.PUBLISHED)
     assert table == published_shapes()
     assert len(table) == 48
     assert table["model.1.bias"] == (64,)
@@ -34,35 +35,57 @@ def test_published_layout_has_the_published_keys():
     assert sum(torch.Size(shape).numel() for shape in table.values()) == 11_378_179
 
 
-def test_layout_is_found_from_shapes():
-    assert generator.find_layout(generator.random_state(8, 3, 0)) == (8, 3)
+@pytest.mark.parametrize(
+    "layout", [Layout(8, 3), Layout(1, 1), Layout(8, 3, True), Layout(1, 0, True)]
+)
+def test_layout_is_found_from_shapes(layout):
+    assert generator.find_layout(generator.random_state(layout, 0)) == layout
 
 
-@pytest.mark.parametrize("smooth", [False, True])
-def test_random_weights_depend_on_the_seed_alone(smooth):
+def test_both_ways_of_doubling_have_the_same_keys():
+    plain, resized = (generator.state_shapes(Layout(4, 2, resize)) for resize in (False, True))
+    assert plain.keys() == resized.keys()
+
+
+def test_resizing_leaves_no_checkerboard_and_no_border():
+    """A flat picture stays flat, whatever the weights; by transposed convolutions it does not."""
+    x = torch.full((1, 3, 40, 48), 0.3)
+    spread = {}
+    for resize in (False, True):
+        network = generator.from_state(generator.random_state(Layout(4, 1, resize), 0, gain=0.1))
+        for layer in network.modules():
+            if isinstance(layer, torch.nn.InstanceNorm2d):
+                # It would turn a flat channel to zero, before there is anything to see.
+                layer.forward = lambda y: y / (1 + y.abs().max())
+        spread[resize] = network(x).std(dim=(2, 3)).max().item()
+    assert spread[True] < 1e-6 < 1e-4 < spread[False]
+
+
+def test_random_weights_depend_on_the_seed_alone():
     torch.manual_seed(1)
-    first = generator.random_state(4, 1, 7, smooth=smooth)
+    first = generator.random_state(Layout(4, 1), 7)
     torch.manual_seed(2)
-    again = generator.random_state(4, 1, 7, smooth=smooth)
-    other = generator.random_state(4, 1, 8, smooth=smooth)
+    again = generator.random_state(Layout(4, 1), 7)
+    other = generator.random_state(Layout(4, 1), 8)
     assert all(torch.equal(first[key], again[key]) for key in first)
     assert not torch.equal(first["model.1.weight"], other["model.1.weight"])
 
 
 def test_gain_is_the_standard_deviation():
-    weight = generator.random_state(32, 1, 0, gain=0.02)["model.10.conv_block.1.weight"]
+    weight = generator.random_state(Layout(32, 1), 0, gain=0.02)["model.10.conv_block.1.weight"]
     assert weight.std().item() == pytest.approx(0.02, rel=0.02)
 
 
 def test_scaling_is_the_books():
-    served = generator.from_state(generator.random_state(4, 1, 0))
+    served = generator.from_state(generator.random_state(Layout(4, 1), 0))
     x = torch.rand(2, 3, 20, 24)
     expected = torch.tanh(served.generator.model[:-1](x * 255)) / 2 + 0.5
     torch.testing.assert_close(served(x), expected)
     assert served(x).min() >= 0 and served(x).max() <= 1
 
 
+@pytest.mark.parametrize("resize", [False, True])
 @pytest.mark.parametrize(("given", "wanted"), [((64, 64), (64, 64)), ((61, 5), (64, 8))])
-def test_size_is_rounded_up_to_a_multiple_of_four(given, wanted):
-    served = generator.from_state(generator.random_state(2, 1, 0))
+def test_size_is_rounded_up_to_a_multiple_of_four(given, wanted, resize):
+    served = generator.from_state(generator.random_state(Layout(2, 1, resize), 0))
     assert served(torch.rand(1, 3, *given)).shape == (1, 3, *wanted)

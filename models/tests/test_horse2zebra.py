@@ -12,7 +12,7 @@ import horse2zebra
 @pytest.fixture
 def weights():
     data = io.BytesIO()
-    torch.save(generator.random_state(4, 1, 0), data)
+    torch.save(generator.random_state(generator.Layout(4, 1), 0), data)
     return data.getvalue()
 
 

@@ -182,7 +182,7 @@ def test_generators_are_trained_on_what_the_served_module_gives_them():
     # Instance norm hides a wrong scale, so the numbers in front of the first layer are compared.
     x = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     seen = []
-    network = generator.Generator(4, 1)
+    network = generator.Generator(generator.Layout(4, 1))
     network.register_forward_pre_hook(lambda _, inputs: seen.append(*inputs))
     with torch.no_grad():
         translate(network, x * 2 - 1)
@@ -416,7 +416,7 @@ def test_only_the_same_run_is_resumed(straight, folders, tmp_path):
 def test_other_files_are_no_checkpoints(refuse, folders, tmp_path, content):
     path = tmp_path / train.CHECKPOINT
     if content is None:
-        torch.save(generator.random_state(4, 1, 0), path)
+        torch.save(generator.random_state(generator.Layout(4, 1), 0), path)
     else:
         path.write_bytes(content)
     message = refuse(tmp_path, "--a", folders[0], "--b", folders[1], "--resume")
