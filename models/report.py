@@ -113,12 +113,12 @@ def write_samples(
 ) -> None:
     """Write a grid of translations as PNG, with SAMPLES columns and six rows.
 
-    The rows: A, A to B, and back to A; B, B to A, and back to B. The pictures are the first of each
-    folder, always the same.
+    The rows: A, A to B, and back to A; B, B to A, and back to B. The pictures lie evenly over each
+    folder, and are always the same.
     """
     rows = []
     for folder, direction in ((a, "ab"), (b, "ba")):
-        real = torch.stack([folder.middle(i) for i in range(SAMPLES)])
+        real = torch.stack([folder.middle(i * len(folder) // SAMPLES) for i in range(SAMPLES)])
         rows += [real, *(made.cpu() for made in gan.there_and_back(real, direction))]
     files.write_whole(path, _png(_grid(rows)))
 

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Makes the bundled model from nothing: training data, training, export.
+#
+#   make.sh FOLDER
+#
+# FOLDER gets the training data and the run. Started again after a break, it goes on from the last checkpoint.
+# The photographs are in Debian's packages; those of Debian 12 gave the model that is here:
+#   apt-get install mate-backgrounds lomiri-wallpapers-16.04 lomiri-wallpapers-20.04 plasma-workspace-wallpapers
+set -euo pipefail
+cd "$(dirname "$0")/.."
+work=$1
+python=${PYTHON:-python3}
+
+# What of these packages is no photograph, or hardly anything but one colour.
+not_photographs=(
+  '*/abstract/*' '*/desktop/*' '*/nature/Wood.jpg' '*screenshot*'
+  '*/analogpattern_*' '*/umang_*' '*/free_*' '*/Fossa_*' '*/Infinite-Sea_*' '*/Painting-Colors_*'
+  '*/wallpapers/'{Altai,Autumn,Canopee,Cascade,Cluster,Elarun,Flow,FlyingKonqui,Grey,Honeywave,IceCold,Kay}'/*'
+  '*/wallpapers/'{Kokkini,MilkyWay,Opal,PastelHills,Patak,SafeLanding,Shell,Volna}'/*'
+)
+[ -e "$work/data/manifest.csv" ] || "$python" data.py "$work/data" \
+  --debian mate-backgrounds lomiri-wallpapers-16.04 lomiri-wallpapers-20.04 plasma-workspace-wallpapers \
+  --leave-out "${not_photographs[@]}" --skimage --hold-out '*/skimage/*' --held-out 0.15 --quarters --look ink
+
+# Threads that wait for each other spin for a moment only, so that another process on the same cores costs little.
+GOMP_SPINCOUNT=30000 "$python" train.py "$work/run" --a "$work/data/a" --b "$work/data/b" --resume \
+  --ngf 16 --blocks 6 --resize --ndf 32 --load-size 320 --jitter 1.25 --steps 18000 --amp --threads 2 \
+  --export "$work/model.pt"
