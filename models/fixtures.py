@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import files
+import formats
 
 DEFAULT_FOLDER = Path(__file__).resolve().parent.parent / "testdata" / "modules"
 
@@ -155,8 +156,8 @@ MODULES: dict[str, type[nn.Module]] = {
 
 def scripted(kind: type[nn.Module]) -> bytes:
     """A module of this class as the bytes of a TorchScript file."""
-    with files.quiet_jit():
-        return files.torchscript_bytes(torch.jit.script(kind().eval().requires_grad_(False)))
+    with formats.quiet_jit():
+        return formats.torchscript_bytes(torch.jit.script(kind().eval().requires_grad_(False)))
 
 
 def checkpoint() -> bytes:

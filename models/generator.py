@@ -41,6 +41,11 @@ class Layout(NamedTuple):
     n_blocks: int = PUBLISHED_BLOCKS
     resize: bool = False
 
+    def describe(self) -> str:
+        """The layout in words."""
+        doubling = "resizing" if self.resize else "transposed convolutions"
+        return f"CycleGAN generator, ngf {self.ngf}, {self.n_blocks} blocks, {doubling}"
+
 
 PUBLISHED = Layout()
 
@@ -53,7 +58,11 @@ class ResizeConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Float [N, in, H, W] in, float [N, out, 2H, 2W] out."""
-        return super().forward(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return self._conv_forward(self.repeat(x), self.weight, self.bias)
+
+    def repeat(self, x: Tensor) -> Tensor:
+        """Each pixel four times: [N, C, H, W] to [N, C, 2H, 2W]."""
+        return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
 class ResNetBlock(nn.Module):

@@ -27,6 +27,7 @@ from PIL import Image, ImageOps, features
 from torchvision.transforms import functional as F
 
 import files
+import formats
 
 ROOT = Path(__file__).resolve().parent.parent
 BUNDLED = ROOT / "models" / "bundled" / "model.pt"
@@ -392,8 +393,8 @@ def made_with() -> dict[str, str]:
 
 def make_all() -> dict[str, bytes]:
     """Every file of both folders: its path below testdata, and its bytes."""
-    negate = files.load_torchscript(NEGATE)
-    bundled = files.load_torchscript(BUNDLED)
+    negate = formats.load_torchscript(NEGATE)
+    bundled = formats.load_torchscript(BUNDLED)
     pictures = [*jpegs(), *turned(), *others()]
     goldens = Goldens()
     manifest = {

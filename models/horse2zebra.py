@@ -119,7 +119,7 @@ def main(arguments: list[str]) -> int:
         fetched = fetch(args.url, args.blob_id, weights)
         print(f"{weights}: {'downloaded' if fetched else 'already there'}, git blob id verified")
         module = export.load_generator(weights)
-        print(export.export(module, args.folder / "model.pt", args.method))
+        print(export.export(module, args.folder / "model.pt", export.Options(method=args.method)))
     except (DownloadError, export.ExportError, OSError) as error:
         print(f"horse2zebra.py: {error}", file=sys.stderr)
         return 1

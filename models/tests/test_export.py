@@ -1,8 +1,14 @@
+import json
+import math
+import re
+import zipfile
+
 import pytest
 import torch
 
 import export
 import files
+import formats
 import generator
 
 
@@ -33,14 +39,16 @@ def changed(path, change):
     torch.save(state, path)
 
 
+@pytest.mark.parametrize("layout", [generator.Layout(4, 2), generator.Layout(4, 2, True)])
 @pytest.mark.parametrize("method", ["trace", "script"])
-def test_exported_file_answers_as_pytorch_does(script, weights, tmp_path, method):
+def test_exported_file_answers_as_pytorch_does(script, weights, tmp_path, method, layout):
+    torch.save(generator.random_state(layout, 0), weights)
     out = tmp_path / "deep" / "model.pt"
     done = script("export.py", weights, "-o", out, "--method", method)
     assert (done.returncode, done.stderr) == (0, "")
     assert files.sha256(out.read_bytes()) in done.stdout
     eager = generator.from_state(torch.load(weights, weights_only=True))
-    exported = files.load_torchscript(out)
+    exported = formats.load_torchscript(out)
     for batch, height, width in ((1, 228, 228), (3, 32, 44)):
         x = torch.rand(batch, 3, height, width)
         assert (exported(x) - eager(x)).abs().max() <= 1e-5
@@ -134,6 +142,157 @@ def test_random_gives_the_same_file_for_the_same_seed(script, tmp_path):
         made.append(out.read_bytes())
     assert made[0] == made[1]
     assert made[0] != made[2]
+
+
+@pytest.mark.parametrize("resize", [False, True])
+@pytest.mark.parametrize("method", ["trace", "script"])
+def test_half_width_weights_keep_the_pictures(weights, tmp_path, capsys, method, resize):
+    torch.save(generator.random_state(generator.Layout(8, 2, resize), 0), weights)
+    full, narrow = tmp_path / "full.pt", tmp_path / "narrow.pt"
+    assert export.main([str(weights), "-o", str(full), "--method", method]) == 0
+    assert export.main([str(weights), "-o", str(narrow), "--method", method, "--half"]) == 0
+    assert "float16 weights keep" in capsys.readouterr().out
+    assert narrow.stat().st_size < 0.65 * full.stat().st_size
+    assert {each.dtype for each in formats.load_torchscript(narrow).parameters()} == {torch.half}
+    x = torch.rand(3, 3, 44, 60)
+    made = [formats.load_torchscript(path)(x) for path in (full, narrow)]
+    error = (made[0] - made[1]).square().mean()
+    assert made[1].dtype == torch.float32
+    assert 0 < error < 1e-4, "40 dB"
+
+
+def test_half_width_weights_that_lose_too_much_are_refused(refuse, weights, tmp_path):
+    # Near the least number that float16 has, every weight is 0 or that number.
+    changed(weights, lambda s: s.update({"model.4.weight": s["model.4.weight"] * 1e-6}))
+    out = tmp_path / "model.pt"
+    assert re.search(r"keep \d+\.\d dB .* leave out --half", refuse(weights, "-o", out, "--half"))
+    assert not out.exists()
+
+
+def test_settings_stand_in_the_file(weights, tmp_path):
+    out = tmp_path / "model.pt"
+    assert export.main([str(weights), "-o", str(out), "--size", "320x256"]) == 0
+    found = formats.read_settings(out)
+    assert (found.size, found.range) == ("320x256", (0.0, 1.0))
+    assert found.architecture == "CycleGAN generator, ngf 4, 2 blocks, transposed convolutions"
+    # Where PyTorch keeps the extra files of a TorchScript archive.
+    extra = {formats.SETTINGS: ""}
+    with formats.quiet_jit():
+        torch.jit.load(str(out), _extra_files=extra)
+    assert json.loads(extra[formats.SETTINGS])["size"] == "320x256"
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory):
+    """A generator and its AOTInductor package for 24x20 pictures, in batches of 1 to 3."""
+    folder = tmp_path_factory.mktemp("package")
+    state = generator.random_state(generator.Layout(2, 1, True), 0)
+    torch.save(state, folder / "weights.pth")
+    flags = ["--format", "pt2", "--size", "24x20", "--dynamic-batch", "1:3"]
+    out = folder / "model.pt2"
+    assert export.main([str(folder / "weights.pth"), "-o", str(out), *flags]) == 0
+    return generator.from_state(state), out
+
+
+def test_package_answers_as_pytorch_does_at_every_batch_size(package):
+    eager, out = package
+    compiled = formats.load_package(out)
+    for batch in (1, 2, 3):
+        x = torch.rand(batch, 3, 20, 24)
+        assert (compiled(x) - eager(x)).abs().max() <= 1e-4
+
+
+def test_package_carries_settings_and_no_sources(package):
+    _, out = package
+    assert formats.read_settings(out).size == "24x20"
+    assert not [name for name in formats.records(out) if name.endswith(".cpp")]
+
+
+def test_package_needs_one_size(refuse, weights, tmp_path):
+    out = tmp_path / "model.pt2"
+    says = refuse(weights, "-o", out, "--format", "pt2", "--size", "keep")
+    assert "give --size WIDTHxHEIGHT" in says and not out.exists()
+
+
+def described(capsys, path):
+    assert export.main(["info", str(path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    return {name: text.strip() for name, _, text in (line.partition(":") for line in lines)}
+
+
+def test_info_tells_what_an_exported_file_is(capsys, weights, tmp_path):
+    out = tmp_path / "model.pt"
+    export.main([str(weights), "-o", str(out), "--size", "keep", "--half"])
+    capsys.readouterr()
+    lines = described(capsys, out)
+    shapes = generator.state_shapes(generator.Layout(4, 2)).values()
+    assert lines == {
+        "file": str(out),
+        "format": "TorchScript, version 3 of its archive",
+        "architecture": "CycleGAN generator, ngf 4, 2 blocks, transposed convolutions",
+        "input": "float32 [N, 3, H, W] in 0..1, pictures of size keep",
+        "weights": f"{sum(map(math.prod, shapes))} float16",
+        "size": f"{out.stat().st_size} bytes",
+        "sha256": files.sha256(out.read_bytes()),
+        "made by": export.MADE_BY,
+    }
+
+
+def test_info_tells_what_a_package_is(capsys, package):
+    lines = described(capsys, package[1])
+    assert lines["format"].startswith("AOTInductor package")
+    assert lines["architecture"] == "CycleGAN generator, ngf 2, 1 blocks, resizing"
+    assert lines["input"] == "float32 [N, 3, H, W] in 0..1, pictures of size 24x20"
+    assert "machine " in lines["compiled for"] and "cpu_isa " in lines["compiled for"]
+
+
+def test_info_guesses_at_files_of_others(capsys, root, weights, tmp_path):
+    lines = described(capsys, weights)
+    assert lines["format"].startswith("weights file")
+    assert lines["architecture"] == "CycleGAN generator, ngf 4, 2 blocks, transposed convolutions"
+    lines = described(capsys, root / "testdata" / "modules" / "checkpoint.pth")
+    assert lines["architecture"] == "unknown; 1 tensors, the first weight [3, 4, 1, 1]"
+    module = torch.nn.Sequential(torch.nn.Conv2d(5, 2, 3), torch.nn.ReLU())
+    with formats.quiet_jit():
+        torch.jit.save(torch.jit.script(module), tmp_path / "other.pt")
+    lines = described(capsys, tmp_path / "other.pt")
+    assert lines["input"] == "not recorded; by the first convolution perhaps [N, 5, H, W]"
+    assert (lines["weights"], lines["made by"]) == ("92 float32", "not recorded")
+    torch.export.save(torch.export.export(module, (torch.rand(1, 5, 8, 8),)), tmp_path / "e.pt2")
+    assert "torchherd can't serve it" in described(capsys, tmp_path / "e.pt2")["note"]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "no such file"),
+        (b"hello", "no model's file"),
+        ("truncated.pt", "no model's file"),
+        ("broken", "broken: "),
+    ],
+)
+def test_info_refuses_other_files_in_one_line(refuse, root, tmp_path, content, says):
+    path = tmp_path / "file.pt"
+    if content == "broken":
+        with zipfile.ZipFile(path, "w") as archive:
+            for name in ("constants.pkl", "code/x.py"):
+                archive.writestr(f"model/{name}", b"nothing")
+    elif isinstance(content, str):
+        path = root / "testdata" / "modules" / content
+    elif content is not None:
+        path.write_bytes(content)
+    message = refuse("info", path)
+    assert says in message and str(path) in message
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("--size", "3x3"), ("--size", "big"), ("--dynamic-batch", "4:2"), ("--format", "x")],
+)
+def test_wrong_options_are_told(capsys, arguments):
+    with pytest.raises(SystemExit, match="2"):
+        export.main(["weights.pth", "-o", "model.pt", *arguments])
+    assert "usage:" in capsys.readouterr().err
 
 
 def test_bundled_model_is_the_one_that_its_card_describes(root):

@@ -1,12 +1,12 @@
 import pytest
 import torch
 
-import files
+import formats
 
 
 @pytest.fixture
 def load(root):
-    return lambda name: files.load_torchscript(root / "testdata" / "modules" / f"{name}.pt")
+    return lambda name: formats.load_torchscript(root / "testdata" / "modules" / f"{name}.pt")
 
 
 X = torch.rand(3, 3, 6, 8, generator=torch.Generator().manual_seed(0))
@@ -68,7 +68,7 @@ def test_checkpoint_is_a_state_dict_and_no_module(root):
     path = root / "testdata" / "modules" / "checkpoint.pth"
     assert list(torch.load(path, weights_only=True)) == ["weight"]
     with pytest.raises(RuntimeError):
-        files.load_torchscript(path)
+        formats.load_torchscript(path)
 
 
 def test_committed_files_are_those_that_the_script_makes(script, root, tmp_path):

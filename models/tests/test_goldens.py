@@ -7,6 +7,7 @@ import torch
 from PIL import Image, ImageOps
 
 import files
+import formats
 import goldens
 
 
@@ -84,7 +85,7 @@ def test_forward_golden(root, testdata, manifest):
     )
     model = root / forward["model"]
     assert files.sha256(model.read_bytes()) == forward["model_sha256"]
-    got = files.load_torchscript(model)(x.reshape(forward["shape"]))
+    got = formats.load_torchscript(model)(x.reshape(forward["shape"]))
     torch.testing.assert_close(got, y.reshape(forward["shape"]), atol=1e-5, rtol=0)
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-import files
+import formats
 import generator
 import horse2zebra
 
@@ -60,7 +60,7 @@ def test_right_file_is_kept_exported_and_not_fetched_again(fetch, file_server, w
     assert done.returncode == 0, done.stderr
     assert "100 %" in done.stderr
     assert names(tmp_path / "h2z") == ["horse2zebra_0.4.0.pth", "model.pt"]
-    model = files.load_torchscript(tmp_path / "h2z" / "model.pt")
+    model = formats.load_torchscript(tmp_path / "h2z" / "model.pt")
     assert model(torch.rand(1, 3, 32, 32)).shape == (1, 3, 32, 32)
 
     done = fetch(horse2zebra.blob_id(weights))

@@ -14,7 +14,7 @@ from PIL import Image
 
 import discriminator
 import export
-import files
+import formats
 import generator
 import pictures
 import report
@@ -174,7 +174,7 @@ def test_exported_module_is_the_trained_generator(straight, tmp_path, capsys):
     with torch.no_grad():
         trained = translate(straight.gan.generator_ab, x * 2 - 1) / 2 + 0.5
     for path in (out, by_hand):
-        torch.testing.assert_close(files.load_torchscript(path)(x), trained, rtol=0, atol=1e-4)
+        torch.testing.assert_close(formats.load_torchscript(path)(x), trained, rtol=0, atol=1e-4)
     weights.unlink()
 
 

@@ -1,0 +1,166 @@
+"""The files of models: TorchScript and AOTInductor packages, written, read and told apart.
+
+Both are zip archives with one folder at the top. What torchherd adds is one record in that folder's
+extra/, where PyTorch keeps what is not its own: Settings, as JSON.
+"""
+
+import contextlib
+import io
+import json
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+SETTINGS = "torchherd.json"
+
+TORCHSCRIPT = "TorchScript"
+PACKAGE = "AOTInductor package"
+PROGRAM = "exported program"
+WEIGHTS = "weights file"
+
+# Records that the writer adds by itself when an archive is closed.
+_WRITERS_OWN = {"version", ".data/version", ".data/serialization_id"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a server must know of a model, and a reader may like to.
+
+    size is that of the pictures, "WIDTHxHEIGHT" or "keep"; range the values of the tensors in and
+    out; architecture and made_by are for people.
+    """
+
+    size: str
+    range: tuple[float, float]
+    architecture: str
+    made_by: str
+
+    def to_json(self) -> bytes:
+        """The record as it stands in a file."""
+        return json.dumps(asdict(self), indent=1).encode()
+
+
+@contextlib.contextmanager
+def quiet_jit() -> Iterator[None]:
+    """Silence two kinds of warning inside the block, and nothing else.
+
+    torch.jit's own deprecation notices; and the tracer's remarks on the checks of shapes inside
+    torch.nn, which a trace leaves out.
+    """
+    with warnings.catch_warnings():
+        for category in (FutureWarning, DeprecationWarning):
+            warnings.filterwarnings("ignore", message=r"`torch\.jit\.", category=category)
+        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning, module=r"torch\.nn\.")
+        yield
+
+
+def load_torchscript(path: Path) -> torch.jit.ScriptModule:
+    """The TorchScript module of a file, on the CPU, in eval mode."""
+    with quiet_jit():
+        return torch.jit.load(str(path), map_location="cpu").eval()
+
+
+def torchscript_bytes(module: torch.jit.ScriptModule, settings: Settings | None = None) -> bytes:
+    """A scripted or traced module as the bytes of a TorchScript file, with its settings inside.
+
+    The same module gives the same bytes with the same PyTorch. Two things stand in the way, and are
+    dealt with here: torch.jit.save names the archive after the file (not when it writes to memory),
+    and it records the exporter's source paths in .debug_pkl records, which are left out. Without
+    them an error inside the model shows the module's own code, not the exporter's Python.
+    """
+    full = io.BytesIO()
+    with quiet_jit():
+        torch.jit.save(module, full)
+    return _rewritten(full.getvalue(), ".debug_pkl", settings)
+
+
+def _rewritten(archive: bytes, drop: str, settings: Settings | None) -> bytes:
+    """The archive without the records whose names end in drop, and with settings."""
+    reader = torch._C.PyTorchFileReader(io.BytesIO(archive))
+    lean = io.BytesIO()
+    writer = torch._C.PyTorchFileWriter(lean)
+    for name in reader.get_all_records():
+        if name not in _WRITERS_OWN and not name.endswith(drop):
+            record = reader.get_record(name)
+            writer.write_record(name, record, len(record))
+    if settings is not None:
+        record = settings.to_json()
+        writer.write_record(f"extra/{SETTINGS}", record, len(record))
+    writer.write_end_of_file()
+    return lean.getvalue()
+
+
+def package_bytes(
+    module: torch.nn.Module, shape: tuple[int, int, int], batch: tuple[int, int], settings: Settings
+) -> bytes:
+    """A module compiled by AOTInductor for this machine's CPU, as the bytes of a .pt2 package.
+
+    shape is that of one item, [C, H, W], which is fixed; batch the least and the greatest number of
+    items. The C++ that the compiler made on the way, with this machine's paths in it, is left out.
+    """
+    low, high = batch
+    # Export takes an example of one as a sign that the size never changes.
+    example = torch.rand(min(max(low, 2), high), *shape)
+    dynamic = None
+    if low < high:
+        dynamic = ({0: torch.export.Dim("batch", min=low, max=high)},)
+    program = torch.export.export(module, (example,), dynamic_shapes=dynamic)
+    with tempfile.TemporaryDirectory() as folder:
+        made = torch._inductor.aoti_compile_and_package(
+            program, package_path=str(Path(folder, "model.pt2"))
+        )
+        return _rewritten(Path(made).read_bytes(), ".cpp", settings)
+
+
+def load_package(path: Path) -> Callable[[Tensor], Tensor]:
+    """The model of an AOTInductor package, on the device that it was compiled for."""
+    return torch._inductor.aoti_load_package(str(path))
+
+
+def records(path: Path) -> dict[str, int]:
+    """The records of a model file and their sizes, without the folder at the top; {} for no zip."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except zipfile.BadZipFile:
+        return {}
+    return {entry.filename.partition("/")[2]: entry.file_size for entry in entries}
+
+
+def kind(path: Path) -> str:
+    """What a file is, by its content: one of the four above, or "" for none of them."""
+    names = records(path)
+    if any(name.startswith("data/aotinductor/") for name in names):
+        return PACKAGE
+    if any(name.startswith("models/") and name.endswith(".json") for name in names):
+        return PROGRAM
+    if "constants.pkl" in names and any(name.startswith("code/") for name in names):
+        return TORCHSCRIPT
+    return WEIGHTS if "data.pkl" in names else ""
+
+
+def read_record(path: Path, name: str) -> bytes | None:
+    """A record of a model file, by its name below the top folder; None if it is not there."""
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            if entry.filename.partition("/")[2] == name:
+                return archive.read(entry)
+    return None
+
+
+def read_settings(path: Path) -> Settings | None:
+    """The settings inside a model file; None if it has none. Raises ValueError if broken."""
+    record = read_record(path, f"extra/{SETTINGS}")
+    if record is None:
+        return None
+    try:
+        found = json.loads(record)
+        return Settings(**{**found, "range": tuple(found["range"])})
+    except (TypeError, KeyError, ValueError) as error:
+        raise ValueError(f"{path}: the settings in {SETTINGS} are broken: {error}") from error
