@@ -154,10 +154,20 @@ MODULES: dict[str, type[nn.Module]] = {
 }
 
 
-def scripted(kind: type[nn.Module]) -> bytes:
-    """A module of this class as the bytes of a TorchScript file."""
+# Modules whose files say of themselves what they want.
+SETTINGS: dict[str, tuple[type[nn.Module], formats.Settings]] = {
+    "sized": (Negate, formats.Settings("24x16", (0.0, 1.0), "negative", "models/fixtures.py")),
+    "any_size": (Negate, formats.Settings("keep", (0.0, 1.0), "negative", "models/fixtures.py")),
+    "no_size": (Negate, formats.Settings("large", (0.0, 1.0), "negative", "models/fixtures.py")),
+    "other_range": (Negate, formats.Settings("24x16", (-1.0, 1.0), "-", "models/fixtures.py")),
+}
+
+
+def scripted(kind: type[nn.Module], settings: formats.Settings | None = None) -> bytes:
+    """A module of this class as the bytes of a TorchScript file, with settings if any."""
     with formats.quiet_jit():
-        return formats.torchscript_bytes(torch.jit.script(kind().eval().requires_grad_(False)))
+        module = torch.jit.script(kind().eval().requires_grad_(False))
+    return formats.torchscript_bytes(module, settings)
 
 
 def checkpoint() -> bytes:
@@ -170,6 +180,7 @@ def checkpoint() -> bytes:
 def make_all() -> dict[str, bytes]:
     """Every fixture's file name and bytes."""
     made = {f"{name}.pt": scripted(kind) for name, kind in MODULES.items()}
+    made |= {f"{name}.pt": scripted(*each) for name, each in SETTINGS.items()}
     made["checkpoint.pth"] = checkpoint()
     made["truncated.pt"] = made["negate.pt"][: len(made["negate.pt"]) * 6 // 10]
     made["garbage.pt"] = random.Random(0).randbytes(1024)

@@ -261,6 +261,26 @@ func TestFormatsOfAnswers(t *testing.T) {
 	expectError(t, c.do(http.MethodPut, "/image?format=gif", bytes.NewReader(picture)), 400, "jpeg, png or webp")
 }
 
+// A model's file says which size its pictures have; the flag wins.
+func TestSizeOfTheModelsFile(t *testing.T) {
+	for _, test := range []struct {
+		arguments []string
+		want      image.Point
+	}{
+		{[]string{module("sized.pt")}, image.Pt(24, 16)},
+		{[]string{module("any_size.pt")}, image.Pt(300, 200)},
+		{[]string{module("sized.pt"), "--size", "12x8"}, image.Pt(12, 8)},
+		{[]string{module("any_size.pt"), "--size", "12x8"}, image.Pt(12, 8)},
+		{[]string{module("sized.pt"), "--size", "keep"}, image.Pt(300, 200)},
+		{[]string{module("negate.pt")}, image.Pt(228, 228)},
+	} {
+		img, err := jpeg.Decode(bytes.NewReader(start(t, test.arguments...).put(photograph(t, "jpeg-420.jpg")).body))
+		if err != nil || img.Bounds().Size() != test.want {
+			t.Errorf("%v: %v, %v", test.arguments, img.Bounds(), err)
+		}
+	}
+}
+
 func TestKeepSize(t *testing.T) {
 	c := start(t, "--size", "keep", "--max-batch-size", "4", module("negate.pt"))
 	for name, want := range map[string]image.Point{"jpeg-420.jpg": {300, 200}, "jpeg-portrait.jpg": {240, 360}, "exif-6.jpg": {120, 80}} {

@@ -47,8 +47,11 @@ func TestDefaultsAreTheDemos(t *testing.T) {
 		t.Fatal(err)
 	}
 	if s.MaxBatchSize != 2 || s.MaxQueueSize != 3 || s.MaxWait != time.Second || s.MaxUpload != 1<<22 ||
-		s.Size != (sizeFlag{228, 228}) || s.Listen != ":8000" || s.Quality != 75 {
+		s.Size != nil || s.Listen != ":8000" || s.Quality != 75 {
 		t.Errorf("%+v", s)
+	}
+	if size, err := s.size(); size != (sizeFlag{228, 228}) || err != nil {
+		t.Errorf("pictures are resized to %v, %v", size, err)
 	}
 }
 
@@ -61,7 +64,7 @@ func TestFlagWinsOverEnvironmentOverFileOverDefault(t *testing.T) {
 		t.Fatal(err)
 	}
 	if s.MaxQueueSize != 3000 || s.MaxBatchSize != 200 || s.MaxWait != 2*time.Second || s.MaxUpload != 1<<20 ||
-		s.Size != (sizeFlag{64, 32}) || s.Quality != 75 {
+		*s.Size != (sizeFlag{64, 32}) || s.Quality != 75 {
 		t.Errorf("%+v", s)
 	}
 	t.Setenv("TORCHHERD_CONFIG", file)
@@ -95,6 +98,8 @@ func TestBadSettingsSayWhatIsWrong(t *testing.T) {
 		{[]string{goldens.Path("modules")}, "is a folder"},
 		{[]string{goldens.Path("modules/checkpoint.pth")}, "export it"},
 		{[]string{goldens.Path("modules/no_batch_two.pt")}, "the warm-up with 2 picture(s) of 228x228 failed"},
+		{[]string{goldens.Path("modules/no_size.pt")}, `no_size.pt: "large" is no size`},
+		{[]string{goldens.Path("modules/other_range.pt")}, "its values lie in -1..1"},
 		{[]string{goldens.Path("modules/two_channels.pt")}, "1 or 3, height, width"},
 	} {
 		arguments := append([]string{"serve", "--listen=127.0.0.1:0"}, test.arguments...)

@@ -47,6 +47,14 @@ func (s *sizeFlag) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// String is the size as it is written.
+func (s sizeFlag) String() string {
+	if s == (sizeFlag{}) {
+		return "keep"
+	}
+	return fmt.Sprintf("%dx%d", s.width, s.height)
+}
+
 // loadYAML reads a config file: a flat map from flags' names to values. It is a kong.ConfigurationLoader.
 func loadYAML(file io.Reader) (kong.Resolver, error) {
 	settings := map[string]any{}

@@ -36,7 +36,7 @@ type Serve struct {
 
 	MaxUpload bytesFlag `default:"4MiB" help:"Bytes of a request's body at most (MAX_SIZE)." group:"Pictures"`
 	MaxPixels int64     `default:"${max_pixels}" help:"Pixels of a picture at most; checked before memory is taken." group:"Pictures"`
-	Size      sizeFlag  `default:"228x228" help:"Size that pictures are resized to; keep: each at its own." group:"Pictures"`
+	Size      *sizeFlag `help:"Size that pictures are resized to; keep: each at its own. By default what the model's file says, else 228x228." placeholder:"WIDTHxHEIGHT" group:"Pictures"`
 	Quality   int       `default:"${quality}" help:"Quality of JPEG answers, 1 to 100." group:"Pictures"`
 	Compat    string    `default:"none" enum:"none,sanic" help:"sanic: in the demo's manner: its statuses, its fixed wait, no EXIF turns, no palette pictures." group:"Pictures"`
 
@@ -79,8 +79,12 @@ func (s *Serve) Run(p program) error {
 	if err := torch.SetNumThreads(threads); err != nil {
 		return err
 	}
+	size, err := s.size()
+	if err != nil {
+		return fmt.Errorf("can't serve %s: %w", s.modelName(), err)
+	}
 	codec, err := picture.NewCodec(picture.Config{
-		Workers: runtime.GOMAXPROCS(0), MaxPixels: s.MaxPixels, Width: s.Size.width, Height: s.Size.height,
+		Workers: runtime.GOMAXPROCS(0), MaxPixels: s.MaxPixels, Width: size.width, Height: size.height,
 		Quality: s.Quality, KeepOrientation: s.sanic(), RefusePalette: s.sanic(),
 	})
 	if err != nil {
@@ -101,13 +105,13 @@ func (s *Serve) Run(p program) error {
 	defer func() { _ = server.Close() }()
 	log.Info().Str("version", p.version).Str("libtorch", torch.Version()).Str("address", listener.Addr().String()).Msg("listening; loading the model")
 
-	served, err := s.load(ctx, s.modelConfig(device, codec, log))
+	served, err := s.load(ctx, s.modelConfig(device, size, codec, log))
 	if err != nil {
 		return err
 	}
 	defer func() { _ = served.Close() }()
 	handler.Serve(served)
-	s.announce(log, served, threads, listener.Addr())
+	s.announce(log, served, size, threads, listener.Addr())
 
 	select {
 	case err := <-failed:
@@ -179,17 +183,30 @@ func (s *Serve) device() (torch.Device, error) {
 	return torch.CPU, nil
 }
 
-func (s *Serve) modelConfig(device torch.Device, codec *picture.Codec, log zerolog.Logger) model.Config {
+// size is the size that pictures are resized to: the flag's, else the model file's, else the demo's.
+func (s *Serve) size() (sizeFlag, error) {
+	settings, err := model.ReadSettings(s.Model, models.Bundled)
+	if err != nil || s.Size == nil && settings.Size == "" {
+		return sizeFlag{228, 228}, err
+	}
+	if s.Size != nil {
+		return *s.Size, nil
+	}
+	var size sizeFlag
+	return size, size.UnmarshalText([]byte(settings.Size))
+}
+
+func (s *Serve) modelConfig(device torch.Device, size sizeFlag, codec *picture.Codec, log zerolog.Logger) model.Config {
 	c := model.Config{
 		Path: s.Model, Content: models.Bundled, Device: device,
 		MaxBatchSize: s.MaxBatchSize, MaxQueueSize: s.MaxQueueSize, MaxWait: s.MaxWait, WaitPolicy: batch.Adaptive,
-		WarmUpWidth: s.Size.width, WarmUpHeight: s.Size.height,
+		WarmUpWidth: size.width, WarmUpHeight: size.height,
 		Alloc: codec.Alloc, Log: log,
 	}
 	if s.WaitPolicy == "fixed" || s.sanic() {
 		c.WaitPolicy = batch.Fixed
 	}
-	if s.Size == (sizeFlag{}) {
+	if size == (sizeFlag{}) {
 		c.AnySize, c.WarmUpWidth, c.WarmUpHeight = true, 256, 256
 	}
 	return c
@@ -203,7 +220,7 @@ func (s *Serve) modelName() string {
 }
 
 // announce says that the server is ready, and how to try it.
-func (s *Serve) announce(log zerolog.Logger, served *model.Model, threads int, address net.Addr) {
+func (s *Serve) announce(log zerolog.Logger, served *model.Model, size sizeFlag, threads int, address net.Addr) {
 	if err := served.WarmUp().Err; err != nil {
 		log.Warn().Err(err).Msg("the warm-up failed; pictures of another size may work")
 	}
@@ -214,7 +231,7 @@ func (s *Serve) announce(log zerolog.Logger, served *model.Model, threads int, a
 	}
 	url := "http://" + net.JoinHostPort(host, port) + "/image"
 	info := served.Info()
-	log.Info().Str("model", s.modelName()).Int64("parameters", info.Parameters).Stringer("device", info.Device).Int("threads", threads).
+	log.Info().Str("model", s.modelName()).Int64("parameters", info.Parameters).Stringer("size", size).Stringer("device", info.Device).Int("threads", threads).
 		Dur("warm_up_ms", served.WarmUp().Took.Round(time.Millisecond)).Msg("ready")
 	log.Info().Msg("try it: curl -T photo.jpg " + url + " -o answer.jpg")
 }
