@@ -1,13 +1,19 @@
-"""What a training run shows of itself: losses as CSV and as a plot, samples as a grid."""
+"""What a training run shows of itself: progress, losses as CSV and a plot, samples as a grid."""
 
 import csv
 import io
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
+import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
+from tqdm import tqdm
 
 import files
 import pictures
@@ -15,21 +21,6 @@ from cyclegan import LOSSES, CycleGAN
 
 COLUMNS = ("step", "seconds", "rate", *LOSSES)
 SAMPLES = 4
-
-_PLOT = (1000, 520)
-_MARGIN = (60, 20, 190, 40)  # left, top, right, bottom
-_GRID_LINES = 5
-_WHITE, _GREY, _BLACK = (255, 255, 255), (215, 215, 215), (40, 40, 40)
-_COLOURS = (
-    (31, 119, 180),
-    (23, 190, 207),
-    (214, 39, 40),
-    (255, 127, 14),
-    (44, 160, 44),
-    (188, 189, 34),
-    (148, 103, 189),
-    (227, 119, 194),
-)
 
 
 class LossLog:
@@ -74,38 +65,66 @@ def write_plot(rows: Sequence[Sequence[float]], path: Path) -> None:
 
     The axis ends where 99% of the values lie below, so that one spike does not flatten the rest.
     """
-    image = Image.new("RGB", _PLOT, _WHITE)
-    draw = ImageDraw.Draw(image)
-    values = sorted(value for row in rows for value in row[3:]) or [1.0]
-    top = max(values[int(0.99 * (len(values) - 1))], 1e-6)
-    last = max((row[0] for row in rows), default=1)
-    _draw_axes(draw, top, last)
-    for column, (name, colour) in enumerate(zip(LOSSES, _COLOURS, strict=True)):
-        line = [_place(row[0] / last, min(row[3 + column] / top, 1)) for row in rows]
-        draw.line(line, fill=colour, width=2)
-        right, height = _PLOT[0] - _MARGIN[2] + 12, _MARGIN[1] + 20 * column
-        draw.rectangle((right, height + 3, right + 14, height + 9), fill=colour)
-        draw.text((right + 20, height), name, fill=_BLACK)
-    files.write_whole(path, _png(image))
+    # A figure of its own, without pyplot, which would keep it and look for a screen.
+    figure = Figure(figsize=(10, 5.2), dpi=100, layout="constrained")
+    axes = figure.subplots()
+    for column, name in enumerate(LOSSES, start=3):
+        axes.plot([row[0] for row in rows], [row[column] for row in rows], label=name, linewidth=1)
+    if rows:
+        axes.set_ylim(0, 1.05 * np.percentile([row[3:] for row in rows], 99) or None)
+    axes.set(xlabel="step", ylabel="loss")
+    axes.grid(color="0.9")
+    figure.legend(loc="outside right upper", frameon=False)
+    out = io.BytesIO()
+    figure.savefig(out, format="png", metadata={"Software": None})
+    files.write_whole(path, out.getvalue())
 
 
-def _draw_axes(draw: ImageDraw.ImageDraw, top: float, last: float) -> None:
-    for i in range(_GRID_LINES + 1):
-        part = i / _GRID_LINES
-        draw.line([_place(0, part), _place(1, part)], fill=_GREY)
-        left, height = _place(0, part)
-        draw.text((left - 8, height), f"{top * part:.3g}", fill=_BLACK, anchor="rm")
-        across, bottom = _place(part, 0)
-        draw.text((across, bottom + 8), f"{last * part:.0f}", fill=_BLACK, anchor="mt")
-    middle, bottom = _place(0.5, 0)
-    draw.text((middle, bottom + 24), "step", fill=_BLACK, anchor="mt")
+class Progress:
+    """How far a run is, how fast, and its losses: a bar on a terminal, else a line each report."""
 
+    def __init__(self, step: int, steps: int) -> None:
+        self._first, self._steps = step, steps
+        self._begin = time.monotonic()
+        self._bar = tqdm(
+            total=steps,
+            initial=step,
+            unit="step",
+            file=sys.stdout,
+            disable=None,  # where there is no terminal
+            dynamic_ncols=True,
+        )
 
-def _place(across: float, up: float) -> tuple[float, float]:
-    """Where in the plot a point is, by 0..1 from the left and from below."""
-    left, above, right, below = _MARGIN
-    width, height = _PLOT[0] - left - right, _PLOT[1] - above - below
-    return left + across * width, above + (1 - up) * height
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def advance(self) -> None:
+        """Count a step."""
+        self._bar.update()
+
+    def show(self, step: int, losses: Sequence[float]) -> None:
+        """Show the losses after a step, both directions each."""
+        text = ", ".join(
+            f"{name.rpartition('_')[0]} {losses[i]:.3f}/{losses[i + 1]:.3f}"
+            for i, name in enumerate(LOSSES)
+            if i % 2 == 0
+        )
+        if not self._bar.disable:
+            self._bar.set_postfix_str(text)
+            return
+        line = tqdm.format_meter(
+            step,
+            self._steps,
+            time.monotonic() - self._begin,
+            ncols=0,
+            unit="step",
+            postfix=text,
+            initial=self._first,
+        )
+        print(line, flush=True)
 
 
 def write_samples(

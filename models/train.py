@@ -137,18 +137,21 @@ class Training:
         Raises TrainError when the losses are no longer numbers, without saving.
         """
         log = report.LossLog(self.run / "losses.csv", self.gan.step)
-        clock = Clock(self.gan.step, self._seconds)
-        while self.gan.step < until and not (stop and stop.signal):
-            self._step()
-            self._seconds = clock.seconds()
-            if self._due(self.intervals.log):
-                self._log(log, clock)
-            if self._due(self.intervals.sample):
-                self._show(log)
-            if self._due(self.intervals.save) and self.gan.step < until:
-                self.save()
-        if self.gan.step == self.gan.recipe.steps and self._summed:
-            self._log(log, clock)
+        steps = self.gan.recipe.steps
+        begin = time.monotonic() - self._seconds
+        with report.Progress(self.gan.step, steps) as progress:
+            while self.gan.step < until and not (stop and stop.signal):
+                self._step()
+                self._seconds = time.monotonic() - begin
+                progress.advance()
+                if self._due(self.intervals.log):
+                    self._log(log, progress)
+                if self._due(self.intervals.sample):
+                    self._show(log)
+                if self._due(self.intervals.save) and self.gan.step < until:
+                    self.save()
+            if self.gan.step == steps and self._summed:
+                self._log(log, progress)
         # First what must not be lost: who sent the signal may not wait for the samples.
         self.save()
         self._show(log)
@@ -170,59 +173,18 @@ class Training:
                 "checkpoint with --resume, or begin again with a lower --rate or without --amp"
             )
 
-    def _log(self, log: report.LossLog, clock: "Clock") -> None:
+    def _log(self, log: report.LossLog, progress: report.Progress) -> None:
         self._check_losses()
         means = (self._sums / self._summed).tolist()
         step = self.gan.step
         log.append(step, self._seconds, self.gan.recipe.rate_at(step - 1), means)
         self._sums.zero_()
         self._summed = 0
-        say(progress_line(step, self.gan.recipe.steps, clock.steps_per_second(step), means))
+        progress.show(step, means)
 
     def _show(self, log: report.LossLog) -> None:
         report.write_plot(log.rows, self.run / "losses.png")
         report.write_samples(self.gan, self.a, self.b, self.run / "samples.png")
-
-
-class Clock:
-    """Tells how long a run has trained, with what came before a break, and how fast it is."""
-
-    def __init__(self, step: int, seconds: float) -> None:
-        self._begin = time.monotonic() - seconds
-        self._lap = (step, time.monotonic())
-
-    def seconds(self) -> float:
-        """Seconds of training since the run began, without its breaks."""
-        return time.monotonic() - self._begin
-
-    def steps_per_second(self, step: int) -> float:
-        """The speed since this was last asked."""
-        now = time.monotonic()
-        (before, then), self._lap = self._lap, (step, now)
-        return (step - before) / max(now - then, 1e-9)
-
-
-def progress_line(step: int, steps: int, speed: float, losses: list[float]) -> str:
-    """How far a run is, how fast, how long it will take, and the losses, both directions each."""
-    left = round((steps - step) / speed) if speed > 0 else 0
-    hours, minutes, seconds = left // 3600, left // 60 % 60, left % 60
-    named = [
-        f"{name.rpartition('_')[0]} {losses[i]:.3f}/{losses[i + 1]:.3f}"
-        for i, name in enumerate(LOSSES)
-        if i % 2 == 0
-    ]
-    return (
-        f"step {step}/{steps}, {speed:.2f} steps/s, ETA {hours}:{minutes:02}:{seconds:02}, "
-        + ", ".join(named)
-    )
-
-
-def say(line: str) -> None:
-    """Print a line of progress: over the last one in a terminal, else below it."""
-    if sys.stdout.isatty():
-        print(f"\r\033[K{line}", end="", flush=True)
-    else:
-        print(line, flush=True)
 
 
 def read_checkpoint(path: Path) -> Mapping[str, object]:
@@ -412,12 +374,8 @@ def train(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     training = begin(args)
     stop = Stop()
-    try:
-        with stop.listening():
-            training.train(training.gan.recipe.steps, stop)
-    finally:
-        if sys.stdout.isatty():
-            print()  # leaves the line of progress
+    with stop.listening():
+        training.train(training.gan.recipe.steps, stop)
     if stop.signal and training.gan.step < training.gan.recipe.steps:
         print(
             f"train.py: {signal.Signals(stop.signal).name} at step {training.gan.step}; saved. "

@@ -1,3 +1,4 @@
+import contextlib
 import csv
 import dataclasses
 import functools
@@ -6,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import termios
 
 import numpy as np
 import pytest
@@ -449,7 +451,7 @@ def test_a_signal_leaves_a_checkpoint_that_goes_on(root, straight, folders, tmp_
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )
     with process:
-        assert any(line.startswith("step 3/") for line in process.stdout)
+        assert any(" 3/100000 [" in line for line in process.stdout)
         process.send_signal(number)
         _, message = process.communicate(timeout=60)
     assert process.returncode == 128 + number
@@ -478,6 +480,28 @@ def test_losses_of_a_crashed_run_are_read_up_to_its_checkpoint(tmp_path):
     assert rows[2] == [30, 1.5, 2e-4, *[0.5] * 8]
 
 
-def test_progress_line_tells_the_time_left():
-    line = train.progress_line(100, 8000, 2.0, [0.1 * i for i in range(8)])
-    assert line.startswith("step 100/8000, 2.00 steps/s, ETA 1:05:50, adversarial 0.000/0.100, ")
+def test_progress_is_a_line_where_there_is_no_terminal(capsys):
+    with report.Progress(98, 8000) as progress:
+        progress.advance()
+        progress.show(100, [0.1 * i for i in range(8)])
+    line = capsys.readouterr().out
+    assert re.match(r"\s*1%\D* 100/8000 \[00:\d\d<.*step/s, adversarial 0\.000/0\.100, cycle", line)
+    assert line.count("\n") == 1
+
+
+def test_progress_is_a_bar_on_a_terminal(folders, tmp_path):
+    terminal, inside = os.openpty()
+    termios.tcsetwinsize(inside, (24, 120))
+    command = [sys.executable, train.__file__, str(tmp_path), *FLAGS, "--log-every", "10"]
+    a, b = map(str, folders)
+    process = subprocess.Popen([*command, "--a", a, "--b", b], stdout=inside)
+    os.close(inside)
+    shown = b""
+    # The last read of a terminal whose other side is closed fails.
+    with contextlib.suppress(OSError):
+        while part := os.read(terminal, 4096):
+            shown += part
+    os.close(terminal)
+    assert process.wait(timeout=60) == 0
+    for part in (b"20/20", b"\r", b"cycle"):
+        assert part in shown
