@@ -17,8 +17,8 @@ from torch.nn import functional as F
 Picture = NDArray[np.float32]
 Look = Callable[[Picture, np.random.Generator], Picture]
 
-_PAPER = np.array((0.97, 0.95, 0.90), np.float32)
-_INK = np.array((0.10, 0.10, 0.16), np.float32)
+PAPER = np.array((0.97, 0.95, 0.90), np.float32)
+INK = np.array((0.10, 0.10, 0.16), np.float32)
 _GRAPHITE = np.array((0.22, 0.22, 0.24), np.float32)
 _SECTORS = 8
 
@@ -37,18 +37,19 @@ def oil(picture: Picture, source: np.random.Generator) -> Picture:
     return dabs + 0.05 * canvas[..., None].astype(np.float32)
 
 
-def ink(picture: Picture, source: np.random.Generator) -> Picture:
-    """Black strokes and shadows on paper: an extended difference of Gaussians.
+def ink(picture: Picture, _: np.random.Generator) -> Picture:
+    """Black strokes and shadows on smooth paper: an extended difference of Gaussians.
 
     After Winnemöller, Kyprianidis and Olsen (2012): the difference is added back to the picture
-    many times over, and a soft threshold turns the sum into ink and paper.
+    many times over, and a soft threshold turns the sum into ink and paper. The paper has no grain:
+    a generator, which is given no noise, can only draw a pattern in its place.
     """
     grey = color.rgb2gray(picture)
     fine, coarse = filters.gaussian(grey, 0.9), filters.gaussian(grey, 1.44)
     sharp = fine + 18 * (fine - coarse)
     threshold = 0.45 * float(np.median(grey)) + 0.15
     light = np.where(sharp >= threshold, 1, 1 + np.tanh(6 * (sharp - threshold)))
-    return _on_paper(light, _INK, _grain(grey.shape, source, 0.02))
+    return _on_paper(light, INK, np.zeros_like(grey))
 
 
 def watercolour(picture: Picture, source: np.random.Generator) -> Picture:
@@ -62,7 +63,7 @@ def watercolour(picture: Picture, source: np.random.Generator) -> Picture:
     flow = filters.gaussian(source.standard_normal(picture.shape[:2]), 10)
     pigment = 1 + 1.2 * border + 1.2 * flow + _grain(picture.shape[:2], source, 0.06)
     # Pigment lets light through: twice as much of it squares what is left of the light.
-    return _PAPER * np.maximum(wash, 0.02) ** np.maximum(pigment, 0.2)[..., None]
+    return PAPER * np.maximum(wash, 0.02) ** np.maximum(pigment, 0.2)[..., None]
 
 
 def pencil(picture: Picture, source: np.random.Generator) -> Picture:
@@ -147,4 +148,4 @@ def _hatching(shape: tuple[int, ...], source: np.random.Generator) -> NDArray[np
 def _on_paper(light: NDArray[np.floating], tone: Picture, grain: NDArray[np.floating]) -> Picture:
     """A drawing of one tone: light 0 is the tone, 1 is the paper, [H, W]; grain is added."""
     share = np.clip(light, 0, 1)[..., None]
-    return (tone + share * (_PAPER - tone) + grain[..., None]).astype(np.float32)
+    return (tone + share * (PAPER - tone) + grain[..., None]).astype(np.float32)
