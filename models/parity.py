@@ -15,16 +15,8 @@ import contextlib
 import http.client
 import io
 import math
-import os
-import shlex
 import signal
-import socket
-import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,25 +24,11 @@ import numpy as np
 from PIL import Image, JpegImagePlugin
 
 import files
+import serving
 
-HOST = "127.0.0.1"
 LEAST_DECIBELS = 55.0
-ANSWER_SECONDS = 120
-STOP_SECONDS = 10
 PROPERTIES = ("size", "mode", "quantisation tables", "subsampling")
 SUBSAMPLINGS = {0: "4:4:4", 1: "4:2:2", 2: "4:2:0"}
-
-
-class ParityError(Exception):
-    """The comparison cannot be made. The text says what happened, to what, and what to do."""
-
-
-@dataclass
-class Answer:
-    """What a server sent: the HTTP status and the body."""
-
-    status: int
-    body: bytes
 
 
 @dataclass
@@ -61,21 +39,7 @@ class Verdict:
     text: str
 
 
-def put(url: str, body: bytes) -> Answer:
-    """PUT the body. A refusal is an answer too. Raises ParityError when none comes."""
-    request = urllib.request.Request(url, data=body, method="PUT")
-    # A proxy in the environment has no business between two local servers.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(request, timeout=ANSWER_SECONDS) as answer:
-            return Answer(answer.status, answer.read())
-    except urllib.error.HTTPError as refusal:
-        return Answer(refusal.code, refusal.read())
-    except (OSError, http.client.HTTPException) as error:
-        raise ParityError(f"{url}: no answer: {error}; is the server running?") from error
-
-
-def compare(ours: Answer, theirs: Answer, least: float = LEAST_DECIBELS) -> Verdict:
+def compare(ours: serving.Answer, theirs: serving.Answer, least: float = LEAST_DECIBELS) -> Verdict:
     """The verdict on our answer, given the reference's; least is the threshold in dB."""
     if ours.status != theirs.status:
         return Verdict(False, f"status {ours.status}, reference {theirs.status}")
@@ -121,80 +85,13 @@ def psnr(a: Image.Image, b: Image.Image) -> float:
     return math.inf if error == 0 else 10 * math.log10(255**2 / error)
 
 
-def free_port() -> int:
-    """A TCP port that nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return probe.getsockname()[1]
-
-
-@contextlib.contextmanager
-def started(command: str, seconds: float) -> Iterator[str]:
-    """Run a server while the block runs. Gives the URL to PUT to.
-
-    {port} in the command becomes a free port. Raises ParityError when the command ends, or does not
-    listen on that port within so many seconds. Afterwards the command and what it started are
-    ended: they are a process group of their own.
-    """
-    port = free_port()
-    words = [word.replace("{port}", str(port)) for word in shlex.split(command)]
-    try:
-        process = subprocess.Popen(words, stdout=sys.stderr, start_new_session=True)
-    except OSError as error:
-        raise ParityError(f"{words[0]}: cannot be started: {error}") from error
-    try:
-        _wait_for_port(process, port, seconds, command)
-        yield f"http://{HOST}:{port}/image"
-    finally:
-        _end(process)
-
-
-def _wait_for_port(
-    process: subprocess.Popen[bytes], port: int, seconds: float, command: str
-) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise ParityError(f"{command}: ended with status {process.returncode} before it served")
-        with contextlib.suppress(OSError), socket.create_connection((HOST, port), timeout=1):
-            return
-        time.sleep(0.1)
-    raise ParityError(
-        f"{command}: does not listen on port {port} after {seconds:g} s; "
-        "does the command use {port}? --start-seconds allows it more time"
-    )
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    for how in (signal.SIGTERM, signal.SIGKILL):
-        # The group outlives its leader while a child of it runs, so it is signalled either way.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, how)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(STOP_SECONDS)
-            return
-
-
-def await_answer(url: str, body: bytes, seconds: float) -> None:
-    """PUT the body until it is answered with a picture, for at most so many seconds.
-
-    A server that listens may still be loading its model, and the Sanic demo answers 500 before its
-    first task has run. Raises ParityError when the time is up.
-    """
-    deadline = time.monotonic() + seconds
-    while (answer := put(url, body)).status != http.HTTPStatus.OK:
-        if time.monotonic() > deadline:
-            raise ParityError(f"{url}: still answers {answer.status} after {seconds:g} s")
-        time.sleep(0.1)
-
-
 def compare_all(ours: str, theirs: str, pictures: list[Path], least: float) -> bool:
     """PUT every picture to both URLs and print a table. True: all agree."""
     width = max(len(picture.name) for picture in pictures)
     failed = 0
     for picture in pictures:
         body = picture.read_bytes()
-        verdict = compare(put(ours, body), put(theirs, body), least)
+        verdict = compare(serving.put(ours, body), serving.put(theirs, body), least)
         failed += not verdict.agrees
         mark = "ok  " if verdict.agrees else "FAIL"
         print(f"{mark}  {picture.name:{width}}  {verdict.text}", flush=True)
@@ -231,16 +128,16 @@ def main(arguments: list[str]) -> int:
     try:
         with contextlib.ExitStack() as stack:
             theirs, ours = (
-                url or stack.enter_context(started(command, args.start_seconds))
+                url or stack.enter_context(serving.started(command, args.start_seconds))
                 for url, command in (
                     (args.reference, args.reference_command),
                     (args.server, args.server_command),
                 )
             )
             for url in (theirs, ours):
-                await_answer(url, args.pictures[0].read_bytes(), args.start_seconds)
+                serving.await_answer(url, args.pictures[0].read_bytes(), args.start_seconds)
             return 0 if compare_all(ours, theirs, args.pictures, args.threshold) else 1
-    except (ParityError, OSError) as error:
+    except (serving.ServingError, OSError) as error:
         print(f"parity.py: {error}", file=sys.stderr)
         return 1
 

@@ -8,12 +8,13 @@ import pytest
 from PIL import Image, ImageChops
 
 import parity
+import serving
 
 
 def jpeg(im, **options):
     out = io.BytesIO()
     im.save(out, format="JPEG", **options)
-    return parity.Answer(200, out.getvalue())
+    return serving.Answer(200, out.getvalue())
 
 
 @pytest.fixture
@@ -44,8 +45,8 @@ def test_threshold(im):
         (lambda im: jpeg(im, subsampling="4:4:4"), "other subsampling: 4:4:4, reference 4:2:0"),
         (lambda im: jpeg(im.crop((0, 0, 227, 228))), "other size: (227, 228)"),
         (lambda im: jpeg(im.convert("L")), "other mode: L, reference RGB"),
-        (lambda im: parity.Answer(200, b"hello"), "not a JPEG"),
-        (lambda im: parity.Answer(503, b"I'm too busy"), "status 503, reference 200"),
+        (lambda im: serving.Answer(200, b"hello"), "not a JPEG"),
+        (lambda im: serving.Answer(503, b"I'm too busy"), "status 503, reference 200"),
     ],
 )
 def test_differences_are_named(im, change, says):
@@ -55,7 +56,7 @@ def test_differences_are_named(im, change, says):
 
 
 def test_equal_refusals_agree():
-    assert parity.compare(parity.Answer(500, b"one"), parity.Answer(500, b"other")).agrees
+    assert parity.compare(serving.Answer(500, b"one"), serving.Answer(500, b"other")).agrees
 
 
 def test_psnr_of_one_level_is_48_dB(im):  # noqa: N802
@@ -66,8 +67,8 @@ def test_psnr_of_one_level_is_48_dB(im):  # noqa: N802
 
 def test_a_command_that_ends_is_an_error():
     with (
-        pytest.raises(parity.ParityError, match="ended with status 3"),
-        parity.started(shlex.join([sys.executable, "-c", "exit(3)"]), 30),
+        pytest.raises(serving.ServingError, match="ended with status 3"),
+        serving.started(shlex.join([sys.executable, "-c", "exit(3)"]), 30),
     ):
         pass
 
@@ -76,8 +77,8 @@ def test_a_command_that_never_listens_is_ended(tmp_path):
     note = tmp_path / "pid"
     code = f"import os, time; open({str(note)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
     with (
-        pytest.raises(parity.ParityError, match="does not listen"),
-        parity.started(shlex.join([sys.executable, "-c", code]), 1.5),
+        pytest.raises(serving.ServingError, match="does not listen"),
+        serving.started(shlex.join([sys.executable, "-c", code]), 1.5),
     ):
         pass
     with pytest.raises(ProcessLookupError):
@@ -95,7 +96,7 @@ def test_whole_command(script, root):
         )
 
     pictures = [root / "testdata" / "pictures" / f"jpeg-{n}.jpg" for n in ("228", "gray")]
-    with parity.started(reference("negate"), 60) as url:
+    with serving.started(reference("negate"), 60) as url:
         done = script("parity.py", "--server", url, "--reference", url, *pictures)
         assert done.returncode == 0, done.stderr
         assert "2 of 2 agree" in done.stdout

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 import parity
+import serving
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,7 @@ def serve():
     def start(module, *options):
         path = ROOT / "testdata" / "modules" / f"{module}.pt"
         command = [sys.executable, str(ROOT / "bench" / "reference.py"), str(path), *options]
-        context = parity.started(shlex.join([*command, "--threads", "1", "--port", "{port}"]), 60)
+        context = serving.started(shlex.join([*command, "--threads", "1", "--port", "{port}"]), 60)
         url = context.__enter__()
         running.append(context)
         return url
@@ -46,7 +47,7 @@ def in_parallel(url, pictures):
     answers = [None] * len(pictures)
 
     def send(i):
-        answers[i] = parity.put(url, pictures[i])
+        answers[i] = serving.put(url, pictures[i])
 
     threads = [threading.Thread(target=send, args=(i,)) for i in range(len(pictures))]
     for thread in threads:
@@ -60,18 +61,18 @@ def test_answers_are_the_goldens(negate, root):
     testdata = root / "testdata"
     manifest = json.loads((testdata / "goldens" / "goldens.json").read_text())
     for entry in manifest["pictures"]:
-        answer = parity.put(negate, (testdata / entry["file"]).read_bytes())
+        answer = serving.put(negate, (testdata / entry["file"]).read_bytes())
         if entry["expect"] != "ok":
             assert (answer.status, answer.body.decode()) == (500, entry["expect"])
             continue
         assert answer.status == 200, entry["name"]
         if "negate" in entry:
             golden = (testdata / "goldens" / entry["negate"]).read_bytes()
-            assert parity.compare(answer, parity.Answer(200, golden)).agrees, entry["name"]
+            assert parity.compare(answer, serving.Answer(200, golden)).agrees, entry["name"]
 
 
 def test_refuses_what_is_no_picture(negate):
-    answer = parity.put(negate, b"hello")
+    answer = serving.put(negate, b"hello")
     assert (answer.status, answer.body) == (500, b"not a picture that can be read")
 
 
@@ -97,7 +98,7 @@ def test_refuses_a_large_body(negate, chunked):
 
 
 def test_only_put_on_image(negate):
-    assert parity.put(negate.replace("/image", "/other"), b"").status == 404
+    assert serving.put(negate.replace("/image", "/other"), b"").status == 404
 
 
 def test_three_share_a_batch_and_the_rest_is_refused(serve, picture):
@@ -115,13 +116,13 @@ def test_goes_on_after_a_failed_batch_and_an_idle_time(serve, picture):
     black = io.BytesIO()
     Image.new("RGB", (8, 8)).save(black, format="PNG")
     for _ in range(3):
-        assert parity.put(url, black.getvalue()).status == 500
-        assert parity.put(url, picture).status == 200
+        assert serving.put(url, black.getvalue()).status == 500
+        assert serving.put(url, picture).status == 200
 
 
 def test_goes_on_after_a_model_that_loses_an_answer(serve, picture):
     url = serve("wrong_count", "--wait", "0.005")
-    assert [parity.put(url, picture).status for _ in range(2)] == [500, 500]
+    assert [serving.put(url, picture).status for _ in range(2)] == [500, 500]
 
 
 def test_a_model_that_cannot_be_loaded_is_one_line(root):

@@ -5,7 +5,7 @@ import io
 import pytest
 from PIL import Image
 
-import parity
+import serving
 import train
 
 
@@ -30,9 +30,9 @@ def test_trained_model_is_served(root, folders, tmp_path):
     server = root / "bin" / "torchherd"
     assert server.exists(), f"{server} is missing; make build makes it"
     picture = (root / "testdata" / "pictures" / "jpeg-420.jpg").read_bytes()
-    with parity.started(f"{server} serve --listen 127.0.0.1:{{port}} {model}", 60) as url:
-        parity.await_answer(url, picture, 60)
-        answer = parity.put(url, picture)
+    with serving.started(f"{server} serve --listen 127.0.0.1:{{port}} {model}", 60) as url:
+        serving.await_answer(url, picture, 60)
+        answer = serving.put(url, picture)
     assert answer.status == 200
     im = Image.open(io.BytesIO(answer.body))
     assert (im.format, im.mode, im.size) == ("JPEG", "RGB", (228, 228))
