@@ -47,7 +47,10 @@ class Recipe:
     deviation of their first weights. batch, crop, load_size and jitter (pictures.Cut) make the
     samples: the published 286 and 256 are here 143 and 128, to train on a CPU too, and jitter,
     which is not published, varies the scale; 1 is none. cycle weighs the cycle losses, identity the
-    identity losses, times cycle.
+    identity losses, times cycle. The weight goes from cycle to cycle_end in a straight line until
+    step decay_from; the published one stays. What a B cannot hold of an A must be brought back at
+    first, so that the two agree, and may be given up later, as Wang and Lin propose ("CycleGAN with
+    Better Cycles", 2018).
     Adam's rate is `rate` until step decay_from, then falls to 0 at `steps`, in a straight line.
     amp is mixed precision: bfloat16, whose range needs no scaling of the losses.
     """
@@ -65,6 +68,7 @@ class Recipe:
     load_size: int = 143
     jitter: float = 1.1
     cycle: float = 10.0
+    cycle_end: float = 10.0
     identity: float = 0.5
     pool: int = 50
     rate: float = 2e-4
@@ -83,7 +87,10 @@ class Recipe:
             ),
             *((getattr(self, name) >= 1, f"{name} is below 1") for name in ("ngf", "ndf", "batch")),
             *((getattr(self, name) >= 0, f"{name} is below 0") for name in ("blocks", "pool")),
-            *((getattr(self, name) >= 0, f"{name} is below 0") for name in ("cycle", "identity")),
+            *(
+                (getattr(self, name) >= 0, f"{name} is below 0")
+                for name in ("cycle", "cycle_end", "identity")
+            ),
             (
                 self.crop >= smallest and self.crop % 4 == 0,
                 f"crop is {self.crop}, wanted a multiple of 4 from {smallest} on",
@@ -108,6 +115,11 @@ class Recipe:
         if step < self.decay_from:
             return self.rate
         return self.rate * (self.steps - step) / (self.steps - self.decay_from)
+
+    def cycle_at(self, step: int) -> float:
+        """The weight of the cycle losses in a step; the first step is 0."""
+        done = min(step / self.decay_from, 1) if self.decay_from else 1
+        return self.cycle + done * (self.cycle_end - self.cycle)
 
 
 class ReplayPool:
@@ -268,7 +280,7 @@ class CycleGAN:
                 F.l1_loss(same_a, real_a),
                 F.l1_loss(same_b, real_b),
             )
-        weight = self.recipe.cycle
+        weight = self.recipe.cycle_at(self.step)
         weights = (1, 1, weight, weight, *(weight * self.recipe.identity,) * 2)
         total = sum(weight * loss for weight, loss in zip(weights, losses, strict=True))
         _descend(self._generators, total)

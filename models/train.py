@@ -253,6 +253,7 @@ _RECIPE_HELP = {
     "load_size": "shorter side that pictures are scaled to; default: 143/128 of --crop",
     "jitter": "squares of crop to crop * jitter pixels are cut, and shrunk to crop",
     "cycle": "weight of the cycle losses",
+    "cycle_end": "what the weight of the cycle losses falls to by --decay-from; default: --cycle",
     "identity": "weight of the identity losses, times --cycle",
     "pool": "pictures in a replay pool",
     "rate": "Adam's learning rate",
@@ -330,6 +331,8 @@ def read_recipe(args: argparse.Namespace) -> Recipe:
     given = {field.name: getattr(args, field.name) for field in dataclasses.fields(Recipe)}
     if given["decay_from"] is None:
         given["decay_from"] = args.steps // 2
+    if given["cycle_end"] is None:
+        given["cycle_end"] = args.cycle
     if given["load_size"] is None:
         given["load_size"] = math.ceil(args.crop * 143 / 128)
     recipe = Recipe(**given)

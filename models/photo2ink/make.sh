@@ -22,9 +22,9 @@ not_photographs=(
   --debian mate-backgrounds lomiri-wallpapers-16.04 lomiri-wallpapers-20.04 plasma-workspace-wallpapers \
   --leave-out "${not_photographs[@]}" --skimage --hold-out '*/skimage/*' --held-out 0.15 --quarters --look ink
 
-# The weight of the cycle losses is a fifth of the published one: ink on paper can't hold the colours of a photograph,
-# and a generator that must bring them back hides them in it as tints.
+# The weight of the cycle losses falls: ink on paper can't hold the colours of a photograph, and a generator that must
+# bring them back to the end hides them in it as tints.
 # Threads that wait for each other spin for a moment only, so that another process on the same cores costs little.
 GOMP_SPINCOUNT=30000 "$python" train.py "$work/run" --a "$work/data/a" --b "$work/data/b" --resume \
-  --ngf 16 --blocks 6 --resize --ndf 32 --load-size 320 --jitter 1.25 --cycle 2 --steps 14000 --amp --threads 2 \
+  --ngf 16 --blocks 6 --resize --ndf 32 --load-size 320 --jitter 1.25 --cycle-end 1.5 --steps 11500 --amp --threads 2 \
   --export "$work/model.pt"

@@ -267,6 +267,14 @@ def test_replay_pool_gives_old_pictures_once_it_is_full():
     assert set(given) <= set(range(1050))
 
 
+def test_the_weight_of_the_cycle_falls_until_the_rate_does():
+    recipe = dataclasses.replace(RECIPE, steps=20, decay_from=10, cycle=10.0, cycle_end=2.0)
+    assert [recipe.cycle_at(step) for step in (0, 5, 10, 19)] == [10, 6, 2, 2]
+    assert {Recipe().cycle_at(step) for step in (0, 50_000, 199_999)} == {10}
+    flags = ["run", "--export", "x.pt", "--cycle", "3"]
+    assert train.read_recipe(train.parse(flags)).cycle_at(150_000) == 3
+
+
 def test_replay_pool_keeps_a_copy_and_can_be_empty():
     pool = ReplayPool(1, torch.Generator().manual_seed(0))
     x = picture(1)
