@@ -7,6 +7,7 @@ extra/, where PyTorch keeps what is not its own: Settings, as JSON.
 import contextlib
 import io
 import json
+import pickle
 import tempfile
 import warnings
 import zipfile
@@ -142,7 +143,17 @@ def kind(path: Path) -> str:
         return PROGRAM
     if "constants.pkl" in names and any(name.startswith("code/") for name in names):
         return TORCHSCRIPT
-    return WEIGHTS if "data.pkl" in names else ""
+    return WEIGHTS if "data.pkl" in names or is_old(path) else ""
+
+
+def is_old(path: Path) -> bool:
+    """Whether a file is what torch.save wrote before PyTorch 1.6, as the book's weights are.
+
+    It is no archive, but several pickles in a row, of which the first is a known number.
+    """
+    mark = pickle.dumps(torch.serialization.MAGIC_NUMBER, protocol=2)
+    with path.open("rb") as lines:
+        return lines.read(len(mark)) == mark
 
 
 def read_record(path: Path, name: str) -> bytes | None:

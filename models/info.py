@@ -49,6 +49,8 @@ def describe(path: Path) -> dict[str, str]:
 
 
 def _format(path: Path, kind: str) -> str:
+    if formats.is_old(path):
+        return f"{kind}, as PyTorch wrote them before 1.6"
     record = "archive_version" if kind in (formats.PACKAGE, formats.PROGRAM) else "version"
     version = (formats.read_record(path, record) or b"?").decode().strip()
     return f"{kind}, version {version} of its archive"
