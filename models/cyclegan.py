@@ -51,6 +51,10 @@ class Recipe:
     step decay_from; the published one stays. What a B cannot hold of an A must be brought back at
     first, so that the two agree, and may be given up later, as Wang and Lin propose ("CycleGAN with
     Better Cycles", 2018).
+    noise is the standard deviation of what is added to every picture that a discriminator sees, in
+    -1..1; 0 is none, as published. Where all of B has something that no generator hits exactly, as
+    the one white of smooth paper, a discriminator would soon know every picture, and teach nothing
+    (Arjovsky and Bottou, "Towards Principled Methods for Training GANs", 2017).
     Adam's rate is `rate` until step decay_from, then falls to 0 at `steps`, in a straight line.
     amp is mixed precision: bfloat16, whose range needs no scaling of the losses.
     """
@@ -70,6 +74,7 @@ class Recipe:
     cycle: float = 10.0
     cycle_end: float = 10.0
     identity: float = 0.5
+    noise: float = 0.0
     pool: int = 50
     rate: float = 2e-4
     beta1: float = 0.5
@@ -89,7 +94,7 @@ class Recipe:
             *((getattr(self, name) >= 0, f"{name} is below 0") for name in ("blocks", "pool")),
             *(
                 (getattr(self, name) >= 0, f"{name} is below 0")
-                for name in ("cycle", "cycle_end", "identity")
+                for name in ("cycle", "cycle_end", "identity", "noise")
             ),
             (
                 self.crop >= smallest and self.crop % 4 == 0,
@@ -260,6 +265,15 @@ class CycleGAN:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.amp)
 
+    def _noisy(self, x: Tensor, name: str) -> Tensor:
+        """What a discriminator sees of pictures; name tells apart the uses in one step."""
+        if self.recipe.noise == 0:
+            return x
+        # A stream for each step, so that a resumed run needs none of its state.
+        source = stream(self.recipe.seed, f"noise {name} {self.step}")
+        noise = torch.randn(x.shape, generator=source)
+        return x + self.recipe.noise * self._send(noise)
+
     def _train_generators(
         self, real_a: Tensor, real_b: Tensor
     ) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
@@ -273,8 +287,8 @@ class CycleGAN:
             again_a = translate(self.generator_ba, fake_b)
             again_b = translate(self.generator_ab, fake_a)
             losses = (
-                _judged(self.discriminator_b(fake_b), 1),
-                _judged(self.discriminator_a(fake_a), 1),
+                _judged(self.discriminator_b(self._noisy(fake_b, "b")), 1),
+                _judged(self.discriminator_a(self._noisy(fake_a, "a")), 1),
                 F.l1_loss(again_a, real_a),
                 F.l1_loss(again_b, real_b),
                 F.l1_loss(same_a, real_a),
@@ -294,8 +308,12 @@ class CycleGAN:
         with self._autocast():
             # Half the sum, which slows the discriminators down against the generators (7.1).
             losses = tuple(
-                (_judged(network(real), 1) + _judged(network(fake), 0)) / 2
-                for network, real, fake in sides
+                (
+                    _judged(network(self._noisy(real, f"real {i}")), 1)
+                    + _judged(network(self._noisy(fake, f"fake {i}")), 0)
+                )
+                / 2
+                for i, (network, real, fake) in enumerate(sides)
             )
         _descend(self._discriminators, sum(losses))
         return losses

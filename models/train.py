@@ -255,6 +255,7 @@ _RECIPE_HELP = {
     "cycle": "weight of the cycle losses",
     "cycle_end": "what the weight of the cycle losses falls to by --decay-from; default: --cycle",
     "identity": "weight of the identity losses, times --cycle",
+    "noise": "standard deviation, in -1..1, of noise on what the discriminators see",
     "pool": "pictures in a replay pool",
     "rate": "Adam's learning rate",
     "beta1": "Adam's beta 1",

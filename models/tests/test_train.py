@@ -275,6 +275,23 @@ def test_the_weight_of_the_cycle_falls_until_the_rate_does():
     assert train.read_recipe(train.parse(flags)).cycle_at(150_000) == 3
 
 
+def test_noise_is_the_same_after_a_break_and_reaches_the_discriminators(folders, tmp_path):
+    recipe = dataclasses.replace(RECIPE, noise=0.5)
+    ends = []
+    for run, stops in (("straight", (4,)), ("broken", (2, 4))):
+        for step in stops:
+            training = begin(tmp_path / run, folders, recipe)
+            if (tmp_path / run / train.CHECKPOINT).exists():
+                training.resume()
+            training.train(step)
+        ends.append(networks(training))
+    assert_same(*ends)
+    silent = begin(tmp_path / "silent", folders)
+    silent.train(4)
+    name = "discriminator_b.model.0.weight"
+    assert not torch.equal(networks(silent)[name], ends[0][name])
+
+
 def test_replay_pool_keeps_a_copy_and_can_be_empty():
     pool = ReplayPool(1, torch.Generator().manual_seed(0))
     x = picture(1)
