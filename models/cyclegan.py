@@ -35,6 +35,10 @@ LOSSES = (
 )
 
 
+# What a run may go on with in another way than it was begun.
+SCHEDULE = ("steps", "decay_from", "cycle", "cycle_end")
+
+
 class RecipeError(ValueError):
     """A recipe that cannot be trained by. The text names the setting and what is allowed."""
 
@@ -229,12 +233,12 @@ class CycleGAN:
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Go on from what state_dict gave.
 
-        Raises RecipeError when that was trained by another recipe. steps and decay_from may differ:
-        a run may be made longer.
+        Raises RecipeError when that was trained by another recipe. The SCHEDULE may differ: a run
+        may be made longer, or go on in another phase.
         """
         for name, value in asdict(replace(self.recipe, **state["recipe"])).items():
             mine = getattr(self.recipe, name)
-            if name not in ("steps", "decay_from") and value != mine:
+            if name not in SCHEDULE and value != mine:
                 raise RecipeError(f"was trained with {name} {value}, not {mine}")
         for name, part in self._parts().items():
             part.load_state_dict(state[name])

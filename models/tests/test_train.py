@@ -434,7 +434,7 @@ def test_only_the_same_run_is_resumed(straight, folders, tmp_path):
     other = begin(straight.run, [tmp_path / "a", folders[1]])
     with pytest.raises(train.TrainError, match="trained on other pictures A"):
         other.resume()
-    longer = begin(straight.run, folders, dataclasses.replace(RECIPE, steps=30))
+    longer = begin(straight.run, folders, dataclasses.replace(RECIPE, steps=30, cycle=3.0))
     longer.resume()
     assert longer.gan.step == 20
 
