@@ -15,7 +15,7 @@ LINT_BIN := $(CACHE)/lint/bin
 PYTHON := $(CACHE)/python/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run build test race asan fuzz bench bench-resize soak parity models-test model-smoke horse2zebra goldens dist lint fmt clean
+.PHONY: help setup run build test race asan fuzz bench bench-resize soak parity models-test model-smoke horse2zebra photo2ink showcase goldens dist lint fmt clean
 .PHONY: shim python lint-tools
 
 help: ## list the targets
@@ -62,7 +62,7 @@ bench-resize: shim ## time the resize beside ATen's, one thread
 soak: build ## 20,000 requests of mixed pictures; prints the curve of the resident set (REQUESTS=N to change)
 	$(GO) test -count=1 -v -tags soak -run TestSoak -timeout 60m ./server
 
-python: ## the virtual environment for models/ and bench/ (5.5 GB, once)
+python: ## the virtual environment for models/ and bench/ (5.8 GB, once)
 	@scripts/setup.sh python3:ensurepip=python3-venv
 	@scripts/venv.sh $(CACHE)/python models/requirements.txt
 
@@ -75,12 +75,24 @@ model-smoke: build python ## train 20 steps, export, serve and translate a pictu
 REFERENCE ?= $(PYTHON) bench/reference.py
 parity: build python ## compare live answers with the Python reference server's (REFERENCE=command to change)
 	@$(PYTHON) models/parity.py \
-		--server-command "bin/torchherd serve --compat sanic --max-wait 0s --listen 127.0.0.1:{port} models/bundled/model.pt" \
-		--reference-command "$(REFERENCE) models/bundled/model.pt --port {port} --wait 0.01" \
+		--server-command "bin/torchherd serve --compat sanic --max-wait 0s --listen 127.0.0.1:{port} models/photo2ink/model.pt" \
+		--reference-command "$(REFERENCE) models/photo2ink/model.pt --port {port} --wait 0.01" \
 		$(filter-out %/jpeg-cmyk.jpg,$(wildcard testdata/pictures/jpeg-*.jpg testdata/pictures/exif-*.jpg testdata/pictures/webp-lossy.webp))
 
 horse2zebra: python ## fetch the book's weights (45 MB), verify and export them to models/horse2zebra/model.pt
 	@$(PYTHON) models/horse2zebra.py
+
+photo2ink: python ## make the bundled model anew, in WORK (hours; the packages that its make.sh names)
+	@PYTHON=$(PYTHON) models/photo2ink/make.sh $(abspath $(or $(WORK),build/photo2ink))
+
+# The photographs were never trained on; those in /usr/share are in the package lomiri-wallpapers-16.04.
+SHOW = $(PYTHON) models/showcase.py --server-command "bin/torchherd serve --size keep --log-level error --listen 127.0.0.1:{port}"
+SUNSET = /usr/share/backgrounds/sunset_by_Aitzol_Berasategi.jpg
+showcase: build python ## the before-and-after pictures of the README and of the bundled model's card
+	$(SHOW) --pair docs/pictures skimage:chelsea.png
+	$(SHOW) models/photo2ink/held-out-228.jpg skimage:chelsea.png skimage:astronaut.png skimage:coffee.png skimage:rocket.jpg
+	$(SHOW) models/photo2ink/held-out-512.jpg --side 512 skimage:astronaut.png $(SUNSET)
+	$(SHOW) models/photo2ink/held-out-1024.jpg --side 1024 $(SUNSET)
 
 goldens: python ## make testdata/ and its goldens anew
 	$(PYTHON) models/fixtures.py
@@ -102,7 +114,7 @@ lint: shim lint-tools ## all linters: Go, C++, Python, shell, Dockerfiles
 	@printf '%s\n' $(TIDY_FILES) | xargs -n 1 -P "$$(getconf _NPROCESSORS_ONLN)" $(LINT_BIN)/clang-tidy --quiet -p build/csrc
 	@$(LINT_BIN)/ruff check $(PYTHON_FOLDERS)
 	@$(LINT_BIN)/ruff format --check $(PYTHON_FOLDERS)
-	@shellcheck scripts/*.sh .ci/run
+	@shellcheck scripts/*.sh models/photo2ink/make.sh .ci/run
 	@$(LINT_BIN)/hadolint Dockerfile Dockerfile.cuda
 
 fmt: lint-tools ## format Go, C++ and Python

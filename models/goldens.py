@@ -30,7 +30,7 @@ import files
 import formats
 
 ROOT = Path(__file__).resolve().parent.parent
-BUNDLED = ROOT / "models" / "bundled" / "model.pt"
+BUNDLED = ROOT / "models" / "photo2ink" / "model.pt"
 NEGATE = ROOT / "testdata" / "modules" / "negate.pt"
 
 INPUT_SIZE = (228, 228)
@@ -315,7 +315,7 @@ def forward_golden(goldens: Goldens, bundled: torch.jit.ScriptModule) -> dict[st
     with torch.inference_mode():
         y = bundled(x)
     return {
-        "model": "models/bundled/model.pt",
+        "model": "models/photo2ink/model.pt",
         "model_sha256": files.sha256(BUNDLED.read_bytes()),
         "shape": list(x.shape),
         "dtype": "float32, little-endian, NCHW",

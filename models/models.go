@@ -4,7 +4,7 @@ package models
 
 import _ "embed" // for Bundled
 
-// Bundled is a TorchScript module; models/bundled/README.md is its card.
+// Bundled is a TorchScript module; models/photo2ink/README.md is its card.
 //
-//go:embed bundled/model.pt
+//go:embed photo2ink/model.pt
 var Bundled []byte

@@ -348,7 +348,7 @@ func TestConcurrentForwards(t *testing.T) {
 // The bundled model's answer within 1e-5 of PyTorch's.
 func TestForwardEqualsPyTorch(t *testing.T) {
 	golden := goldens.Load(t).Forward
-	m, err := torch.Load(goldens.Path("../models/bundled/model.pt"), torch.CPU)
+	m, err := torch.Load(goldens.Path("../models/photo2ink/model.pt"), torch.CPU)
 	if err != nil {
 		t.Fatal(err)
 	}
