@@ -31,12 +31,12 @@ const maxSettings = 1 << 16
 func ReadSettings(path string, content []byte) (Settings, error) {
 	archive, size, closeArchive, err := open(path, content)
 	if err != nil {
-		return Settings{}, nil //nolint:nilerr // Load tells
+		return Settings{}, nil // Load tells
 	}
 	defer closeArchive()
 	reader, err := zip.NewReader(archive, size)
 	if err != nil {
-		return Settings{}, nil //nolint:nilerr // likewise
+		return Settings{}, nil // likewise
 	}
 	for _, file := range reader.File {
 		if _, name, _ := strings.Cut(file.Name, "/"); name == settingsRecord {
