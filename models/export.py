@@ -203,7 +203,8 @@ def export(module: generator.ScaledGenerator, out: Path, options: Options = DEFA
             raise ExportError(f"{out}: the settings inside came back changed; nothing was written")
         if options.format == "pt2":
             height, width = _sides(options.size)
-            shapes = [(n, height, width) for n in sorted({*options.batch, min(options.batch) + 1})]
+            low, high = options.batch
+            shapes = [(n, height, width) for n in sorted({low, min(low + 1, high), high})]
             worst = check(formats.load_package(part), module, shapes, MAX_PACKAGE_DIFFERENCE)
         else:
             shapes = [(n, height, width) for n in BATCHES for height, width in SIZES]

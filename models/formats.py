@@ -124,14 +124,13 @@ def load_package(path: Path) -> Callable[[Tensor], Tensor]:
     return torch._inductor.aoti_load_package(str(path))
 
 
-def records(path: Path) -> dict[str, int]:
-    """The records of a model file and their sizes, without the folder at the top; {} for no zip."""
+def records(path: Path) -> list[str]:
+    """The names of a model file's records, without the folder at the top; none for no zip."""
     try:
         with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
+            return [name.partition("/")[2] for name in archive.namelist()]
     except zipfile.BadZipFile:
-        return {}
-    return {entry.filename.partition("/")[2]: entry.file_size for entry in entries}
+        return []
 
 
 def kind(path: Path) -> str:

@@ -101,7 +101,7 @@ def from_debian(package: str, root: Path = Path("/")) -> list[Source]:
 def read_copyright(text: str) -> list[tuple[list[str], str]]:
     """The Files paragraphs of a Debian copyright file: patterns, and licence and holders as a line.
 
-    None when the file is not in Debian's machine-readable format 1.0. Mail addresses are left out.
+    Empty when the file is not in Debian's machine-readable format 1.0. Mail addresses are left out.
     """
     paragraphs = [message_from_string(each) for each in re.split(r"\n\s*\n", text.strip())]
     if "format" not in paragraphs[0]:

@@ -208,6 +208,13 @@ def test_package_carries_settings_and_no_sources(package):
     assert not [name for name in formats.records(out) if name.endswith(".cpp")]
 
 
+def test_package_of_one_batch_size(weights, tmp_path):
+    out = tmp_path / "model.pt2"
+    flags = ["--format", "pt2", "--size", "24x20", "--dynamic-batch", "1:1"]
+    assert export.main([str(weights), "-o", str(out), *flags]) == 0
+    assert formats.load_package(out)(torch.rand(1, 3, 20, 24)).shape == (1, 3, 20, 24)
+
+
 def test_package_needs_one_size(refuse, weights, tmp_path):
     out = tmp_path / "model.pt2"
     says = refuse(weights, "-o", out, "--format", "pt2", "--size", "keep")
