@@ -12,7 +12,6 @@ import (
 	"github.com/torchherd/torchherd/server/internal/api"
 	"github.com/torchherd/torchherd/server/internal/model"
 	"github.com/torchherd/torchherd/server/internal/picture"
-	"github.com/torchherd/torchherd/torch"
 )
 
 // A whole request, from the client's bytes to the client's answer, by HTTP over the loopback, with a model that only
@@ -23,7 +22,7 @@ func BenchmarkRequest(b *testing.B) {
 		b.Fatal(err)
 	}
 	served, err := model.Load(model.Config{
-		Path: module("negate.pt"), Device: torch.CPU, MaxBatchSize: 2, MaxQueueSize: 3,
+		Path: module("negate.pt"), Instances: 1, MaxBatchSize: 2, MaxQueueSize: 3,
 		WarmUpWidth: 228, WarmUpHeight: 228, Alloc: codec.Alloc, Log: zerolog.Nop(),
 	})
 	if err != nil {

@@ -43,7 +43,7 @@ func BenchmarkDecodeJPEG(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				if err := torch.DecodeJPEG(data, 0, torch.FromEXIF, 228, 228, pixels); err != nil {
+				if err := torch.DecodeJPEG(data, torch.DecodeOptions{}, 228, 228, pixels); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -65,7 +65,7 @@ func BenchmarkForwardPictures(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				next := 0
-				_, err := m.ForwardPictures(batch, func(int) []byte { next++; return out[next-1] })
+				_, err := forward(m, batch, func(int) []byte { next++; return out[next-1] })
 				if err != nil {
 					b.Fatal(err)
 				}

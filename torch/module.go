@@ -14,22 +14,24 @@ import "C"
 
 import (
 	"fmt"
+	"os"
 	"runtime"
 	"strings"
 	"sync"
 	"unsafe"
 )
 
-// A Module is a TorchScript module on one device, in evaluation mode. Its methods are safe for concurrent use
-// and take turns. Close it when it is done with: a model's memory is large and lies outside Go's heap, so the
-// garbage collector can't know when it is time, and nothing is freed without Close.
+// A Module is a model on one device: a TorchScript module in evaluation mode, or an AOTInductor package. Its methods
+// are safe for concurrent use and take turns. Close it when it is done with: a model's memory is large and lies outside
+// Go's heap, so the garbage collector can't know when it is time, and nothing is freed without Close.
 type Module struct {
-	info Info
+	info   Info
+	limits limits // of what forward takes; only a package has any
 
 	mu     sync.Mutex // one call at a time
 	handle *C.thd_module
-	// Scratch for pointers to a batch's pictures, so that a batch allocates nothing.
-	in, out pointers
+	in     pointers // scratch, so that a batch allocates little
+	folder string   // to be removed by Close; empty: none
 }
 
 // Info is what a module says about itself.
@@ -37,39 +39,68 @@ type Info struct {
 	// Inputs of forward as the module declares them, such as "x: Tensor". TorchScript states no shapes.
 	Inputs     []string
 	Device     Device
+	Precision  Precision
 	Parameters int64 // elements in all parameters and buffers
 	Bytes      int64 // their size in memory
 }
 
-// Load reads a TorchScript file (torch.jit.save, .pt) onto a device.
+// Options say how a model is loaded. The zero value is the CPU in float32.
+type Options struct {
+	Device Device
+	// Precision is for TorchScript; a package computes in the one that it was compiled for.
+	Precision Precision
+	// CUDAGraphs replays each shape of a batch as a CUDA graph once it has run twice. For ForwardPictures only. A model
+	// that no graph can hold runs without.
+	CUDAGraphs bool
+	// PackageFolder is where a package is unpacked, into a folder of its own that is removed again: on the CPU before
+	// Load returns, on CUDA by Close. Empty: os.TempDir(). It must allow files to be executed.
+	PackageFolder string
+}
+
+// Load reads a model's file onto a device: TorchScript (torch.jit.save, .pt) or an AOTInductor package
+// (torch._inductor.aoti_compile_and_package, .pt2), told apart by content.
 //
-// Errors: ErrNotFound, ErrNotAModule, ErrDevice, ErrOutOfMemory.
-func Load(path string, device Device) (*Module, error) {
+// A package is machine code: load only those whose maker is trusted, as with TorchScript. Its input is checked before
+// each call if it has a record extra/torchherd.json that states it (models/export.py writes one); else it checks by
+// itself.
+//
+// Errors: ErrNotFound, ErrNotAModule, ErrDevice (also for a package that was compiled for another one),
+// ErrOutOfMemory; ErrInvalidArgument for options that the device doesn't have.
+func Load(path string, options Options) (*Module, error) {
+	if archive, err := openArchive(path, nil); err == nil {
+		defer archive.close()
+		if files := archive.packageFiles(); len(files) > 0 {
+			return loadPackage(archive, files, options)
+		}
+	}
 	name := C.CString(path)
 	defer C.free(unsafe.Pointer(name))
-	return load(device, func(device *C.char, out **C.thd_module) *C.thd_error {
-		return C.thd_module_load(name, device, out)
+	return load(options, func(options *C.thd_load_options, out **C.thd_module) *C.thd_error {
+		return C.thd_module_load(name, options, out)
 	})
 }
 
-// LoadBytes is Load for a file's content in memory, which isn't used any more when it returns.
-func LoadBytes(content []byte, device Device) (*Module, error) {
+// LoadBytes is Load for the content of a TorchScript file in memory, which isn't used any more when it returns.
+func LoadBytes(content []byte, options Options) (*Module, error) {
 	if len(content) == 0 {
 		return nil, &Error{Op: "load", Kind: ErrNotAModule, Detail: "the file is empty"}
 	}
-	return load(device, func(device *C.char, out **C.thd_module) *C.thd_error {
-		return C.thd_module_load_memory(unsafe.Pointer(&content[0]), C.size_t(len(content)), device, out)
+	return load(options, func(options *C.thd_load_options, out **C.thd_module) *C.thd_error {
+		return C.thd_module_load_memory(unsafe.Pointer(&content[0]), C.size_t(len(content)), options, out)
 	})
 }
 
-func load(device Device, call func(*C.char, **C.thd_module) *C.thd_error) (*Module, error) {
+func load(options Options, call func(*C.thd_load_options, **C.thd_module) *C.thd_error) (*Module, error) {
 	if err := checkABI(); err != nil {
 		return nil, err
 	}
-	deviceName := C.CString(device.String())
-	defer C.free(unsafe.Pointer(deviceName))
+	c := C.thd_load_options{device: C.CString(options.Device.String()), precision: C.thd_precision(options.Precision)}
+	defer C.free(unsafe.Pointer(c.device))
+	if options.CUDAGraphs {
+		c.graphs = 1
+	}
 	m := &Module{}
-	if err := take("load", call(deviceName, &m.handle)); err != nil {
+	if err := take("load", call(&c, &m.handle)); err != nil {
 		return nil, err
 	}
 	var info C.thd_module_info
@@ -79,7 +110,8 @@ func load(device Device, call func(*C.char, **C.thd_module) *C.thd_error) (*Modu
 	}
 	m.info = Info{
 		Inputs:     strings.Split(C.GoString(info.inputs), "\n"),
-		Device:     device,
+		Device:     options.Device,
+		Precision:  options.Precision,
 		Parameters: int64(info.parameters),
 		Bytes:      int64(info.bytes),
 	}
@@ -90,13 +122,18 @@ func load(device Device, call func(*C.char, **C.thd_module) *C.thd_error) (*Modu
 func (m *Module) Info() Info { return m.info }
 
 // Close returns the module's memory, after a call that is under way. Closing twice does nothing; other calls on
-// a closed module return ErrClosed. Close never fails; it returns an error to be an io.Closer.
+// a closed module return ErrClosed. It fails only when a package's folder can't be removed.
 func (m *Module) Close() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	C.thd_module_free(m.handle)
 	m.handle = nil
-	return nil
+	folder := m.folder
+	m.folder = ""
+	if folder == "" {
+		return nil
+	}
+	return os.RemoveAll(folder)
 }
 
 // Forward runs the module on a batch: a tensor whose first dimension counts the items. The answer is a tensor of
@@ -112,6 +149,9 @@ func (m *Module) Forward(batch *Tensor) (*Tensor, error) {
 	}
 	if len(batch.Shape) == 0 || len(batch.Data) == 0 {
 		return nil, &Error{Op: op, Kind: ErrShape, Detail: fmt.Sprintf("shape %v is an empty batch", batch.Shape)}
+	}
+	if err := m.limits.check(op, batch.DType, batch.Shape); err != nil {
+		return nil, err
 	}
 	input := C.thd_tensor_view{dtype: C.thd_dtype(batch.DType), dims: C.int32_t(len(batch.Shape))}
 	for i, n := range batch.Shape {
@@ -154,57 +194,80 @@ type Pictures struct {
 
 func (p *Pictures) size() int { return p.Height * p.Width * p.Channels }
 
-// ForwardPictures runs the module on RGB pictures: it stacks them in their order, turns them into float32 NCHW
-// in 0..1, runs, and turns the answer back into bytes (clamped to 0..1, NaN as 0, times 255, cut off). Item i
-// of the answer belongs to item i of the batch. The answer's pictures may be of another size, and have one or
-// three channels.
-//
-// alloc makes the memory of each picture of the answer: size bytes, which are all overwritten. It lets a server
-// use its memory again; nil is make.
+// ForwardPictures runs the module on RGB pictures: it stacks them in their order, turns them into float32 NCHW in
+// 0..1, and runs. On CUDA it returns when the work is queued, so that the next batch can be given while this one runs.
+// The caller reads the answer once.
 //
 // Errors: as for Forward; ErrOutput also when the answer isn't floating point [items, 1 or 3, height, width].
-func (m *Module) ForwardPictures(batch Pictures, alloc func(size int) []byte) (Pictures, error) {
+func (m *Module) ForwardPictures(batch Pictures) (*Answer, error) {
 	const op = "forward"
 	if len(batch.Items) == 0 || batch.Height < 1 || batch.Width < 1 {
-		return Pictures{}, &Error{Op: op, Kind: ErrShape, Detail: "an empty batch"}
+		return nil, &Error{Op: op, Kind: ErrShape, Detail: "an empty batch"}
 	}
 	if batch.Channels != 3 {
-		return Pictures{}, &Error{Op: op, Kind: ErrShape, Detail: fmt.Sprintf("pictures of %d channels; 3 are needed", batch.Channels)}
+		return nil, &Error{Op: op, Kind: ErrShape, Detail: fmt.Sprintf("pictures of %d channels; 3 are needed", batch.Channels)}
 	}
 	for i, item := range batch.Items {
 		if len(item) != batch.size() {
-			return Pictures{}, &Error{Op: op, Kind: ErrShape, Detail: fmt.Sprintf("picture %d has %d bytes instead of %d", i, len(item), batch.size())}
+			return nil, &Error{Op: op, Kind: ErrShape, Detail: fmt.Sprintf("picture %d has %d bytes instead of %d", i, len(item), batch.size())}
 		}
 	}
-	if alloc == nil {
-		alloc = func(size int) []byte { return make([]byte, size) }
+	shape := [...]int64{int64(len(batch.Items)), 3, int64(batch.Height), int64(batch.Width)}
+	if err := m.limits.check(op, Float32, shape[:]); err != nil {
+		return nil, err
 	}
 
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.handle == nil {
-		return Pictures{}, &Error{Op: op, Kind: ErrClosed}
+		return nil, &Error{Op: op, Kind: ErrClosed}
 	}
-	var result *C.thd_result
 	var view C.thd_tensor_view
+	answer := &Answer{}
 	items := m.in.pin(batch.Items)
 	err := take(op, C.thd_module_forward_pictures(m.handle, items, C.int32_t(len(batch.Items)),
-		C.int32_t(batch.Height), C.int32_t(batch.Width), &result, &view))
+		C.int32_t(batch.Height), C.int32_t(batch.Width), &answer.result, &view))
 	m.in.unpin()
 	if err != nil {
-		return Pictures{}, err
+		return nil, err
 	}
-	defer C.thd_result_free(result)
+	answer.count = int(view.shape[0])
+	answer.Channels, answer.Height, answer.Width = int(view.shape[1]), int(view.shape[2]), int(view.shape[3])
+	return answer, nil
+}
 
-	output := Pictures{
-		Channels: int(view.shape[1]), Height: int(view.shape[2]), Width: int(view.shape[3]),
-		Items: make([][]byte, len(batch.Items)),
+// An Answer is what ForwardPictures came to, in memory outside Go's heap until it is read.
+type Answer struct {
+	Height, Width, Channels int // of each picture; they may differ from the batch's, with one channel or three
+	count                   int
+	result                  *C.thd_result
+}
+
+// Read waits for the answer, writes it as bytes (clamped to 0..1, NaN as 0, times 255, cut off) and returns the memory
+// that the answer held. Item i belongs to item i of the batch. A second Read returns ErrClosed. It may run on another
+// goroutine while the module runs another batch, and after the module was closed.
+//
+// alloc makes the memory of each picture: size bytes, which are all overwritten. It lets a server use its memory again;
+// nil is make. Errors: ErrForward for what fails on CUDA only as it runs.
+func (a *Answer) Read(alloc func(size int) []byte) (Pictures, error) {
+	const op = "read the answer"
+	if a.result == nil {
+		return Pictures{}, &Error{Op: op, Kind: ErrClosed}
 	}
+	defer func() {
+		C.thd_result_free(a.result)
+		a.result = nil
+	}()
+	if alloc == nil {
+		alloc = func(size int) []byte { return make([]byte, size) }
+	}
+	output := Pictures{Height: a.Height, Width: a.Width, Channels: a.Channels, Items: make([][]byte, a.count)}
 	for i := range output.Items {
 		output.Items[i] = alloc(output.size())
 	}
-	defer m.out.unpin()
-	return output, take(op, C.thd_result_read_pictures(result, m.out.pin(output.Items), C.int32_t(len(output.Items))))
+	var out pointers
+	defer out.unpin()
+	return output, take(op, C.thd_result_read_pictures(a.result, out.pin(output.Items), C.int32_t(a.count)))
 }
 
 // pointers is an array of pointers to Go memory, pinned while C reads them.

@@ -52,12 +52,21 @@ func ReadJPEGHeader(data []byte) (JPEGHeader, error) {
 	}, nil
 }
 
-// DecodeJPEG decodes a JPEG (baseline or progressive; CMYK is turned into RGB), turns it by orientation and
+// DecodeOptions say how a JPEG is decoded. The zero value goes by the file's EXIF data and has no limit.
+type DecodeOptions struct {
+	Orientation Orientation
+	MaxPixels   int64 // of the stored picture, checked on the header; 0: no limit
+	// Scaled decodes a picture that is at least twice as large as asked for at 1/2, 1/4 or 1/8 of its size before it is
+	// resized: faster, and with other values.
+	Scaled bool
+}
+
+// DecodeJPEG decodes a JPEG (baseline or progressive; CMYK is turned into RGB), turns it by its orientation and
 // resizes the turned picture to width x height as Resize does. pixels receives width*height*3 bytes, RGB in HWC
-// order. maxPixels limits the stored picture and is checked on the header; 0 is no limit.
+// order.
 //
 // Errors: ErrBadPicture, ErrTooManyPixels, ErrNotRGB for a grey picture, ErrShape when pixels has another length.
-func DecodeJPEG(data []byte, maxPixels int64, orientation Orientation, width, height int, pixels []byte) error {
+func DecodeJPEG(data []byte, options DecodeOptions, width, height int, pixels []byte) error {
 	const op = "decode jpeg"
 	if err := checkPicture(op, data); err != nil {
 		return err
@@ -65,8 +74,12 @@ func DecodeJPEG(data []byte, maxPixels int64, orientation Orientation, width, he
 	if err := checkPixels(op, pixels, width, height, 3); err != nil {
 		return err
 	}
-	return take(op, C.thd_jpeg_decode(bytePointer(data), C.size_t(len(data)), C.int64_t(maxPixels),
-		C.int32_t(orientation), C.int32_t(width), C.int32_t(height), bytePointer(pixels)))
+	scaled := C.int32_t(0)
+	if options.Scaled {
+		scaled = 1
+	}
+	return take(op, C.thd_jpeg_decode(bytePointer(data), C.size_t(len(data)), C.int64_t(options.MaxPixels),
+		C.int32_t(options.Orientation), scaled, C.int32_t(width), C.int32_t(height), bytePointer(pixels)))
 }
 
 // Resize turns a picture by orientation (not FromEXIF) and resizes the turned picture to width x height with the

@@ -20,12 +20,21 @@ import (
 
 func load(t testing.TB, name string) *torch.Module {
 	t.Helper()
-	m, err := torch.Load(goldens.Path("modules/"+name), torch.CPU)
+	m, err := torch.Load(goldens.Path("modules/"+name), torch.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = m.Close() })
 	return m
+}
+
+// forward runs a batch of pictures and reads the answer.
+func forward(m *torch.Module, batch torch.Pictures, alloc func(size int) []byte) (torch.Pictures, error) {
+	answer, err := m.ForwardPictures(batch)
+	if err != nil {
+		return torch.Pictures{}, err
+	}
+	return answer.Read(alloc)
 }
 
 func expectKind(t *testing.T, err error, kind torch.Kind) {
@@ -78,7 +87,7 @@ func TestCUDAWithoutCUDA(t *testing.T) {
 		t.Skip("this machine has a CUDA device")
 	}
 	expectKind(t, device.Available(), torch.ErrDevice)
-	_, err = torch.Load(goldens.Path("modules/negate.pt"), device)
+	_, err = torch.Load(goldens.Path("modules/negate.pt"), torch.Options{Device: device})
 	expectKind(t, err, torch.ErrDevice)
 }
 
@@ -91,12 +100,12 @@ func TestCUDA(t *testing.T) {
 	if err := device.Available(); err != nil {
 		t.Skip(err)
 	}
-	m, err := torch.Load(goldens.Path("modules/negate.pt"), device)
+	m, err := torch.Load(goldens.Path("modules/negate.pt"), torch.Options{Device: device})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = m.Close() }()
-	out, err := m.ForwardPictures(torch.Pictures{Height: 1, Width: 1, Channels: 3, Items: [][]byte{{0, 100, 255}}}, nil)
+	out, err := forward(m, torch.Pictures{Height: 1, Width: 1, Channels: 3, Items: [][]byte{{0, 100, 255}}}, nil)
 	if err != nil || !slices.Equal(out.Items[0], []byte{255, 155, 0}) {
 		t.Errorf("negated: %v, %v", out.Items, err)
 	}
@@ -117,7 +126,7 @@ func TestLoadErrors(t *testing.T) {
 		goldens.Path("modules/checkpoint.pth"): torch.ErrNotAModule,
 		goldens.Path("pictures/jpeg-420.jpg"):  torch.ErrNotAModule,
 	} {
-		m, err := torch.Load(path, torch.CPU)
+		m, err := torch.Load(path, torch.Options{})
 		expectKind(t, err, want)
 		if m != nil {
 			t.Errorf("%s: a module came with the error", path)
@@ -126,15 +135,15 @@ func TestLoadErrors(t *testing.T) {
 			t.Errorf("%s: the error carries a stack trace: %v", path, err)
 		}
 		if content, readErr := os.ReadFile(path); readErr == nil {
-			_, err = torch.LoadBytes(content, torch.CPU)
+			_, err = torch.LoadBytes(content, torch.Options{})
 			expectKind(t, err, torch.ErrNotAModule)
 		}
 	}
-	_, err := torch.Load(filepath.Join(folder, "absent.pt"), torch.CPU)
+	_, err := torch.Load(filepath.Join(folder, "absent.pt"), torch.Options{})
 	if !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a missing file isn't fs.ErrNotExist: %v", err)
 	}
-	_, err = torch.Load(goldens.Path("modules/checkpoint.pth"), torch.CPU)
+	_, err = torch.Load(goldens.Path("modules/checkpoint.pth"), torch.Options{})
 	if err == nil || !strings.Contains(err.Error(), "export it") {
 		t.Errorf("a checkpoint's error doesn't say what to do: %v", err)
 	}
@@ -156,7 +165,7 @@ func TestForward(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	fromBytes, err := torch.LoadBytes(content, torch.CPU)
+	fromBytes, err := torch.LoadBytes(content, torch.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -235,7 +244,7 @@ func TestClose(t *testing.T) {
 	}
 	_, err = m.Forward(batch)
 	expectKind(t, err, torch.ErrClosed)
-	_, err = m.ForwardPictures(torch.Pictures{Height: 1, Width: 1, Channels: 3, Items: [][]byte{{1, 2, 3}}}, nil)
+	_, err = forward(m, torch.Pictures{Height: 1, Width: 1, Channels: 3, Items: [][]byte{{1, 2, 3}}}, nil)
 	expectKind(t, err, torch.ErrClosed)
 	if m.Info().Inputs == nil {
 		t.Error("Info is gone after Close")
@@ -271,7 +280,7 @@ func TestForwardPictures(t *testing.T) {
 		batch.Items = append(batch.Items, goldens.Noise(seed, 18))
 	}
 	sizes := []int{}
-	out, err := m.ForwardPictures(batch, func(size int) []byte {
+	out, err := forward(m, batch, func(size int) []byte {
 		sizes = append(sizes, size)
 		return make([]byte, size)
 	})
@@ -300,7 +309,7 @@ func TestForwardPicturesShapes(t *testing.T) {
 		"out_of_range.pt": {Height: 1, Width: 1, Channels: 3, Items: [][]byte{{0, 0, 255}}},
 		"nan.pt":          {Height: 1, Width: 1, Channels: 3, Items: [][]byte{{0, 0, 0}}},
 	} {
-		got, err := load(t, name).ForwardPictures(pixel, nil)
+		got, err := forward(load(t, name), pixel, nil)
 		if err != nil || got.Height != want.Height || got.Width != want.Width || got.Channels != want.Channels ||
 			!slices.Equal(got.Items[0], want.Items[0]) {
 			t.Errorf("%s: %+v, %v", name, got, err)
@@ -311,7 +320,7 @@ func TestForwardPicturesShapes(t *testing.T) {
 		"needs_four.pt": torch.ErrForward, "double.pt": torch.ErrForward, "fails_on_black.pt": torch.ErrForward,
 	} {
 		black := torch.Pictures{Height: 2, Width: 2, Channels: 3, Items: [][]byte{make([]byte, 12), make([]byte, 12)}}
-		_, err := load(t, name).ForwardPictures(black, nil)
+		_, err := forward(load(t, name), black, nil)
 		expectKind(t, err, want)
 	}
 	m := load(t, "negate.pt")
@@ -321,7 +330,7 @@ func TestForwardPicturesShapes(t *testing.T) {
 		"four channels":  {Height: 1, Width: 1, Channels: 4, Items: [][]byte{{1, 2, 3, 4}}},
 		"too few pixels": {Height: 1, Width: 2, Channels: 3, Items: [][]byte{{1, 2, 3}}},
 	} {
-		if _, err := m.ForwardPictures(bad, nil); !errors.Is(err, torch.ErrShape) {
+		if _, err := forward(m, bad, nil); !errors.Is(err, torch.ErrShape) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -335,7 +344,7 @@ func TestConcurrentForwards(t *testing.T) {
 		wg.Go(func() {
 			for i := range 50 {
 				value := byte(g*50+i) % 251
-				out, err := m.ForwardPictures(torch.Pictures{Height: 1, Width: 1, Channels: 3, Items: [][]byte{{value, 0, 255}}}, nil)
+				out, err := forward(m, torch.Pictures{Height: 1, Width: 1, Channels: 3, Items: [][]byte{{value, 0, 255}}}, nil)
 				if err != nil || out.Items[0][1] != 255 || out.Items[0][2] != 0 {
 					t.Errorf("%v, %v", out.Items, err)
 				}
@@ -348,7 +357,7 @@ func TestConcurrentForwards(t *testing.T) {
 // The bundled model's answer within 1e-5 of PyTorch's.
 func TestForwardEqualsPyTorch(t *testing.T) {
 	golden := goldens.Load(t).Forward
-	m, err := torch.Load(goldens.Path("../models/photo2ink/model.pt"), torch.CPU)
+	m, err := torch.Load(goldens.Path("../models/photo2ink/model.pt"), torch.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -461,14 +470,14 @@ func TestTurnedResizeEqualsTurnThenResize(t *testing.T) {
 func TestPictureErrors(t *testing.T) {
 	jpeg := goldens.Read(t, "pictures/jpeg-420.jpg")
 	pixels := make([]byte, 228*228*3)
-	expectKind(t, torch.DecodeJPEG(nil, 0, torch.FromEXIF, 228, 228, pixels), torch.ErrBadPicture)
-	expectKind(t, torch.DecodeJPEG([]byte("no picture"), 0, torch.FromEXIF, 228, 228, pixels), torch.ErrBadPicture)
-	expectKind(t, torch.DecodeJPEG(jpeg, 59999, torch.FromEXIF, 228, 228, pixels), torch.ErrTooManyPixels)
-	expectKind(t, torch.DecodeJPEG(jpeg, 0, 9, 228, 228, pixels), torch.ErrInvalidArgument)
-	expectKind(t, torch.DecodeJPEG(jpeg, 0, torch.FromEXIF, 228, 227, pixels), torch.ErrShape)
-	expectKind(t, torch.DecodeJPEG(jpeg, 0, torch.FromEXIF, 0, 0, nil), torch.ErrShape)
-	expectKind(t, torch.DecodeJPEG(goldens.Read(t, "pictures/jpeg-gray.jpg"), 0, torch.FromEXIF, 228, 228, pixels), torch.ErrNotRGB)
-	if err := torch.DecodeJPEG(jpeg, 60000, torch.FromEXIF, 228, 228, pixels); err != nil {
+	expectKind(t, torch.DecodeJPEG(nil, torch.DecodeOptions{}, 228, 228, pixels), torch.ErrBadPicture)
+	expectKind(t, torch.DecodeJPEG([]byte("no picture"), torch.DecodeOptions{}, 228, 228, pixels), torch.ErrBadPicture)
+	expectKind(t, torch.DecodeJPEG(jpeg, torch.DecodeOptions{MaxPixels: 59999}, 228, 228, pixels), torch.ErrTooManyPixels)
+	expectKind(t, torch.DecodeJPEG(jpeg, torch.DecodeOptions{Orientation: 9}, 228, 228, pixels), torch.ErrInvalidArgument)
+	expectKind(t, torch.DecodeJPEG(jpeg, torch.DecodeOptions{}, 228, 227, pixels), torch.ErrShape)
+	expectKind(t, torch.DecodeJPEG(jpeg, torch.DecodeOptions{}, 0, 0, nil), torch.ErrShape)
+	expectKind(t, torch.DecodeJPEG(goldens.Read(t, "pictures/jpeg-gray.jpg"), torch.DecodeOptions{}, 228, 228, pixels), torch.ErrNotRGB)
+	if err := torch.DecodeJPEG(jpeg, torch.DecodeOptions{MaxPixels: 60000}, 228, 228, pixels); err != nil {
 		t.Errorf("as many pixels as the limit: %v", err)
 	}
 	_, err := torch.ReadJPEGHeader(jpeg[:10])

@@ -39,7 +39,7 @@ extern "C" {
 #endif
 
 /* Raised by every change that breaks a caller built against an older header. */
-#define THD_ABI_VERSION 1
+#define THD_ABI_VERSION 2
 
 /* ---- errors ---- */
 
@@ -49,7 +49,7 @@ typedef enum thd_code {
   THD_ERROR_INVALID_ARGUMENT = 1,
   /* No file at that path, or it can't be read. */
   THD_ERROR_NOT_FOUND = 2,
-  /* The file is there, but isn't a TorchScript module that this LibTorch can load. */
+  /* The file is there, but isn't a module or package that this LibTorch can load. */
   THD_ERROR_NOT_A_MODULE = 3,
   /* The device has no such name, or this machine or this LibTorch doesn't have it. */
   THD_ERROR_DEVICE = 4,
@@ -117,14 +117,37 @@ typedef struct thd_tensor_view {
 
 /* ---- modules ---- */
 
-/* A TorchScript module on one device, in evaluation mode. */
+/* A model on one device: a TorchScript module in evaluation mode, its weights frozen, or an AOTInductor
+ * package. */
 typedef struct thd_module thd_module;
 
-/* Loads a TorchScript file onto a device. path, device: borrowed. *out: owned, freed by thd_module_free.
- * Errors: NOT_FOUND, NOT_A_MODULE, DEVICE, OUT_OF_MEMORY. */
-thd_error* thd_module_load(const char* path, const char* device, thd_module** out);
+/* In which format a TorchScript module computes. What it takes and gives stays float32. */
+typedef enum thd_precision {
+  THD_FP32 = 0, /* float32; on CUDA without TF32 */
+  THD_TF32 = 1, /* CUDA: float32 whose products are rounded to 10 bits after the point */
+  THD_BF16 = 2, /* convolutions and matrix products in bfloat16, by LibTorch's autocast */
+  THD_FP16 = 3  /* CUDA: likewise in float16 */
+} thd_precision;
+
+typedef struct thd_load_options {
+  const char* device;      /* "cpu", "cuda", "cuda:1"; borrowed */
+  thd_precision precision; /* of a package THD_FP32: it computes as it was compiled */
+  int32_t graphs;          /* CUDA: 1 to replay each batch's shape as a CUDA graph once it is warm; else 0 */
+} thd_load_options;
+
+/* Loads a TorchScript file onto a device. path, options: borrowed. *out: owned, freed by thd_module_free.
+ * Errors: NOT_FOUND, NOT_A_MODULE, DEVICE, OUT_OF_MEMORY; INVALID_ARGUMENT for options that the device doesn't
+ * have. */
+thd_error* thd_module_load(const char* path, const thd_load_options* options, thd_module** out);
 /* The same from a file's content in memory. data: borrowed. */
-thd_error* thd_module_load_memory(const void* data, size_t size, const char* device, thd_module** out);
+thd_error* thd_module_load_memory(const void* data, size_t size, const thd_load_options* options,
+                                  thd_module** out);
+/* Loads an AOTInductor package that the caller has unpacked. library: its shared object; folder: where its other
+ * files lie. Both are borrowed; on the CPU the files may be removed as soon as this returns, on CUDA when the module
+ * is freed. A package can run on the device's kind that it was compiled for, and only with inputs of the dtype and of
+ * the shapes that it was compiled for; it answers others with FORWARD. Errors: as above. */
+thd_error* thd_module_load_package(const char* library, const char* folder, const thd_load_options* options,
+                                   thd_module** out);
 /* module: owned, given back here; NULL does nothing. */
 void thd_module_free(thd_module* module);
 
@@ -150,17 +173,19 @@ thd_error* thd_module_forward(thd_module* module, const thd_tensor_view* input, 
                               thd_tensor_view* view);
 
 /* Runs the module on a batch of RGB pictures of one size: stacks them in their order, turns them into
- * float32 NCHW in 0..1 (value/255), runs, and keeps the answer for thd_result_read_pictures.
+ * float32 NCHW in 0..1 (value/255), runs, and keeps the answer for thd_result_read_pictures. On CUDA it returns
+ * when the work is queued: the next batch can be given while this one runs.
  *
  * pictures: count pointers to height*width*3 bytes; borrowed. *out: owned. *view gives the answer's shape
- * {count, channels, height, width} (dtype float32); its data is NULL.
+ * {count, channels, height, width} (dtype uint8, what will be read); its data is NULL.
  * Errors: FORWARD; OUTPUT when the answer isn't one floating tensor {count, 1 or 3, height, width};
  * OUT_OF_MEMORY. */
 thd_error* thd_module_forward_pictures(thd_module* module, const uint8_t* const* pictures, int32_t count,
                                        int32_t height, int32_t width, thd_result** out, thd_tensor_view* view);
 
-/* Writes picture i of the answer to pictures[i] as height*width*channels bytes: values are clamped to 0..1
- * (NaN becomes 0), times 255, cut off to whole numbers. pictures: count pointers; borrowed. */
+/* Waits for the answer and writes its picture i to pictures[i] as height*width*channels bytes: values are clamped
+ * to 0..1 (NaN becomes 0), times 255, cut off to whole numbers. pictures: count pointers; borrowed. From any
+ * thread, also while its module runs another batch. Errors: FORWARD for what fails on CUDA only as it runs. */
 thd_error* thd_result_read_pictures(const thd_result* result, uint8_t* const* pictures, int32_t count);
 
 /* result: owned, given back here; NULL does nothing. */
@@ -186,10 +211,12 @@ thd_error* thd_jpeg_read_header(const uint8_t* data, size_t size, thd_jpeg_info*
  * picture to width x height by Pillow's bilinear filter with antialiasing (see thd_resize).
  *
  * max_pixels: checked on the header, before memory for the picture is taken; 0: no limit.
+ * scaled: 1 decodes a picture that is at least twice as large as width x height at 1/2, 1/4 or 1/8 of its size
+ * before it is resized, which is several times faster and changes its values; else 0.
  * data: borrowed. pixels: borrowed, width*height*3 bytes.
  * Errors: BAD_PICTURE, TOO_MANY_PIXELS, NOT_RGB, OUT_OF_MEMORY. From any thread; starts no thread. */
 thd_error* thd_jpeg_decode(const uint8_t* data, size_t size, int64_t max_pixels, int32_t orientation,
-                           int32_t width, int32_t height, uint8_t* pixels);
+                           int32_t scaled, int32_t width, int32_t height, uint8_t* pixels);
 
 /* Turns and resizes RGB pixels. source: source_width*source_height*source_channels bytes, where
  * source_channels is 3 or 4 and a fourth channel is left out; borrowed. orientation: 1 to 8.

@@ -145,12 +145,33 @@ class Reader {
             .orientation = orientation};
   }
 
-  // Decodes the picture into the resizer, row by row. After header().
-  void decode(thd::Resizer* resizer) {
-    const bool cmyk = info_.num_components == kCmyk;
-    if (cmyk) cmyk_row_.resize(static_cast<size_t>(info_.image_width) * kCmyk);
-    info_.out_color_space = cmyk ? JCS_CMYK : JCS_RGB;
+  // Decodes at the smallest of 1/8, 1/4 and 1/2 of the stored size that is still no smaller than width x height
+  // (of the stored picture, before any turn): most of the inverse transform's work is left out, and the chroma needs
+  // no upsampling. After header().
+  void shrink_to(int width, int height) {
+    const auto at_least = [](JDIMENSION stored, unsigned denominator, int wanted) {
+      return std::cmp_greater_equal((stored + denominator - 1) / denominator, wanted);
+    };
+    for (const unsigned denominator : {8U, 4U, 2U}) {
+      if (!at_least(info_.image_width, denominator, width)) continue;
+      if (!at_least(info_.image_height, denominator, height)) continue;
+      info_.scale_num = 1;
+      info_.scale_denom = denominator;
+      return;
+    }
+  }
+
+  // Makes ready to decode and returns the size of the rows that will come. After header().
+  std::pair<int, int> begin() {
+    info_.out_color_space = info_.num_components == kCmyk ? JCS_CMYK : JCS_RGB;
     check(start());
+    return {static_cast<int>(info_.output_width), static_cast<int>(info_.output_height)};
+  }
+
+  // Decodes the picture into the resizer, row by row. After begin().
+  void decode(thd::Resizer* resizer) {
+    const bool cmyk = info_.out_color_space == JCS_CMYK;
+    if (cmyk) cmyk_row_.resize(static_cast<size_t>(info_.output_width) * kCmyk);
     while (info_.output_scanline < info_.output_height) {
       uint8_t* row = resizer->next();
       check(read_row(cmyk ? cmyk_row_.data() : row));
@@ -191,7 +212,7 @@ class Reader {
   // convert("RGB"), with division by 255 rounded to nearest.
   void cmyk_to_rgb(uint8_t* row) const {
     const uint8_t* from = cmyk_row_.data();
-    for (JDIMENSION x = 0; x < info_.image_width; x++, from += kCmyk, row += thd::kChannels) {
+    for (JDIMENSION x = 0; x < info_.output_width; x++, from += kCmyk, row += thd::kChannels) {
       const int light = from[3];
       for (int c = 0; c < thd::kChannels; c++) {
         const int product = (255 - from[c]) * light + 128;
@@ -277,7 +298,7 @@ thd_error* thd_jpeg_read_header(const uint8_t* data, size_t size, thd_jpeg_info*
 }
 
 thd_error* thd_jpeg_decode(const uint8_t* data, size_t size, int64_t max_pixels, int32_t orientation,
-                           int32_t width, int32_t height, uint8_t* pixels) {
+                           int32_t scaled, int32_t width, int32_t height, uint8_t* pixels) {
   return thd::guard([&] {
     require(data != nullptr, "data must not be NULL");
     thd::require_target(orientation == THD_ORIENTATION_EXIF ? 1 : orientation, width, height, pixels);
@@ -292,7 +313,12 @@ thd_error* thd_jpeg_decode(const uint8_t* data, size_t size, int64_t max_pixels,
     if (info.channels < thd::kChannels) {
       throw Failure(THD_ERROR_NOT_RGB, "the JPEG has " + std::to_string(info.channels) + " channel(s)");
     }
-    thd::Resizer resizer(info.width, info.height, orientation, width, height, pixels);
+    if (scaled != 0) {
+      const bool sideways = thd::swaps_axes(orientation);
+      reader.shrink_to(sideways ? height : width, sideways ? width : height);
+    }
+    const auto [decoded_width, decoded_height] = reader.begin();
+    thd::Resizer resizer(decoded_width, decoded_height, orientation, width, height, pixels);
     reader.decode(&resizer);
   });
 }

@@ -1,8 +1,10 @@
 #include "pixels.h"
 
+#include "cpu.h"
+
 // Compiled for several instruction sets, the best one chosen when the library is loaded. Not under a
 // sanitizer: the choice would run before the sanitizer is set up.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
+#if THD_AVX2 && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
 #define THD_CLONES __attribute__((target_clones("avx2", "default")))
 #else
 #define THD_CLONES
@@ -19,12 +21,77 @@ inline uint8_t to_byte(float value) {
   return static_cast<uint8_t>(static_cast<int32_t>(clamped * kScale));
 }
 
+void interleave_plain(const float* planes, int64_t plane, int64_t count, uint8_t* pixels) {
+  for (int64_t i = 0; i < count; i++) {
+    for (int64_t c = 0; c < 3; c++) pixels[3 * i + c] = to_byte(planes[c * plane + i]);
+  }
+}
+
+#if THD_AVX2
+
+constexpr int kLanes = 8;
+constexpr int kStep = 16;  // pixels that the AVX2 version takes at a time
+
+// Eight values as whole numbers 0 to 255, in to_byte's arithmetic.
+__attribute__((target("avx2"))) inline __m256i to_bytes(const float* values) {
+  // maxps answers with its second operand when the first is NaN.
+  const __m256 positive = _mm256_max_ps(_mm256_loadu_ps(values), _mm256_setzero_ps());
+  const __m256 clamped = _mm256_min_ps(positive, _mm256_set1_ps(1.0F));
+  return _mm256_cvttps_epi32(_mm256_mul_ps(clamped, _mm256_set1_ps(kScale)));
+}
+
+__attribute__((target("avx2"))) inline __m128i to_sixteen_bytes(const float* values) {
+  const __m256i words = _mm256_packs_epi32(to_bytes(values), to_bytes(values + kLanes));
+  // Packing works within halves of registers; this puts the quarters in order.
+  const __m256i ordered = _mm256_permute4x64_epi64(words, 0b11'01'10'00);
+  return _mm_packus_epi16(_mm256_castsi256_si128(ordered), _mm256_extracti128_si256(ordered, 1));
+}
+
+// Where channel c's sixteen bytes go in the three vectors of sixteen RGB pixels: vector v's byte i is of pixel
+// (16 v + i) / 3 if its channel is c, and left empty otherwise (an index with its top bit set).
+struct Places {
+  alignas(16) uint8_t of[3][3][16];
+};
+constexpr Places make_places() {
+  Places places{};
+  for (int v = 0; v < 3; v++) {
+    for (int c = 0; c < 3; c++) {
+      for (int i = 0; i < 16; i++) {
+        const int at = 16 * v + i;
+        places.of[v][c][i] = static_cast<uint8_t>(at % 3 == c ? at / 3 : 0x80);
+      }
+    }
+  }
+  return places;
+}
+constexpr Places kPlaces = make_places();
+
+__attribute__((target("avx2"))) void interleave_avx2(const float* planes, int64_t plane, int64_t count,
+                                                     uint8_t* pixels) {
+  int64_t i = 0;
+  for (; i + kStep <= count; i += kStep) {
+    const __m128i channel[3] = {to_sixteen_bytes(planes + i), to_sixteen_bytes(planes + plane + i),
+                                to_sixteen_bytes(planes + 2 * plane + i)};
+    for (int v = 0; v < 3; v++) {
+      __m128i out = _mm_setzero_si128();
+      for (int c = 0; c < 3; c++) {
+        const auto* place = reinterpret_cast<const __m128i*>(kPlaces.of[v][c]);
+        out = _mm_or_si128(out, _mm_shuffle_epi8(channel[c], _mm_load_si128(place)));
+      }
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(pixels + 3 * i) + v, out);
+    }
+  }
+  interleave_plain(planes + i, plane, count - i, pixels + 3 * i);
+}
+
+#endif
+
 }  // namespace
 
-THD_CLONES void pixels_to_planes(const uint8_t* pixels, int64_t count, float* planes, int64_t plane) {
+THD_CLONES void pixels_to_planes(const uint8_t* pixels, int64_t count, float* planes) {
   float* red = planes;
-  float* green = planes + plane;
-  float* blue = planes + 2 * plane;
+  float* green = planes + count;
+  float* blue = planes + 2 * count;
   for (int64_t i = 0; i < count; i++) {
     red[i] = static_cast<float>(pixels[3 * i]) / kScale;
     green[i] = static_cast<float>(pixels[3 * i + 1]) / kScale;
@@ -32,20 +99,15 @@ THD_CLONES void pixels_to_planes(const uint8_t* pixels, int64_t count, float* pl
   }
 }
 
-THD_CLONES void planes_to_pixels(const float* planes, int64_t plane, int channels, int64_t count,
-                                 uint8_t* pixels) {
+void planes_to_pixels(const float* planes, int channels, int64_t count, uint8_t* pixels) {
   if (channels == 1) {
     for (int64_t i = 0; i < count; i++) pixels[i] = to_byte(planes[i]);
     return;
   }
-  const float* red = planes;
-  const float* green = planes + plane;
-  const float* blue = planes + 2 * plane;
-  for (int64_t i = 0; i < count; i++) {
-    pixels[3 * i] = to_byte(red[i]);
-    pixels[3 * i + 1] = to_byte(green[i]);
-    pixels[3 * i + 2] = to_byte(blue[i]);
-  }
+#if THD_AVX2
+  if (has_avx2()) return interleave_avx2(planes, count, count, pixels);
+#endif
+  interleave_plain(planes, count, count, pixels);
 }
 
 }  // namespace thd

@@ -4,12 +4,7 @@
 #include <cmath>
 #include <cstring>
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(THD_PLAIN)
-#define THD_AVX2 1
-#include <immintrin.h>
-#else
-#define THD_AVX2 0
-#endif
+#include "cpu.h"
 
 namespace thd {
 namespace {
@@ -24,15 +19,6 @@ constexpr int kBlock = 32;
 static_assert(kBlock <= kRowPadding);
 
 uint8_t to_byte(int32_t sum) { return static_cast<uint8_t>(std::clamp(sum >> kWeightBits, 0, 255)); }
-
-bool has_avx2() {
-#if THD_AVX2
-  static const bool has = __builtin_cpu_supports("avx2");
-  return has;
-#else
-  return false;
-#endif
-}
 
 void row_plain(const Weights& weights, const uint8_t* in, uint8_t* out) {
   for (int entry = 0; entry < weights.outputs(); entry++) {

@@ -15,9 +15,10 @@ void require_target(int orientation, int width, int height, const uint8_t* pixel
 
 // EXIF numbers the orientations by where the stored picture's first row and first column belong. As seen
 // from the turned picture: 5 to 8 swap its axes, and each of its axes may run backwards in the stored one.
+bool swaps_axes(int orientation) { return orientation >= 5; }
+
 namespace {
 
-bool swaps_axes(int orientation) { return orientation >= 5; }
 bool mirrors_x(int orientation) {
   return orientation == 2 || orientation == 3 || orientation == 6 || orientation == 7;
 }

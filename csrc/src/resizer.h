@@ -22,6 +22,9 @@ namespace thd {
 // Throws Failure(THD_ERROR_INVALID_ARGUMENT) unless a Resizer can be made with these.
 void require_target(int orientation, int width, int height, const uint8_t* pixels);
 
+// Whether the turn by an EXIF orientation makes rows columns.
+bool swaps_axes(int orientation);
+
 // Both passes and the turn: rows of the source in, the finished picture out.
 class Resizer {
  public:

@@ -81,22 +81,40 @@ static void test_devices(void) {
   EXPECT_CODE(thd_device_check(NULL), THD_ERROR_INVALID_ARGUMENT);
 }
 
+static const thd_load_options on_cpu = {.device = "cpu", .precision = THD_FP32, .graphs = 0};
+
 static void test_load_errors(void) {
   thd_module* module = NULL;
-  EXPECT_CODE(thd_module_load(file("modules/absent.pt"), "cpu", &module), THD_ERROR_NOT_FOUND);
-  EXPECT_CODE(thd_module_load(file("modules/garbage.pt"), "cpu", &module), THD_ERROR_NOT_A_MODULE);
-  EXPECT_CODE(thd_module_load(file("modules/truncated.pt"), "cpu", &module), THD_ERROR_NOT_A_MODULE);
-  EXPECT_CODE(thd_module_load(file("modules/checkpoint.pth"), "cpu", &module), THD_ERROR_NOT_A_MODULE);
-  EXPECT_CODE(thd_module_load(file("modules/negate.pt"), "abacus", &module), THD_ERROR_DEVICE);
-  EXPECT_CODE(thd_module_load(NULL, "cpu", &module), THD_ERROR_INVALID_ARGUMENT);
-  EXPECT_CODE(thd_module_load_memory("nonsense", 8, "cpu", &module), THD_ERROR_NOT_A_MODULE);
+  EXPECT_CODE(thd_module_load(file("modules/absent.pt"), &on_cpu, &module), THD_ERROR_NOT_FOUND);
+  EXPECT_CODE(thd_module_load(file("modules/garbage.pt"), &on_cpu, &module), THD_ERROR_NOT_A_MODULE);
+  EXPECT_CODE(thd_module_load(file("modules/truncated.pt"), &on_cpu, &module), THD_ERROR_NOT_A_MODULE);
+  EXPECT_CODE(thd_module_load(file("modules/checkpoint.pth"), &on_cpu, &module), THD_ERROR_NOT_A_MODULE);
+  EXPECT_CODE(thd_module_load(NULL, &on_cpu, &module), THD_ERROR_INVALID_ARGUMENT);
+  EXPECT_CODE(thd_module_load_memory("nonsense", 8, &on_cpu, &module), THD_ERROR_NOT_A_MODULE);
+  EXPECT_CODE(thd_module_load_package(file("absent.so"), folder, &on_cpu, &module), THD_ERROR_NOT_FOUND);
+  EXPECT_CODE(thd_module_load_package(file("modules/garbage.pt"), folder, &on_cpu, &module), THD_ERROR_NOT_A_MODULE);
+
+  const char* negate = file("modules/negate.pt");
+  EXPECT_CODE(thd_module_load(negate, NULL, &module), THD_ERROR_INVALID_ARGUMENT);
+  thd_load_options options = {.device = NULL};
+  EXPECT_CODE(thd_module_load(negate, &options, &module), THD_ERROR_INVALID_ARGUMENT);
+  options.device = "abacus";
+  EXPECT_CODE(thd_module_load(negate, &options, &module), THD_ERROR_DEVICE);
+  options = on_cpu;
+  options.precision = THD_FP16;
+  EXPECT_CODE(thd_module_load(negate, &options, &module), THD_ERROR_INVALID_ARGUMENT);
+  options.precision = THD_BF16;
+  EXPECT_CODE(thd_module_load_package(negate, folder, &options, &module), THD_ERROR_INVALID_ARGUMENT);
+  options = on_cpu;
+  options.graphs = 1;
+  EXPECT_CODE(thd_module_load(negate, &options, &module), THD_ERROR_INVALID_ARGUMENT);
   EXPECT(module == NULL);
   thd_module_free(NULL);
 }
 
 static thd_module* load(const char* name) {
   thd_module* module = NULL;
-  EXPECT_OK(thd_module_load(file(name), "cpu", &module));
+  EXPECT_OK(thd_module_load(file(name), &on_cpu, &module));
   if (module == NULL) exit(1);
   return module;
 }
@@ -194,7 +212,7 @@ static void test_jpeg(void) {
   const size_t bound = thd_jpeg_bound(228, 228, 3);
   uint8_t* out = malloc(bound);
   if (pixels == NULL || out == NULL) exit(1);
-  EXPECT_OK(thd_jpeg_decode(jpeg, size, 0, THD_ORIENTATION_EXIF, 228, 228, pixels));
+  EXPECT_OK(thd_jpeg_decode(jpeg, size, 0, THD_ORIENTATION_EXIF, 0, 228, 228, pixels));
   size_t written = 0;
   EXPECT_OK(thd_jpeg_encode(pixels, 228, 228, 3, 75, out, bound, &written));
   EXPECT(written > 1000 && written < bound);
@@ -203,17 +221,17 @@ static void test_jpeg(void) {
   EXPECT_CODE(thd_jpeg_encode(pixels, 228, 228, 3, 75, out, 100, &written), THD_ERROR_INVALID_ARGUMENT);
   EXPECT_CODE(thd_jpeg_encode(pixels, 228, 228, 2, 75, out, bound, &written), THD_ERROR_INVALID_ARGUMENT);
 
-  EXPECT_CODE(thd_jpeg_decode(jpeg, size, 1000, 1, 228, 228, pixels), THD_ERROR_TOO_MANY_PIXELS);
-  EXPECT_CODE(thd_jpeg_decode(jpeg, size, 0, 9, 228, 228, pixels), THD_ERROR_INVALID_ARGUMENT);
+  EXPECT_CODE(thd_jpeg_decode(jpeg, size, 1000, 1, 0, 228, 228, pixels), THD_ERROR_TOO_MANY_PIXELS);
+  EXPECT_CODE(thd_jpeg_decode(jpeg, size, 0, 9, 0, 228, 228, pixels), THD_ERROR_INVALID_ARGUMENT);
   for (int percent = 0; percent < 100; percent++) {
-    EXPECT_CODE(thd_jpeg_decode(jpeg, size * (size_t)percent / 100, 0, 1, 228, 228, pixels),
+    EXPECT_CODE(thd_jpeg_decode(jpeg, size * (size_t)percent / 100, 0, 1, 0, 228, 228, pixels),
                 THD_ERROR_BAD_PICTURE);
   }
   free(jpeg);
   free(out);
 
   jpeg = read_file("pictures/jpeg-gray.jpg", &size);
-  EXPECT_CODE(thd_jpeg_decode(jpeg, size, 0, 1, 228, 228, pixels), THD_ERROR_NOT_RGB);
+  EXPECT_CODE(thd_jpeg_decode(jpeg, size, 0, 1, 0, 228, 228, pixels), THD_ERROR_NOT_RGB);
   free(jpeg);
   free(pixels);
 

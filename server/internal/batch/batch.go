@@ -19,11 +19,12 @@
 //
 // # How it does so
 //
-// One goroutine, the runner, locked to its operating system thread, takes batches from the queue and calls Run.
+// A runner is a goroutine, locked to its operating system thread, that takes batches from the queue and calls Run.
 // The queue is guarded by one mutex and holds a first-in-first-out bucket for each shape. Whoever changes it
-// signals the runner, which decides alone what to launch and until when to sleep. Rejected: a timer for each
-// item, as the demo has, which fires on queues that have meanwhile been emptied; and channels as the queue, from
-// which a cancelled item can't be taken out.
+// signals the runners, one of which decides what to launch and until when to sleep. Beside each runner stands a
+// finisher, the goroutine that waits for a batch's results and hands them out, while the runner starts the next
+// batch. Rejected: a timer for each item, as the demo has, which fires on queues that have meanwhile been emptied;
+// and channels as the queue, from which a cancelled item can't be taken out.
 package batch
 
 import (
@@ -62,14 +63,20 @@ type Config[K comparable, T, R any] struct {
 	MaxWait      time.Duration // how long an item waits for company at most; 0: not at all
 	WaitPolicy   WaitPolicy
 
+	// Runners is how many batches are run side by side; 1 or more.
+	Runners int
+
 	// Shape says which items can share a batch: those with equal shapes.
 	Shape func(T) K
-	// Run works on a batch of 1 to MaxBatchSize items and returns as many results, in their order. Calls come
-	// one after the other, all on one operating system thread. It may keep neither the slice nor, after it
-	// returns, the items.
-	Run func(items []T) ([]R, error)
-	// Setup, if set, is called once on the thread that will call Run, before the first batch. Its error is New's.
-	Setup func() error
+	// Run starts the work on a batch of 1 to MaxBatchSize items and returns the function that waits for the results,
+	// as many as items, in their order. It may do all of the work itself. A runner's calls (runners count from 0)
+	// come one after the other, all on one operating system thread; the function that it returned is called on
+	// another one, while the next batch is started, and must have returned before a further one is. Neither may keep
+	// the slice nor, after the second has returned, the items.
+	Run func(runner int, items []T) (finish func() ([]R, error), err error)
+	// Setup, if set, is called once for each runner, on the thread that will call Run, before the first batch; never
+	// twice at a time. Its error is New's.
+	Setup func(runner int) error
 }
 
 func (c *Config[K, T, R]) validate() error {
@@ -82,6 +89,8 @@ func (c *Config[K, T, R]) validate() error {
 		return fmt.Errorf("batch: max wait is %v and must not be negative", c.MaxWait)
 	case c.WaitPolicy != Adaptive && c.WaitPolicy != Fixed:
 		return fmt.Errorf("batch: no such wait policy: %d", c.WaitPolicy)
+	case c.Runners < 1:
+		return fmt.Errorf("batch: there are %d runners and must be 1 or more", c.Runners)
 	case c.Shape == nil || c.Run == nil:
 		return errors.New("batch: Shape and Run must be set")
 	}
@@ -92,15 +101,15 @@ func (c *Config[K, T, R]) validate() error {
 type Reply[R any] struct {
 	Result    R
 	Queue     time.Duration // from acceptance to the start of Run
-	Run       time.Duration // of the batch
+	Run       time.Duration // of the batch, from the start of Run to its results
 	BatchSize int
 }
 
 // A Batcher gathers items; see the package's contract. Its methods are safe for concurrent use.
 type Batcher[K comparable, T, R any] struct {
 	config Config[K, T, R]
-	wake   chan struct{} // capacity 1: the queue has changed since the runner last looked
-	ended  chan struct{} // closed when the runner has returned
+	wake   chan struct{}  // capacity 1: the queue has changed since a runner last looked
+	ended  sync.WaitGroup // of the runners and their finishers
 
 	mu sync.Mutex
 	// INVARIANT: a bucket in the map is not empty; its items are in state waiting and in order of acceptance.
@@ -138,13 +147,16 @@ func New[K comparable, T, R any](config Config[K, T, R]) (*Batcher[K, T, R], err
 	b := &Batcher[K, T, R]{
 		config:  config,
 		wake:    make(chan struct{}, 1),
-		ended:   make(chan struct{}),
 		buckets: make(map[K][]*item[T, R]),
 	}
-	ready := make(chan error, 1)
-	go b.runner(ready)
-	if err := <-ready; err != nil {
-		return nil, err
+	for number := range config.Runners {
+		ready := make(chan error, 1)
+		b.ended.Add(1)
+		go b.runner(number, ready)
+		if err := <-ready; err != nil {
+			b.Close()
+			return nil, err
+		}
 	}
 	return b, nil
 }
@@ -173,7 +185,7 @@ func (b *Batcher[K, T, R]) Close() {
 	b.closed = true
 	b.mu.Unlock()
 	b.signal()
-	<-b.ended
+	b.ended.Wait()
 }
 
 // An Arrival is an item on its way: announced, not yet submitted. It is used by one goroutine.
@@ -292,27 +304,35 @@ func (b *Batcher[K, T, R]) signal() {
 }
 
 // runner is the goroutine that calls Setup and Run.
-func (b *Batcher[K, T, R]) runner(ready chan<- error) {
+func (b *Batcher[K, T, R]) runner(number int, ready chan<- error) {
 	// Load-bearing: the libraries behind Run keep state per thread. Never unlocked, so that the thread ends
 	// with the goroutine and nobody inherits that state.
 	runtime.LockOSThread()
-	defer close(b.ended)
+	defer b.ended.Done()
 	if b.config.Setup != nil {
-		if err := b.config.Setup(); err != nil {
+		if err := b.config.Setup(number); err != nil {
 			ready <- err
 			return
 		}
 	}
+	// No capacity: a batch is handed over when the one before has its results, so at most two are under way.
+	started := make(chan *running[T, R])
+	defer close(started)
+	b.ended.Add(1)
+	go b.finisher(started)
 	ready <- nil
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
 		batch, wait := b.next()
 		if batch != nil {
-			b.run(batch)
+			if run := b.start(number, batch); run != nil {
+				started <- run
+			}
 			continue
 		}
 		if wait == finished {
+			b.signal() // the next runner, which sleeps, shall see it too
 			return
 		}
 		var due <-chan time.Time // nil, and so never ready, when nothing waits
@@ -344,6 +364,9 @@ func (b *Batcher[K, T, R]) next() ([]*item[T, R], time.Duration) {
 			return nil, wait
 		}
 		if taken := b.take(shape); len(taken) > 0 {
+			if b.waiting > 0 {
+				b.signal() // another runner may be free for the rest
+			}
 			return taken, 0
 		}
 	}
@@ -413,22 +436,47 @@ func (b *Batcher[K, T, R]) due(bucket []*item[T, R]) time.Time {
 	return due
 }
 
-// run calls Run on a batch and answers its items.
-func (b *Batcher[K, T, R]) run(batch []*item[T, R]) {
+// running is a batch whose work has been started.
+type running[T, R any] struct {
+	batch  []*item[T, R]
+	start  time.Time
+	finish func() ([]R, error)
+}
+
+// start calls Run on a batch. Nil: it failed, and its items have been answered.
+func (b *Batcher[K, T, R]) start(runner int, batch []*item[T, R]) *running[T, R] {
 	values := make([]T, len(batch))
 	for i, it := range batch {
 		values[i] = it.value
 	}
-	start := time.Now()
-	results, err := b.call(values)
-	took := time.Since(start)
-	if err == nil && len(results) != len(batch) {
-		err = fmt.Errorf("batch: run returned %d results for %d items", len(results), len(batch))
+	run := &running[T, R]{batch: batch, start: time.Now()}
+	finish, err := protect(func() (func() ([]R, error), error) { return b.config.Run(runner, values) })
+	if err != nil {
+		run.answer(nil, err)
+		return nil
 	}
-	for i, it := range batch {
+	run.finish = finish
+	return run
+}
+
+// finisher is the goroutine that waits for the results of one runner's batches.
+func (b *Batcher[K, T, R]) finisher(started <-chan *running[T, R]) {
+	defer b.ended.Done()
+	for run := range started {
+		run.answer(protect(run.finish))
+	}
+}
+
+// answer gives each item its result, or all of them the error.
+func (r *running[T, R]) answer(results []R, err error) {
+	took := time.Since(r.start)
+	if err == nil && len(results) != len(r.batch) {
+		err = fmt.Errorf("batch: run returned %d results for %d items", len(results), len(r.batch))
+	}
+	for i, it := range r.batch {
 		out := outcome[R]{err: err}
 		if err == nil {
-			out.reply = Reply[R]{Result: results[i], Queue: start.Sub(it.accepted), Run: took, BatchSize: len(batch)}
+			out.reply = Reply[R]{Result: results[i], Queue: r.start.Sub(it.accepted), Run: took, BatchSize: len(r.batch)}
 		}
 		it.done <- out
 	}
@@ -442,11 +490,12 @@ type PanicError struct {
 
 func (e *PanicError) Error() string { return fmt.Sprintf("batch: run panicked: %v", e.Value) }
 
-func (b *Batcher[K, T, R]) call(values []T) (results []R, err error) {
+// protect turns a panic into an error.
+func protect[V any](call func() (V, error)) (value V, err error) {
 	defer func() {
 		if value := recover(); value != nil {
 			err = &PanicError{Value: value, Stack: debug.Stack()}
 		}
 	}()
-	return b.config.Run(values)
+	return call()
 }

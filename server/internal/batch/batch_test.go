@@ -70,13 +70,21 @@ func (r *recorder) run(items []entry) ([]int, error) {
 	return results, nil
 }
 
+// atOnce makes a Run of a function that has the results when it returns.
+func atOnce(run func([]entry) ([]int, error)) func(int, []entry) (func() ([]int, error), error) {
+	return func(_ int, items []entry) (func() ([]int, error), error) {
+		results, err := run(items)
+		return func() ([]int, error) { return results, nil }, err
+	}
+}
+
 type batcher = batch.Batcher[string, entry, int]
 
 func config(r *recorder) batch.Config[string, entry, int] {
 	return batch.Config[string, entry, int]{
 		MaxBatchSize: 2, MaxQueueSize: 3, MaxWait: time.Second, WaitPolicy: batch.Fixed,
 		Shape: func(e entry) string { return e.shape },
-		Run:   r.run,
+		Run:   atOnce(r.run), Runners: 1,
 	}
 }
 
@@ -398,12 +406,12 @@ func TestAFailedBatchFailsAlone(t *testing.T) {
 				r := &recorder{}
 				c := config(r)
 				c.MaxQueueSize = 4
-				c.Run = func(items []entry) ([]int, error) {
+				c.Run = atOnce(func(items []entry) ([]int, error) {
 					if items[0].shape == "bad" {
 						return failure.fails()
 					}
 					return r.run(items)
-				}
+				})
 				b := start(t, c)
 				before := submit(b, t.Context(), entry{"good", 1})
 				bad := submit(b, t.Context(), entry{"bad", 2})
@@ -418,6 +426,90 @@ func TestAFailedBatchFailsAlone(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A batch can fail as late as when its results are awaited.
+func TestFailureOfResultsReachesItsBatchOnly(t *testing.T) {
+	broken := errors.New("broken")
+	for name, finish := range map[string]func() ([]int, error){
+		"error": func() ([]int, error) { return nil, broken },
+		"panic": func() ([]int, error) { panic(broken) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := config(&recorder{})
+				atOnce := c.Run
+				c.Run = func(runner int, items []entry) (func() ([]int, error), error) {
+					if items[0].shape == "bad" {
+						return finish, nil
+					}
+					return atOnce(runner, items)
+				}
+				b := start(t, c)
+				bad := submit(b, t.Context(), entry{"bad", 1})
+				good := submit(b, t.Context(), entry{"good", 2})
+				a := <-bad
+				var p *batch.PanicError
+				if !errors.Is(a.err, broken) && !errors.As(a.err, &p) {
+					t.Errorf("an item of the failed batch got %v", a.err)
+				}
+				expectResult(t, <-good, 2)
+			})
+		})
+	}
+}
+
+// Starting a batch takes a minute, and so do its results: the next one starts while the results are awaited, but no
+// third one before they are there.
+func TestNextBatchStartsWhileResultsAreAwaited(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := config(&recorder{})
+		c.MaxBatchSize, c.MaxWait = 1, 0
+		var starts []time.Duration
+		c.Run = func(_ int, items []entry) (func() ([]int, error), error) {
+			starts = append(starts, time.Since(epoch))
+			id := items[0].id
+			return func() ([]int, error) {
+				time.Sleep(time.Minute)
+				return []int{-id}, nil
+			}, nil
+		}
+		b := start(t, c)
+		var answers []<-chan answer
+		for id := range 3 {
+			answers = append(answers, submit(b, t.Context(), entry{"s", id}))
+		}
+		for id, answers := range answers {
+			a := <-answers
+			expectResult(t, a, id)
+			if want := time.Duration(id+1) * time.Minute; a.at != want {
+				t.Errorf("item %d was answered after %v instead of %v", id, a.at, want)
+			}
+		}
+		if want := []time.Duration{0, 0, time.Minute}; !slices.Equal(starts, want) {
+			t.Errorf("the batches started at %v instead of %v", starts, want)
+		}
+	})
+}
+
+func TestRunnersWorkSideBySide(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &recorder{takes: time.Minute}
+		c := config(r)
+		c.MaxBatchSize, c.MaxQueueSize, c.MaxWait, c.Runners = 1, 9, 0, 3
+		b := start(t, c)
+		var answers []<-chan answer
+		for id := range 6 {
+			answers = append(answers, submit(b, t.Context(), entry{"s", id}))
+		}
+		for id, answers := range answers {
+			a := <-answers
+			expectResult(t, a, id)
+			if want := time.Duration(1+id/3) * time.Minute; a.at != want {
+				t.Errorf("item %d was answered after %v instead of %v", id, a.at, want)
+			}
+		}
+	})
 }
 
 func TestCloseAnswersWhatWasAccepted(t *testing.T) {
@@ -467,13 +559,27 @@ func TestStopWaiting(t *testing.T) {
 	})
 }
 
+// The bubble also makes sure that the runners which were set up have ended.
 func TestSetup(t *testing.T) {
-	broken := errors.New("no such model")
-	c := config(&recorder{})
-	c.Setup = func() error { return broken }
-	if _, err := batch.New(c); !errors.Is(err, broken) {
-		t.Errorf("New returned %v", err)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		broken := errors.New("no such model")
+		c := config(&recorder{})
+		c.Runners = 3
+		var runners []int
+		c.Setup = func(runner int) error {
+			runners = append(runners, runner)
+			if runner == 1 {
+				return broken
+			}
+			return nil
+		}
+		if _, err := batch.New(c); !errors.Is(err, broken) {
+			t.Errorf("New returned %v", err)
+		}
+		if !slices.Equal(runners, []int{0, 1}) {
+			t.Errorf("set up were the runners %v", runners)
+		}
+	})
 }
 
 func TestConfigIsChecked(t *testing.T) {
@@ -481,6 +587,7 @@ func TestConfigIsChecked(t *testing.T) {
 		"no batch":   func(c *batch.Config[string, entry, int]) { c.MaxBatchSize = 0 },
 		"no queue":   func(c *batch.Config[string, entry, int]) { c.MaxQueueSize = 0 },
 		"wait below": func(c *batch.Config[string, entry, int]) { c.MaxWait = -1 },
+		"no runner":  func(c *batch.Config[string, entry, int]) { c.Runners = 0 },
 		"policy":     func(c *batch.Config[string, entry, int]) { c.WaitPolicy = 7 },
 		"no run":     func(c *batch.Config[string, entry, int]) { c.Run = nil },
 		"no shape":   func(c *batch.Config[string, entry, int]) { c.Shape = nil },
@@ -498,6 +605,7 @@ func TestConcurrentItemsGetTheirOwnResults(t *testing.T) {
 	r := &recorder{}
 	c := config(r)
 	c.MaxBatchSize, c.MaxQueueSize, c.MaxWait, c.WaitPolicy = 5, 64, time.Millisecond, batch.Adaptive
+	c.Runners = 2
 	b := start(t, c)
 	var wg sync.WaitGroup
 	for client := range 32 {

@@ -244,7 +244,7 @@ func (s *script) play(t *testing.T, want expectation) {
 	}
 	b, err := batch.New(batch.Config[string, entry, int]{
 		MaxBatchSize: s.size, MaxQueueSize: s.queue, MaxWait: s.wait, WaitPolicy: s.policy,
-		Shape: func(e entry) string { return e.shape }, Run: r.run,
+		Shape: func(e entry) string { return e.shape }, Run: atOnce(r.run), Runners: 1,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -43,26 +43,30 @@ func newParser(c *commands, options ...kong.Option) (*kong.Kong, error) {
 
 // Run runs the command with these arguments (without the program's name) and returns its exit status.
 func Run(version string, arguments []string, out, err io.Writer) int {
+	return program{version: version, out: out, err: err}.run(arguments)
+}
+
+func (p program) run(arguments []string) int {
 	exit := -1
 	parser, failure := newParser(&commands{},
-		kong.Writers(out, err),
+		kong.Writers(p.out, p.err),
 		kong.Exit(func(code int) { exit = code }), // by --help
-		kong.Bind(program{version: version, out: out, err: err}),
+		kong.Bind(p),
 	)
 	if failure != nil {
-		return complain(err, failure)
+		return complain(p.err, failure)
 	}
 	context, failure := parser.Parse(arguments)
 	if exit >= 0 {
 		return exit
 	}
 	if failure != nil {
-		_ = complain(err, failure)
-		fmt.Fprintln(err, "torchherd: for all flags type: torchherd "+strings.TrimSpace(commandName(failure)+" --help"))
+		_ = complain(p.err, failure)
+		fmt.Fprintln(p.err, "torchherd: for all flags type: torchherd "+strings.TrimSpace(commandName(failure)+" --help"))
 		return 2
 	}
 	if failure := context.Run(); failure != nil {
-		return complain(err, failure)
+		return complain(p.err, failure)
 	}
 	return 0
 }
@@ -99,6 +103,7 @@ type program struct {
 	version string
 	out     io.Writer
 	err     io.Writer
+	process bool // the command is all that this process does
 }
 
 // Version is the subcommand version.
@@ -112,5 +117,6 @@ func (*Version) Run(p program) error {
 
 // Main runs the command of this process and ends it.
 func Main(version string) {
-	os.Exit(Run(version, os.Args[1:], os.Stdout, os.Stderr))
+	p := program{version: version, out: os.Stdout, err: os.Stderr, process: true}
+	os.Exit(p.run(os.Args[1:]))
 }

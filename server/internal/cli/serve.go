@@ -27,7 +27,7 @@ import (
 
 // Serve is the subcommand serve. The defaults of the first group are the constants of the Sanic demo.
 type Serve struct {
-	Model string `arg:"" optional:"" help:"TorchScript file (.pt) to serve. Without it, the bundled model."`
+	Model string `arg:"" optional:"" help:"Model to serve: TorchScript (.pt) or an AOTInductor package (.pt2). Without it, the bundled model."`
 
 	MaxBatchSize int           `default:"2" help:"Pictures in a batch at most (the demo's MAX_BATCH_SIZE)." group:"Batching"`
 	MaxQueueSize int           `default:"3" help:"Pictures waiting at most; more are refused (MAX_QUEUE_SIZE)." group:"Batching"`
@@ -38,10 +38,15 @@ type Serve struct {
 	MaxPixels int64     `default:"${max_pixels}" help:"Pixels of a picture at most; checked before memory is taken." group:"Pictures"`
 	Size      *sizeFlag `help:"Size that pictures are resized to; keep: each at its own. By default what the model's file says, else 228x228." placeholder:"WIDTHxHEIGHT" group:"Pictures"`
 	Quality   int       `default:"${quality}" help:"Quality of JPEG answers, 1 to 100." group:"Pictures"`
+	JPEGScale bool      `name:"jpeg-scale" help:"Decode JPEGs that are at least twice as large as --size at 1/2, 1/4 or 1/8 of their size: faster, and not the same pixels." group:"Pictures"`
 	Compat    string    `default:"none" enum:"none,sanic" help:"sanic: in the demo's manner: its statuses, its fixed wait, no EXIF turns, no palette pictures." group:"Pictures"`
 
-	Device  string `default:"auto" help:"cpu, cuda:N or auto (cuda:0 where there is one, else cpu)." group:"Machine"`
-	Threads int    `default:"0" help:"Threads that a forward may use; 0: the cores that this process may use." group:"Machine"`
+	Device        string `default:"auto" help:"cpu, cuda:N or auto (cuda:0 where there is one, else cpu)." group:"Machine"`
+	Precision     string `default:"fp32" enum:"fp32,tf32,bf16,fp16" help:"What a TorchScript model computes in: fp32, bf16, or on CUDA also tf32 and fp16." group:"Machine"`
+	Instances     int    `default:"1" help:"Copies of the model that run batches side by side." group:"Machine"`
+	Threads       int    `default:"0" help:"Threads that a forward may use; 0: the cores that this process may use, shared by the instances, or 1 for a small model." group:"Machine"`
+	CUDAGraphs    bool   `name:"cuda-graphs" help:"On CUDA, replay each batch size as a CUDA graph." group:"Machine"`
+	PackageFolder string `type:"path" help:"Where a .pt2 is unpacked, in a folder that is removed again; by default the system's for temporary files." placeholder:"FOLDER" group:"Machine"`
 
 	Listen         string        `default:":8000" help:"Address to listen on." group:"Server"`
 	RequestTimeout time.Duration `default:"1m" help:"Time limit of a request; a client can shorten it by X-Request-Timeout. 0: none." group:"Server"`
@@ -58,6 +63,11 @@ const timeToRead = 30 * time.Second
 
 // Run serves until a signal comes.
 func (s *Serve) Run(p program) error {
+	if p.process {
+		if err := setLibraries(); err != nil {
+			return err
+		}
+	}
 	log, err := telemetry.NewLog(os.Stderr, s.LogFormat, s.LogLevel)
 	if err != nil {
 		return err
@@ -68,15 +78,8 @@ func (s *Serve) Run(p program) error {
 	if s.MaxQueueSize < s.MaxBatchSize {
 		log.Warn().Int("max_queue_size", s.MaxQueueSize).Int("max_batch_size", s.MaxBatchSize).Msg("the queue is smaller than a batch, so no batch can fill")
 	}
-	device, err := s.device()
+	options, err := s.options()
 	if err != nil {
-		return err
-	}
-	threads := s.Threads
-	if threads == 0 {
-		threads = runtime.GOMAXPROCS(0) // affinity and cgroup limits included
-	}
-	if err := torch.SetNumThreads(threads); err != nil {
 		return err
 	}
 	size, err := s.size()
@@ -85,7 +88,7 @@ func (s *Serve) Run(p program) error {
 	}
 	codec, err := picture.NewCodec(picture.Config{
 		Workers: runtime.GOMAXPROCS(0), MaxPixels: s.MaxPixels, Width: size.width, Height: size.height,
-		Quality: s.Quality, KeepOrientation: s.sanic(), RefusePalette: s.sanic(),
+		Quality: s.Quality, ScaledDecode: s.JPEGScale, KeepOrientation: s.sanic(), RefusePalette: s.sanic(),
 	})
 	if err != nil {
 		return err
@@ -105,13 +108,13 @@ func (s *Serve) Run(p program) error {
 	defer func() { _ = server.Close() }()
 	log.Info().Str("version", p.version).Str("libtorch", torch.Version()).Str("address", listener.Addr().String()).Msg("listening; loading the model")
 
-	served, err := s.load(ctx, s.modelConfig(device, size, codec, log))
+	served, err := s.load(ctx, s.modelConfig(options, size, codec, log))
 	if err != nil {
 		return err
 	}
 	defer func() { _ = served.Close() }()
 	handler.Serve(served)
-	s.announce(log, served, size, threads, listener.Addr())
+	s.announce(log, served, size, listener.Addr())
 
 	select {
 	case err := <-failed:
@@ -183,6 +186,16 @@ func (s *Serve) device() (torch.Device, error) {
 	return torch.CPU, nil
 }
 
+// options are how the model is loaded.
+func (s *Serve) options() (torch.Options, error) {
+	device, err := s.device()
+	if err != nil {
+		return torch.Options{}, err
+	}
+	precision, err := torch.NewPrecision(s.Precision)
+	return torch.Options{Device: device, Precision: precision, CUDAGraphs: s.CUDAGraphs, PackageFolder: s.PackageFolder}, err
+}
+
 // size is the size that pictures are resized to: the flag's, else the model file's, else the demo's.
 func (s *Serve) size() (sizeFlag, error) {
 	settings, err := model.ReadSettings(s.Model, models.Bundled)
@@ -196,9 +209,9 @@ func (s *Serve) size() (sizeFlag, error) {
 	return size, size.UnmarshalText([]byte(settings.Size))
 }
 
-func (s *Serve) modelConfig(device torch.Device, size sizeFlag, codec *picture.Codec, log zerolog.Logger) model.Config {
+func (s *Serve) modelConfig(options torch.Options, size sizeFlag, codec *picture.Codec, log zerolog.Logger) model.Config {
 	c := model.Config{
-		Path: s.Model, Content: models.Bundled, Device: device,
+		Path: s.Model, Content: models.Bundled, Options: options, Instances: s.Instances, Threads: s.Threads,
 		MaxBatchSize: s.MaxBatchSize, MaxQueueSize: s.MaxQueueSize, MaxWait: s.MaxWait, WaitPolicy: batch.Adaptive,
 		WarmUpWidth: size.width, WarmUpHeight: size.height,
 		Alloc: codec.Alloc, Log: log,
@@ -220,7 +233,7 @@ func (s *Serve) modelName() string {
 }
 
 // announce says that the server is ready, and how to try it.
-func (s *Serve) announce(log zerolog.Logger, served *model.Model, size sizeFlag, threads int, address net.Addr) {
+func (s *Serve) announce(log zerolog.Logger, served *model.Model, size sizeFlag, address net.Addr) {
 	if err := served.WarmUp().Err; err != nil {
 		log.Warn().Err(err).Msg("the warm-up failed; pictures of another size may work")
 	}
@@ -231,7 +244,8 @@ func (s *Serve) announce(log zerolog.Logger, served *model.Model, size sizeFlag,
 	}
 	url := "http://" + net.JoinHostPort(host, port) + "/image"
 	info := served.Info()
-	log.Info().Str("model", s.modelName()).Int64("parameters", info.Parameters).Stringer("size", size).Stringer("device", info.Device).Int("threads", threads).
+	log.Info().Str("model", s.modelName()).Int64("parameters", info.Parameters).Stringer("size", size).Stringer("device", info.Device).
+		Stringer("precision", info.Precision).Int("instances", s.Instances).Int("threads", served.Threads()).
 		Dur("warm_up_ms", served.WarmUp().Took.Round(time.Millisecond)).Msg("ready")
 	log.Info().Msg("try it: curl -T photo.jpg " + url + " -o answer.jpg")
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -20,7 +21,13 @@ type Config struct {
 	// Path is the model's file; Content its bytes, used when Path is empty.
 	Path    string
 	Content []byte
-	Device  torch.Device
+	Options torch.Options
+
+	// Instances is how many copies of the model run batches side by side, each on a thread of its own; 1 or more.
+	Instances int
+	// Threads is how many threads one forward may use on the CPU. 0 chooses: all cores, shared by the instances; one if
+	// the model is so small that more would only be in the way of the codec.
+	Threads int
 
 	MaxBatchSize int
 	MaxQueueSize int
@@ -42,7 +49,8 @@ type Config struct {
 // A Model is a loaded model that takes requests.
 type Model struct {
 	config  Config
-	module  *torch.Module
+	threads int
+	modules []*torch.Module // one for each instance, used on its runner's thread
 	batcher *batcher
 	warmUp  WarmUp
 }
@@ -65,69 +73,121 @@ type WarmUp struct {
 // Load reads the model, runs it once at every batch size, and starts to take requests. It returns torch's errors:
 // for a file that can't be loaded and for a model that can't run.
 func Load(config Config) (*Model, error) {
-	m := &Model{config: config}
+	m := &Model{config: config, threads: config.Threads}
 	var err error
 	m.batcher, err = batch.New(batch.Config[shape, picture.Picture, picture.Picture]{
 		MaxBatchSize: config.MaxBatchSize,
 		MaxQueueSize: config.MaxQueueSize,
 		MaxWait:      config.MaxWait,
 		WaitPolicy:   config.WaitPolicy,
+		Runners:      config.Instances,
 		Shape:        func(p picture.Picture) shape { return shape{p.Width, p.Height} },
 		Setup:        m.setUp,
 		Run:          m.run,
 	})
 	if err != nil {
-		return nil, errors.Join(err, m.closeModule())
+		return nil, errors.Join(err, m.closeModules())
 	}
 	return m, nil
 }
 
-// setUp loads and warms on the thread that will run the model.
-func (m *Model) setUp() error {
-	var err error
-	if m.config.Path != "" {
-		m.module, err = load(m.config.Path, m.config.Device)
-	} else {
-		m.module, err = torch.LoadBytes(m.config.Content, m.config.Device)
-	}
+// setUp loads and warms an instance on the thread that will run it.
+func (m *Model) setUp(instance int) error {
+	module, err := m.load()
 	if err != nil {
 		return err
 	}
+	m.modules = append(m.modules, module)
 	start := time.Now()
-	m.warmUp.Err = m.warm()
-	m.warmUp.Took = time.Since(start)
+	m.warmUp.Err = m.warm(instance)
+	m.warmUp.Took += time.Since(start)
 	if m.config.AnySize {
 		return nil
 	}
 	return m.warmUp.Err
 }
 
-func load(path string, device torch.Device) (*torch.Module, error) {
-	if info, err := os.Stat(path); err == nil && info.IsDir() {
-		return nil, fmt.Errorf("model: %s is a folder; name a TorchScript file", path)
+func (m *Model) load() (*torch.Module, error) {
+	path := m.config.Path
+	if path == "" {
+		return torch.LoadBytes(m.config.Content, m.config.Options)
 	}
-	return torch.Load(path, device)
+	if info, err := os.Stat(path); err == nil && info.IsDir() {
+		return nil, fmt.Errorf("model: %s is a folder; name a model's file (.pt, .pt2)", path)
+	}
+	return torch.Load(path, m.config.Options)
 }
 
 // runsToWarm is how often a module must run before it runs at full speed: TorchScript watches the first run of
-// each shape and compiles what it saw during the second.
-const runsToWarm = 2
+// each shape and compiles what it saw during the second, and a CUDA graph is made in the third.
+const runsToWarm = 3
 
-// warm runs the model at every batch size, the largest first, so that memory is taken at once.
-func (m *Model) warm() error {
-	for size := m.config.MaxBatchSize; size >= 1; size-- {
-		items := make([]picture.Picture, size)
-		for i := range items {
-			items[i] = testPicture(m.config.WarmUpWidth, m.config.WarmUpHeight)
+// smallForward is how long the forward of one picture takes on one thread at most for a model to be small. Decoding and
+// encoding a picture takes as long or longer, and keeps all cores busy when there are many: a forward that is spread over
+// cores then waits for threads that don't run, and spins meanwhile. (With two cores, sixteen clients and a model that
+// negates, one thread instead of two answered five times as many pictures.)
+const smallForward = 500 * time.Microsecond
+
+// warm runs an instance at every batch size. It also settles how many threads a forward may use.
+func (m *Model) warm(instance int) error {
+	if m.threads == 0 {
+		if err := m.chooseThreads(instance); err != nil {
+			return err
 		}
-		for range runsToWarm {
-			if _, err := m.run(items); err != nil {
-				return fmt.Errorf("model: the warm-up with %d picture(s) of %dx%d failed: %w",
-					size, m.config.WarmUpWidth, m.config.WarmUpHeight, err)
-			}
+	}
+	// The setting is the calling thread's, and so each instance's.
+	if err := torch.SetNumThreads(m.threads); err != nil {
+		return err
+	}
+	// The largest first, so that memory is taken at once.
+	for size := m.config.MaxBatchSize; size >= 1; size-- {
+		if _, err := m.warmAt(instance, size); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// chooseThreads decides by how long the smallest batch takes on one thread.
+func (m *Model) chooseThreads(instance int) error {
+	if err := torch.SetNumThreads(1); err != nil {
+		return err
+	}
+	m.threads = max(1, runtime.GOMAXPROCS(0)/m.config.Instances) // affinity and cgroup limits included
+	if m.config.Options.Device != torch.CPU {
+		m.threads = 1
+	}
+	if m.threads == 1 {
+		return nil
+	}
+	took, err := m.warmAt(instance, 1)
+	if took < smallForward {
+		m.threads = 1
+	}
+	return err
+}
+
+// warmAt runs an instance at one batch size until it is warm, and returns how long the fastest run took.
+func (m *Model) warmAt(instance, size int) (took time.Duration, err error) {
+	items := make([]picture.Picture, size)
+	for i := range items {
+		items[i] = testPicture(m.config.WarmUpWidth, m.config.WarmUpHeight)
+	}
+	for range runsToWarm {
+		start := time.Now()
+		finish, err := m.run(instance, items)
+		if err == nil {
+			_, err = finish()
+		}
+		if err != nil {
+			return 0, fmt.Errorf("model: the warm-up with %d picture(s) of %dx%d failed: %w",
+				size, m.config.WarmUpWidth, m.config.WarmUpHeight, err)
+		}
+		if last := time.Since(start); took == 0 || last < took {
+			took = last
+		}
+	}
+	return took, nil
 }
 
 // testPicture is a soft pattern in colour: nothing that a model for photographs would stumble over.
@@ -139,18 +199,26 @@ func testPicture(width, height int) picture.Picture {
 	return p
 }
 
-// run is the batch's way through the module.
-func (m *Model) run(items []picture.Picture) ([]picture.Picture, error) {
+// run is the batch's way through an instance; what it returns waits for the answers.
+func (m *Model) run(instance int, items []picture.Picture) (func() ([]picture.Picture, error), error) {
 	in := torch.Pictures{Width: items[0].Width, Height: items[0].Height, Channels: items[0].Channels, Items: make([][]byte, len(items))}
 	for i, item := range items {
 		in.Items[i] = item.Pixels
 	}
 	m.config.Log.Debug().Int("batch", len(items)).Int("width", in.Width).Int("height", in.Height).Msg("forward")
-	out, err := m.module.ForwardPictures(in, m.config.Alloc)
+	answer, err := m.modules[instance].ForwardPictures(in)
 	if err != nil {
 		return nil, err
 	}
-	answers := make([]picture.Picture, len(items))
+	return func() ([]picture.Picture, error) { return m.read(answer) }, nil
+}
+
+func (m *Model) read(answer *torch.Answer) ([]picture.Picture, error) {
+	out, err := answer.Read(m.config.Alloc)
+	if err != nil {
+		return nil, err
+	}
+	answers := make([]picture.Picture, len(out.Items))
 	for i := range answers {
 		answers[i] = picture.Picture{Width: out.Width, Height: out.Height, Channels: out.Channels, Pixels: out.Items[i]}
 	}
@@ -158,7 +226,10 @@ func (m *Model) run(items []picture.Picture) ([]picture.Picture, error) {
 }
 
 // Info describes the module.
-func (m *Model) Info() torch.Info { return m.module.Info() }
+func (m *Model) Info() torch.Info { return m.modules[0].Info() }
+
+// Threads is how many threads one forward may use on the CPU.
+func (m *Model) Threads() int { return m.threads }
 
 // WarmUp tells how the warm-up went.
 func (m *Model) WarmUp() WarmUp { return m.warmUp }
@@ -175,12 +246,13 @@ func (m *Model) StopWaiting() { m.batcher.StopWaiting() }
 // Close answers the requests that were accepted, then returns the model's memory.
 func (m *Model) Close() error {
 	m.batcher.Close()
-	return m.closeModule()
+	return m.closeModules()
 }
 
-func (m *Model) closeModule() error {
-	if m.module == nil {
-		return nil
+func (m *Model) closeModules() error {
+	var errs []error
+	for _, module := range m.modules {
+		errs = append(errs, module.Close())
 	}
-	return m.module.Close()
+	return errors.Join(errs...)
 }

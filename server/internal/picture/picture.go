@@ -38,6 +38,9 @@ type Config struct {
 	Quality       int // of JPEG answers, 1 to 100
 	// KeepOrientation leaves pictures as they are stored instead of turning them as their EXIF data says.
 	KeepOrientation bool
+	// ScaledDecode decodes a JPEG that is at least twice as large as Width x Height at a half, a quarter or an eighth of
+	// its size: faster, and not the same pixels.
+	ScaledDecode bool
 	// RefusePalette answers palette pictures with NotRGB instead of looking their colours up.
 	RefusePalette bool
 }
@@ -129,9 +132,9 @@ func (c *Codec) Decode(ctx context.Context, data []byte) (Picture, error) {
 }
 
 func (c *Codec) decodeJPEG(data []byte) (Picture, error) {
-	orientation := torch.FromEXIF
+	options := torch.DecodeOptions{MaxPixels: c.config.MaxPixels, Scaled: c.config.ScaledDecode}
 	if c.config.KeepOrientation {
-		orientation = torch.Upright
+		options.Orientation = torch.Upright
 	}
 	width, height := c.config.Width, c.config.Height
 	if width == 0 {
@@ -143,12 +146,12 @@ func (c *Codec) decodeJPEG(data []byte) (Picture, error) {
 			return Picture{}, err
 		}
 		width, height = header.Width, header.Height
-		if orientation == torch.FromEXIF && header.Orientation.SwapsSides() {
+		if options.Orientation == torch.FromEXIF && header.Orientation.SwapsSides() {
 			width, height = height, width
 		}
 	}
 	p := c.newPicture(width, height)
-	if err := torch.DecodeJPEG(data, c.config.MaxPixels, orientation, width, height, p.Pixels); err != nil {
+	if err := torch.DecodeJPEG(data, options, width, height, p.Pixels); err != nil {
 		return Picture{}, explainJPEG(err)
 	}
 	return p, nil

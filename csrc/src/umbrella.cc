@@ -1,0 +1,1 @@
+// Nothing: libtorch.so is a name (see CMakeLists.txt).

@@ -1,0 +1,199 @@
+package torch
+
+/*
+#include <stdlib.h>
+#include "torchherd.h"
+*/
+import "C"
+
+import (
+	"archive/zip"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/cpu"
+)
+
+// packageFolder is where an AOTInductor package keeps the model called "model", the only one that there is unless its
+// maker chose otherwise.
+const packageFolder = "data/aotinductor/model/"
+
+// packageFiles returns the files of the package that the archive is; none when it is no package.
+func (a *archive) packageFiles() []*zip.File {
+	var files []*zip.File
+	for _, file := range a.zip.File {
+		if strings.HasPrefix(below(file), packageFolder) && !strings.HasSuffix(file.Name, "/") {
+			files = append(files, file)
+		}
+	}
+	return files
+}
+
+// loadPackage unpacks a package and loads it. The loaded library keeps its file's content, so on the CPU the folder is
+// removed at once, and a process that is killed leaves nothing behind; CUDA reads its kernels when they first run.
+func loadPackage(a *archive, files []*zip.File, options Options) (*Module, error) {
+	stated, err := a.statement()
+	if err != nil {
+		return nil, err
+	}
+	if err := checkTarget(files, options.Device); err != nil {
+		return nil, err
+	}
+	folder, err := os.MkdirTemp(options.PackageFolder, "torchherd-package-")
+	if err != nil {
+		return nil, fmt.Errorf("torch: load: a package must be unpacked, and there is no place for it: %w", err)
+	}
+	m, err := loadUnpacked(files, folder, options)
+	if err != nil {
+		_ = os.RemoveAll(folder)
+		return nil, err
+	}
+	m.limits = stated.limits
+	m.info.Precision = stated.precision()
+	m.folder = folder
+	if options.Device == CPU {
+		m.folder = ""
+		err = os.RemoveAll(folder)
+	}
+	if err != nil {
+		_ = m.Close()
+		return nil, err
+	}
+	return m, nil
+}
+
+func loadUnpacked(files []*zip.File, folder string, options Options) (*Module, error) {
+	var library string
+	for _, file := range files {
+		name := filepath.Join(folder, path.Base(file.Name))
+		if err := writeRecord(file, name, 0o700); err != nil {
+			return nil, fmt.Errorf("torch: load: unpacking the package: %w", err)
+		}
+		if strings.HasSuffix(name, ".so") {
+			library = name
+		}
+	}
+	if library == "" {
+		return nil, &Error{Op: "load", Kind: ErrNotAModule, Detail: "the package holds no shared library (.so)"}
+	}
+	cLibrary, cFolder := C.CString(library), C.CString(folder)
+	defer C.free(unsafe.Pointer(cLibrary))
+	defer C.free(unsafe.Pointer(cFolder))
+	return load(options, func(options *C.thd_load_options, out **C.thd_module) *C.thd_error {
+		return C.thd_module_load_package(cLibrary, cFolder, options, out)
+	})
+}
+
+// target is what a package's metadata says it was compiled for.
+type target struct {
+	Device  string `json:"AOTI_DEVICE_KEY"` // "cpu", "cuda"
+	Machine string `json:"AOTI_MACHINE"`    // "x86_64", "aarch64"
+	ISA     string `json:"AOTI_CPU_ISA"`    // such as "AVX2" or "AVX512 AVX512_VNNI"
+	System  string `json:"AOTI_PLATFORM"`   // "linux"
+}
+
+// checkTarget makes sure that this machine can run the package: machine code for another processor would end the
+// process.
+func checkTarget(files []*zip.File, device Device) error {
+	for _, file := range files {
+		if !strings.HasSuffix(file.Name, "_metadata.json") {
+			continue
+		}
+		text, err := readRecord(file, maxExtra)
+		var t target
+		if err == nil {
+			err = json.Unmarshal(text, &t)
+		}
+		if err != nil {
+			return &Error{Op: "load", Kind: ErrNotAModule, Detail: fmt.Sprintf("the package's metadata (%s): %v", path.Base(file.Name), err)}
+		}
+		if problem := t.problem(device); problem != "" {
+			return &Error{Op: "load", Kind: ErrDevice, Detail: "the package was compiled for " + problem + "; export it for this machine"}
+		}
+	}
+	return nil
+}
+
+// problem says what of the target isn't here; empty: nothing.
+func (t target) problem(device Device) string {
+	kind, _, _ := strings.Cut(device.String(), ":")
+	machine := map[string]string{"amd64": "x86_64", "arm64": "aarch64"}[runtime.GOARCH]
+	switch {
+	case t.Device != "" && t.Device != kind:
+		return t.Device + ", and the device is " + device.String()
+	case t.Machine != "" && t.Machine != machine || t.System != "" && t.System != runtime.GOOS:
+		return t.System + " on " + t.Machine
+	}
+	for _, feature := range strings.Fields(t.ISA) {
+		if has, known := cpuFeatures[feature]; known && !has {
+			return "processors with " + feature + ", which this one doesn't have"
+		}
+	}
+	return ""
+}
+
+// cpuFeatures are those that AOTInductor names, in its spelling.
+var cpuFeatures = map[string]bool{
+	"AVX2":        cpu.X86.HasAVX2,
+	"AVX512":      cpu.X86.HasAVX512F && cpu.X86.HasAVX512BW && cpu.X86.HasAVX512DQ && cpu.X86.HasAVX512VL,
+	"AVX512_VNNI": cpu.X86.HasAVX512VNNI,
+	"AVX512_BF16": cpu.X86.HasAVX512BF16,
+	"AMX_TILE":    cpu.X86.HasAMXTile,
+	"AMX_BF16":    cpu.X86.HasAMXBF16,
+}
+
+// limits are what a package's input must be. The zero value has none.
+type limits struct {
+	Input []int64  `json:"input"` // sizes of an item's dimensions
+	Batch [2]int64 `json:"batch"` // fewest and most items
+}
+
+// statement is the record that models/export.py writes into a package; all zero where there is none.
+type statement struct {
+	limits
+	Precision string `json:"precision"`
+}
+
+func (a *archive) statement() (statement, error) {
+	var s statement
+	record, err := a.extra("torchherd.json")
+	if err == nil && record != nil {
+		err = json.Unmarshal(record, &s)
+	}
+	if err != nil {
+		return s, &Error{Op: "load", Kind: ErrNotAModule, Detail: "the record extra/torchherd.json: " + err.Error()}
+	}
+	return s, nil
+}
+
+func (s *statement) precision() Precision {
+	precision, err := NewPrecision(s.Precision)
+	if err != nil {
+		return AsCompiled
+	}
+	return precision
+}
+
+// check compares an input with the limits, of which a package's code takes no notice.
+func (l *limits) check(op string, dtype DType, shape []int64) error {
+	if l.Input == nil {
+		return nil
+	}
+	if dtype != Float32 {
+		return &Error{Op: op, Kind: ErrDType, Detail: "the package takes float32, and the input is " + dtype.String()}
+	}
+	if !slices.Equal(shape[1:], l.Input) {
+		return &Error{Op: op, Kind: ErrShape, Detail: fmt.Sprintf("the package takes items of %v, and the input has %v", l.Input, shape[1:])}
+	}
+	if n := shape[0]; n < l.Batch[0] || n > l.Batch[1] {
+		return &Error{Op: op, Kind: ErrShape, Detail: fmt.Sprintf("the package takes batches of %d to %d, and this one has %d", l.Batch[0], l.Batch[1], n)}
+	}
+	return nil
+}
