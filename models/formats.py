@@ -5,6 +5,7 @@ extra/, where PyTorch keeps what is not its own: Settings, as JSON.
 """
 
 import contextlib
+import copy
 import io
 import json
 import pickle
@@ -25,6 +26,16 @@ PACKAGE = "AOTInductor package"
 PROGRAM = "exported program"
 WEIGHTS = "weights file"
 
+_COMPILER = {
+    # For profilers, with the compiler's paths: two thirds of a small model's code.
+    "aot_inductor.enable_line_tables": False,
+    # The bounds that a package checks, if AOTI_RUNTIME_CHECK_INPUTS=1 asks it to, are narrower than
+    # what it was exported for: 2 to 15 for 1 to 16, as the compiler tried no others. The settings
+    # tell the true ones.
+    "aot_inductor.check_lowerbound": False,
+    "aot_inductor.check_upperbound": False,
+}
+
 # Records that the writer adds by itself when an archive is closed.
 _WRITERS_OWN = {"version", ".data/version", ".data/serialization_id"}
 
@@ -34,17 +45,27 @@ class Settings:
     """What a server must know of a model, and a reader may like to.
 
     size is that of the pictures, "WIDTHxHEIGHT" or "keep"; range the values of the tensors in and
-    out; architecture and made_by are for people.
+    out; architecture and made_by are for people; precision is what the model computes in, "fp32",
+    "bf16" or "fp16", while its tensors in and out are float32.
+
+    The others are those of a compiled package, and None for TorchScript, which is free in them:
+    input is the shape [C, H, W] of one item; batch the least and the greatest number of items; and
+    device "cpu" or "cuda".
     """
 
     size: str
     range: tuple[float, float]
     architecture: str
     made_by: str
+    precision: str | None = None
+    input: tuple[int, int, int] | None = None
+    batch: tuple[int, int] | None = None
+    device: str | None = None
 
     def to_json(self) -> bytes:
-        """The record as it stands in a file."""
-        return json.dumps(asdict(self), indent=1).encode()
+        """The record as it stands in a file: without the fields that are None."""
+        said = {name: value for name, value in asdict(self).items() if value is not None}
+        return json.dumps(said, indent=1).encode()
 
 
 @contextlib.contextmanager
@@ -97,31 +118,44 @@ def _rewritten(archive: bytes, drop: str, settings: Settings | None) -> bytes:
     return lean.getvalue()
 
 
-def package_bytes(
-    module: torch.nn.Module, shape: tuple[int, int, int], batch: tuple[int, int], settings: Settings
-) -> bytes:
-    """A module compiled by AOTInductor for this machine's CPU, as the bytes of a .pt2 package.
+def package_bytes(module: torch.nn.Module, settings: Settings, freeze: bool = True) -> bytes:
+    """A module compiled by AOTInductor for this machine, as the bytes of a .pt2 package.
 
-    shape is that of one item, [C, H, W], which is fixed; batch the least and the greatest number of
-    items. The C++ that the compiler made on the way, with this machine's paths in it, is left out.
+    settings says for which input, batch and device. With freeze, the weights are laid out as the
+    device's convolutions want them; they lose their names. The C++ that the compiler made on the
+    way, with this machine's paths in it, is left out.
     """
-    low, high = batch
+    assert settings.input is not None and settings.batch is not None
+    low, high = settings.batch
+    module = copy.deepcopy(module).to(settings.device)
     # Export takes an example of one as a sign that the size never changes.
-    example = torch.rand(min(max(low, 2), high), *shape)
+    example = torch.rand(min(max(low, 2), high), *settings.input, device=settings.device)
     dynamic = None
     if low < high:
         dynamic = ({0: torch.export.Dim("batch", min=low, max=high)},)
-    program = torch.export.export(module, (example,), dynamic_shapes=dynamic)
-    with tempfile.TemporaryDirectory() as folder:
+    # The compiler freezes only where no gradients are wanted.
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         made = torch._inductor.aoti_compile_and_package(
-            program, package_path=str(Path(folder, "model.pt2"))
+            torch.export.export(module, (example,), dynamic_shapes=dynamic),
+            package_path=str(Path(folder, "model.pt2")),
+            inductor_configs={**_COMPILER, "freezing": freeze},
         )
         return _rewritten(Path(made).read_bytes(), ".cpp", settings)
 
 
-def load_package(path: Path) -> Callable[[Tensor], Tensor]:
-    """The model of an AOTInductor package, on the device that it was compiled for."""
-    return torch._inductor.aoti_load_package(str(path))
+def load_package(path: Path, device: str = "cpu") -> Callable[[Tensor], Tensor]:
+    """The model of an AOTInductor package, which runs on the device that it was compiled for.
+
+    It takes and gives tensors on the CPU. On CUDA it computes in float32 proper, not in TF32.
+    """
+    compiled = torch._inductor.aoti_load_package(str(path))
+
+    def run(x: Tensor) -> Tensor:
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            # Compiled code reads memory in the order it was made for, whatever the strides say.
+            return compiled(x.contiguous().to(device)).cpu()
+
+    return run
 
 
 def records(path: Path) -> list[str]:
@@ -171,6 +205,11 @@ def read_settings(path: Path) -> Settings | None:
         return None
     try:
         found = json.loads(record)
-        return Settings(**{**found, "range": tuple(found["range"])})
-    except (TypeError, KeyError, ValueError) as error:
+        return Settings(**{name: _tuple(value) for name, value in found.items()})
+    except (TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path}: the settings in {SETTINGS} are broken: {error}") from error
+
+
+def _tuple(value: object) -> object:
+    """The value, or a tuple in place of a list, which JSON has alone."""
+    return tuple(value) if isinstance(value, list) else value

@@ -42,6 +42,7 @@ def describe(path: Path) -> dict[str, str]:
         raise InfoError(f"{path}: broken: {reason}; make the file again") from error
     data = path.read_bytes()
     return lines | {
+        "computes in": (settings.precision if settings else None) or "not recorded",
         "size": f"{len(data)} bytes",
         "sha256": files.sha256(data),
         "made by": settings.made_by if settings else "not recorded",
@@ -125,7 +126,13 @@ def _architecture(state: Mapping[str, Tensor]) -> str:
 def _input(state: Mapping[str, Tensor], settings: formats.Settings | None) -> str:
     if settings is not None:
         low, high = settings.range
-        return f"float32 [N, 3, H, W] in {low:g}..{high:g}, pictures of size {settings.size}"
+        values = f"in {low:g}..{high:g}"
+        if settings.input is not None and settings.batch is not None:
+            least, most = settings.batch
+            return f"float32 {['N', *settings.input]} {values}, N {least} to {most}".replace(
+                "'", ""
+            )
+        return f"float32 [N, 3, H, W] {values}, pictures of size {settings.size}"
     first = next((each for each in state.values() if each.dim() == 4), None)
     if first is None:
         return "not recorded"

@@ -1,11 +1,15 @@
 import json
 import math
+import os
 import re
+import subprocess
+import sys
 import zipfile
 
 import pytest
 import torch
 
+import checks
 import export
 import files
 import formats
@@ -173,7 +177,8 @@ def test_settings_stand_in_the_file(weights, tmp_path):
     out = tmp_path / "model.pt"
     assert export.main([str(weights), "-o", str(out), "--size", "320x256"]) == 0
     found = formats.read_settings(out)
-    assert (found.size, found.range) == ("320x256", (0.0, 1.0))
+    assert (found.size, found.range, found.precision) == ("320x256", (0.0, 1.0), "fp32")
+    assert (found.input, found.batch, found.device) == (None, None, None)
     assert found.architecture == "CycleGAN generator, ngf 4, 2 blocks, transposed convolutions"
     # Where PyTorch keeps the extra files of a TorchScript archive.
     extra = {formats.SETTINGS: ""}
@@ -182,16 +187,51 @@ def test_settings_stand_in_the_file(weights, tmp_path):
     assert json.loads(extra[formats.SETTINGS])["size"] == "320x256"
 
 
-@pytest.fixture(scope="module")
-def package(tmp_path_factory):
-    """A generator and its AOTInductor package for 24x20 pictures, in batches of 1 to 3."""
-    folder = tmp_path_factory.mktemp("package")
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+@pytest.mark.parametrize("method", ["trace", "script"])
+def test_reduced_generator_keeps_the_pictures(weights, tmp_path, capsys, method, dtype):
+    out = tmp_path / "model.pt"
+    flags = ["--method", method, "--dtype", dtype, "--size", "44x36"]
+    assert export.main([str(weights), "-o", str(out), *flags]) == 0
+    assert re.search(rf"{dtype} keeps \d+\.\d dB", capsys.readouterr().out)
+    assert formats.read_settings(out).precision == dtype
+    exported = formats.load_torchscript(out)
+    assert {each.dtype for each in exported.parameters()} == {export.precision.DTYPES[dtype]}
+    picture = checks.photograph(36, 44)
+    assert exported(picture).dtype == torch.float32
+    assert 35 < checks.least_psnr(exported, export.load_generator(weights), [picture]) < 120
+
+
+def test_reduced_generator_that_loses_too_much_is_refused(refuse, weights, tmp_path):
+    # The last layer's values beyond what float16 holds: infinite, and the tanh of that is 1.
+    changed(weights, lambda s: s.update({"model.19.bias": torch.tensor([-1e5, 1e5, 0])}))
+    changed(weights, lambda s: s.update({"model.19.weight": s["model.19.weight"] * 1e5}))
+    out = tmp_path / "model.pt"
+    says = refuse(weights, "-o", out, "--dtype", "fp16")
+    assert re.search(r"in fp16 the pictures keep (\d+\.\d|nan) dB .* leave out --dtype", says)
+    assert not out.exists()
+
+
+def packaged(folder, *flags):
+    """A generator, and its AOTInductor package for 24x20 pictures in batches of 1 to 3."""
     state = generator.random_state(generator.Layout(2, 1, True), 0)
     torch.save(state, folder / "weights.pth")
-    flags = ["--format", "pt2", "--size", "24x20", "--dynamic-batch", "1:3"]
+    flags = ["--format", "pt2", "--size", "24x20", "--dynamic-batch", "1:3", *flags]
     out = folder / "model.pt2"
     assert export.main([str(folder / "weights.pth"), "-o", str(out), *flags]) == 0
     return generator.from_state(state), out
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory):
+    """What packaged() gives for the defaults."""
+    return packaged(tmp_path_factory.mktemp("package"))
+
+
+@pytest.fixture(scope="module")
+def reduced_package(tmp_path_factory):
+    """What packaged() gives for bfloat16."""
+    return packaged(tmp_path_factory.mktemp("bf16"), "--dtype", "bf16")
 
 
 def test_package_answers_as_pytorch_does_at_every_batch_size(package):
@@ -202,15 +242,46 @@ def test_package_answers_as_pytorch_does_at_every_batch_size(package):
         assert (compiled(x) - eager(x)).abs().max() <= 1e-4
 
 
+def test_package_in_bfloat16_keeps_the_pictures(reduced_package):
+    eager, out = reduced_package
+    compiled = formats.load_package(out)
+    pictures = [*checks.noise((n, 20, 24) for n in (1, 2, 3)), checks.photograph(20, 24)]
+    assert 35 < checks.least_psnr(compiled, eager, pictures) < 100
+    assert compiled(pictures[0]).dtype == torch.float32
+    assert formats.read_settings(out).precision == "bf16"
+
+
+def test_package_checks_its_input_when_asked(package):
+    """As a server does: in a process that says so before its first call."""
+    code = (
+        "import sys, torch\n"
+        "model = torch._inductor.aoti_load_package(sys.argv[1])\n"
+        "print(*(model(torch.rand(n, 3, 20, 24)).shape[0] for n in (1, 2, 3)))\n"
+        "model(torch.rand(1, 3, 20, 25))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(package[1])],
+        env={**os.environ, "AOTI_RUNTIME_CHECK_INPUTS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.stdout == "1 2 3\n"
+    assert "unmatched dim value at 3, expected: 24, but got: 25" in done.stderr
+
+
 def test_package_carries_settings_and_no_sources(package):
     _, out = package
-    assert formats.read_settings(out).size == "24x20"
+    found = formats.read_settings(out)
+    assert (found.size, found.precision) == ("24x20", "fp32")
+    assert (found.input, found.batch, found.device) == ((3, 20, 24), (1, 3), "cpu")
     assert not [name for name in formats.records(out) if name.endswith(".cpp")]
 
 
-def test_package_of_one_batch_size(weights, tmp_path):
+def test_package_without_frozen_weights_of_one_batch_size(weights, tmp_path):
     out = tmp_path / "model.pt2"
-    flags = ["--format", "pt2", "--size", "24x20", "--dynamic-batch", "1:1"]
+    flags = ["--format", "pt2", "--size", "24x20", "--dynamic-batch", "1:1", "--no-freeze"]
     assert export.main([str(weights), "-o", str(out), *flags]) == 0
     assert formats.load_package(out)(torch.rand(1, 3, 20, 24)).shape == (1, 3, 20, 24)
 
@@ -219,6 +290,21 @@ def test_package_needs_one_size(refuse, weights, tmp_path):
     out = tmp_path / "model.pt2"
     says = refuse(weights, "-o", out, "--format", "pt2", "--size", "keep")
     assert "give --size WIDTHxHEIGHT" in says and not out.exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+def test_package_for_cuda_needs_a_gpu(refuse, weights, tmp_path):
+    out = tmp_path / "model.pt2"
+    says = refuse(weights, "-o", out, "--format", "pt2", "--device", "cuda")
+    assert "finds none here; export on the machine that will serve it" in says
+    assert not out.exists()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is here")
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
+def test_package_for_cuda(tmp_path, dtype):
+    _, out = packaged(tmp_path, "--device", "cuda", "--dtype", dtype)
+    assert formats.read_settings(out).device == "cuda"
 
 
 def described(capsys, path):
@@ -239,6 +325,7 @@ def test_info_tells_what_an_exported_file_is(capsys, weights, tmp_path):
         "architecture": "CycleGAN generator, ngf 4, 2 blocks, transposed convolutions",
         "input": "float32 [N, 3, H, W] in 0..1, pictures of size keep",
         "weights": f"{sum(map(math.prod, shapes))} float16",
+        "computes in": "fp32",
         "size": f"{out.stat().st_size} bytes",
         "sha256": files.sha256(out.read_bytes()),
         "made by": export.MADE_BY,
@@ -249,7 +336,8 @@ def test_info_tells_what_a_package_is(capsys, package):
     lines = described(capsys, package[1])
     assert lines["format"].startswith("AOTInductor package")
     assert lines["architecture"] == "CycleGAN generator, ngf 2, 1 blocks, resizing"
-    assert lines["input"] == "float32 [N, 3, H, W] in 0..1, pictures of size 24x20"
+    assert lines["input"] == "float32 [N, 3, 20, 24] in 0..1, N 1 to 3"
+    assert lines["computes in"] == "fp32"
     assert "machine " in lines["compiled for"] and "cpu_isa " in lines["compiled for"]
 
 
@@ -296,7 +384,19 @@ def test_info_refuses_other_files_in_one_line(refuse, root, tmp_path, content, s
 
 @pytest.mark.parametrize(
     "arguments",
-    [("--size", "3x3"), ("--size", "big"), ("--dynamic-batch", "4:2"), ("--format", "x")],
+    [
+        ("--size", "3x3"),
+        ("--size", "big"),
+        ("--format", "pt2", "--dynamic-batch", "4:2"),
+        ("--format", "x"),
+        ("--dtype", "int8"),
+        ("--half", "--dtype", "bf16"),
+        ("--half", "--format", "pt2"),
+        ("--method", "script", "--format", "pt2"),
+        ("--device", "cuda"),
+        ("--no-freeze",),
+        ("--dynamic-batch", "1:4"),
+    ],
 )
 def test_wrong_options_are_told(capsys, arguments):
     with pytest.raises(SystemExit, match="2"):
