@@ -4,6 +4,10 @@
 #include <ATen/autocast_mode.h>
 #include <torch/version.h>
 
+#include <mutex>
+#include <optional>
+#include <string>
+
 #include "error.h"
 
 namespace thd {
@@ -12,6 +16,11 @@ namespace {
 // TF32 is a setting of the process, and cuDNN's is on by default; fp32 shall mean fp32. The older setters, with allow_tf32
 // in their names, warn on stderr that they will go.
 void set_tf32(bool allowed) {
+  static std::mutex mutex;
+  static std::optional<bool> current;
+  const std::scoped_lock lock(mutex);
+  if (current == allowed) return;
+  current = allowed;
   at::Context& context = at::globalContext();
 #if TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR < 10
   const std::string format = allowed ? "tf32" : "ieee";
