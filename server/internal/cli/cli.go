@@ -24,6 +24,7 @@ Every flag can also be set by an environment variable (TORCHHERD_MAX_WAIT=2s) or
 // commands is the command line as kong reads it.
 type commands struct {
 	Serve   Serve   `cmd:"" help:"Serve a model."`
+	Bench   Bench   `cmd:"" help:"Send pictures to a server and measure its answers."`
 	Health  Health  `cmd:"" help:"Ask a running server whether it is ready; exits with 0 if it is, else with 1."`
 	Version Version `cmd:"" help:"Print the versions of torchherd and of the libraries it was built with."`
 }
@@ -46,7 +47,7 @@ func Run(version string, arguments []string, out, err io.Writer) int {
 	parser, failure := newParser(&commands{},
 		kong.Writers(out, err),
 		kong.Exit(func(code int) { exit = code }), // by --help
-		kong.Bind(program{version: version, out: out}),
+		kong.Bind(program{version: version, out: out, err: err}),
 	)
 	if failure != nil {
 		return complain(err, failure)
@@ -69,8 +70,20 @@ func Run(version string, arguments []string, out, err io.Writer) int {
 // complain prints an error and returns the exit status for it.
 func complain(to io.Writer, failure error) int {
 	fmt.Fprintln(to, "torchherd: "+failure.Error())
+	var own *exitError
+	if errors.As(failure, &own) {
+		return own.status
+	}
 	return 1
 }
+
+// An exitError is an error with an exit status of its own.
+type exitError struct {
+	status int
+	text   string
+}
+
+func (e *exitError) Error() string { return e.text }
 
 // commandName is the subcommand that a usage error belongs to, or "".
 func commandName(failure error) string {
@@ -85,6 +98,7 @@ func commandName(failure error) string {
 type program struct {
 	version string
 	out     io.Writer
+	err     io.Writer
 }
 
 // Version is the subcommand version.

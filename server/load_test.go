@@ -1,0 +1,99 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"os"
+	"os/exec"
+	"slices"
+	"syscall"
+	"testing"
+
+	"github.com/torchherd/torchherd/server/internal/load"
+)
+
+// A benchmark is a running `torchherd bench`.
+type benchmark struct {
+	t           *testing.T
+	process     *exec.Cmd
+	out, stderr bytes.Buffer
+}
+
+func startBench(t *testing.T, arguments ...string) *benchmark {
+	t.Helper()
+	arguments = append([]string{"bench", "--quiet", "--json", "-"}, arguments...)
+	b := &benchmark{t: t, process: exec.CommandContext(t.Context(), os.Args[0], arguments...)}
+	b.process.Env = append(os.Environ(), beTheCommand+"=1")
+	b.process.Stdout, b.process.Stderr = &b.out, &b.stderr
+	if err := b.process.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// result waits for the end. Whether a busy machine let the load generator keep up is up to the operating system; that
+// the status says so is not.
+func (b *benchmark) result() *load.Result {
+	b.t.Helper()
+	err := b.process.Wait()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		b.t.Fatal(err)
+	}
+	r := &load.Result{}
+	if err := json.Unmarshal(b.out.Bytes(), r); err != nil {
+		b.t.Fatalf("%v in %q; it said %q", err, &b.out, &b.stderr)
+	}
+	want := 0
+	if r.Behind.FellBehind {
+		want = 3
+	}
+	if status := b.process.ProcessState.ExitCode(); status != want {
+		b.t.Errorf("status %d instead of %d: %+v; it said %q", status, want, r.Behind, &b.stderr)
+	}
+	return r
+}
+
+// The load generator against the server: two whole commands.
+func TestBenchMeasuresServe(t *testing.T) {
+	c := start(t, "--max-batch-size", "8", "--max-queue-size", "16", module("negate.pt"))
+	r := startBench(t, c.url+"/image", "--clients", "16", "--requests", "200",
+		"--duration", limit.String(), "--warm-up", "0s").result()
+	if r.Mode != load.Closed || r.Clients != 16 || r.Requests != 200 || r.Good != 200 ||
+		r.Statuses[200] != 200 || len(r.Errors) != 0 {
+		t.Errorf("%+v", r)
+	}
+	pictures, largest := 0, 0
+	for size, count := range r.BatchSizes {
+		pictures, largest = pictures+count, max(largest, size)
+	}
+	if pictures != 200 || largest < 2 || largest > 8 {
+		t.Errorf("batches %v", r.BatchSizes)
+	}
+	for _, stage := range []string{"receive", "decode", "queue", "forward", "encode"} {
+		if s, told := r.Stages[stage]; !told || s.P99 > r.Latency.Max {
+			t.Errorf("%s: %+v", stage, s)
+		}
+	}
+	answers := 0
+	for _, n := range r.Throughput {
+		answers += n
+	}
+	if l := r.Latency; answers != 200 || r.Goodput <= 0 ||
+		!slices.IsSorted([]float64{l.P50, l.P90, l.P95, l.P99, l.P999, l.Max}) {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestCtrlCEndsBenchWithAResult(t *testing.T) {
+	c := start(t, "--max-batch-size", "8", "--max-queue-size", "16", module("negate.pt"))
+	b := startBench(t, c.url+"/image", "--duration", limit.String(), "--warm-up", "0s")
+	c.awaitCount("request", 100)
+	if err := b.process.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	if r := b.result(); !r.Interrupted || r.Good < 100-16 || r.Good != r.Requests || r.Seconds >= limit.Seconds() {
+		t.Errorf("%+v", r)
+	}
+}
