@@ -76,6 +76,9 @@ class Comparison:
 
     def leave_out(self, name: str, reason: str) -> None:
         """Do not measure a row any more, and say why."""
+        for folder in (self.plan.work, ROOT):
+            # The page has no use for where they lie on this machine.
+            reason = reason.replace(f"{folder}/", "")
         self.left_out[name] = reason
         tell(f"left out: {reason}")
 

@@ -7,9 +7,10 @@ import json
 import math
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -23,7 +24,10 @@ START_SECONDS = 180
 POLL_SECONDS = 0.02
 # After its first answer a server may still be putting things in order.
 REST_SECONDS = 1.0
-GRACE_SECONDS = 120
+REQUEST_SECONDS = 120
+GRACE_SECONDS = 2 * REQUEST_SECONDS
+# Those of torchherd bench that come with figures: all is well, no answer was good, it fell behind.
+LOAD_STATUSES = (0, 1, 3)
 LAST_LINES = 5
 
 
@@ -35,7 +39,8 @@ class MeasureError(Exception):
 class Load:
     """What one load gave. The rate is of good answers in a second; latencies are in milliseconds.
 
-    A floor has no clients (0) and no latencies.
+    behind is why the load generator could not keep up, or empty. A floor has no clients (0) and no
+    latencies.
     """
 
     row: str
@@ -48,6 +53,7 @@ class Load:
     failed: int = 0
     p50: float | None = None
     p99: float | None = None
+    behind: str = ""
 
 
 @dataclass(frozen=True)
@@ -195,9 +201,10 @@ def _load(
     command = [
         *(servers.TORCHHERD, "bench", running.url, "--method", running.server.method),
         *("--picture", str(picture.path(plan.work)), "--clients", str(clients)),
-        *("--warm-up", f"{regime.warm_up_seconds}s", "--duration", f"{seconds}s", "--json", "-"),
+        *("--warm-up", f"{regime.warm_up_seconds}s", "--duration", f"{seconds}s"),
+        *("--request-timeout", f"{REQUEST_SECONDS}s", "--json", "-", "--quiet"),
     ]
-    told = _output(command, regime.warm_up_seconds + seconds)
+    told = _output(command, regime.warm_up_seconds + seconds, LOAD_STATUSES)
     return Load(
         row=running.server.name,
         regime=regime.name,
@@ -207,8 +214,9 @@ def _load(
         rate=told["goodput"],
         good=told["good"],
         failed=told["requests"] - told["good"],
-        p50=told["latency_ms"]["p50"],
-        p99=told["latency_ms"]["p99"],
+        p50=told["latency_ms"]["p50"] if told["good"] else None,
+        p99=told["latency_ms"]["p99"] if told["good"] else None,
+        behind=told["behind"]["why"],
     )
 
 
@@ -225,18 +233,18 @@ def floor(row: servers.Floor, regime: workload.Regime, plan: Plan, number: int) 
             return
 
 
-def _output(command: list[str], seconds: int) -> dict[str, object]:
+def _output(command: list[str], seconds: int, statuses: Sequence[int] = (0,)) -> dict[str, Any]:
     """The JSON that a command prints, which is to take so many seconds.
 
-    Raises MeasureError when it fails.
+    Raises MeasureError when it prints none, or ends with none of the statuses.
     """
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=seconds + GRACE_SECONDS, check=False
         )
-        if done.returncode == 0:
+        if done.returncode in statuses:
             return json.loads(done.stdout)
-        reason = done.stderr.strip().splitlines()[-1:] or [f"status {done.returncode}"]
+        reason = done.stderr.strip().rpartition("\n")[2] or f"status {done.returncode}"
     except (OSError, subprocess.TimeoutExpired, json.JSONDecodeError) as error:
-        reason = [str(error)]
-    raise MeasureError(f"{' '.join(command)}: {reason[0]}")
+        reason = str(error)
+    raise MeasureError(f"{' '.join(command)}: {reason}")

@@ -31,7 +31,8 @@ put under each load, by `torchherd bench`, which keeps so many clients busy that
 next picture when the last one's answer has come. Then it is ended, and the next one has its turn.
 Each round goes through all of them, in another order. Figures are medians of the rounds, with the
 least and the greatest in brackets; ratios are taken within a round. A rate counts good answers
-only.
+only. A rate with † is one that the load generator could not keep up with, mostly because it took
+more than a quarter of the cores: the server is faster than that.
 
 What this page cannot show: the load generator runs on the same cores as the server, and takes
 more of them the faster the server is; so differences at the top are greater than they look. One
@@ -99,7 +100,7 @@ def _overhead_table(
     rows = [
         [
             row["name"],
-            *(_spread(results.figure(row["name"], cell)) for cell in cells),
+            *(_rate(results, row["name"], cell) for cell in cells),
             _ratio(results.ratio(row["name"], most, YARDSTICK)),
             _ratio(results.ratio(row["name"], most, "codec", floor)),
             *_latencies(results, row["name"], most),
@@ -125,10 +126,9 @@ def _many(results: Results, regime: Mapping[str, object]) -> str:
     for picture in regime["many_pictures"]:
         for clients in (regime["clients"][-1], *regime["many"]):
             cell = Cell(servers.OVERHEAD, picture["name"], clients)
-            figure = results.figure(YARDSTICK, cell)
-            if figure is not None:
+            if results.figure(YARDSTICK, cell) is not None:
                 latencies = _latencies(results, YARDSTICK, cell)
-                rows.append([_clients(clients), _spread(figure), *latencies])
+                rows.append([_clients(clients), _rate(results, YARDSTICK, cell), *latencies])
     if len(rows) < 2:
         return ""
     return (
@@ -144,7 +144,7 @@ def _compute(results: Results, regime: Mapping[str, object], drawn: Sequence[str
     rows = [
         [
             f"*{row['about']}*" if floor else row["name"],
-            _spread(results.figure(row["name"], where)),
+            _rate(results, row["name"], where),
             _ratio(results.ratio(row["name"], where, YARDSTICK, cell)),
             _ratio(results.ratio(row["name"], where, "forward", alone)),
             *(("", "", "") if floor else _latencies(results, row["name"], where)),
@@ -223,6 +223,12 @@ def _latencies(results: Results, row: str, cell: Cell) -> tuple[str, str, str]:
         "" if rare is None else _number(rare.median),
         f"{failed:.0%}" if failed else "",
     )
+
+
+def _rate(results: Results, row: str, cell: Cell) -> str:
+    """A row's rate with its spread, marked when the load generator could not keep up."""
+    mark = " †" if results.behind(row, cell) else ""
+    return f"{_spread(results.figure(row, cell))}{mark}"
 
 
 def _clients(count: int) -> str:

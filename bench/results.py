@@ -38,7 +38,7 @@ class Results:
         ]
 
     def by_round(self, row: str, cell: Cell, figure: str = "rate") -> dict[int, float]:
-        """A row's figure in each round: "rate", "p50", "p99", "good" or "failed"."""
+        """A row's figure in each round: a field of measure.Load, such as "rate" or "p99"."""
         return {
             load["round"]: load[figure]
             for load in self.told["loads"]
@@ -62,6 +62,10 @@ class Results:
         failed = sum(self.by_round(row, cell, "failed").values())
         asked = failed + sum(self.by_round(row, cell, "good").values())
         return failed / asked if asked else 0.0
+
+    def behind(self, row: str, cell: Cell) -> bool:
+        """Whether the load generator could not keep up with a row in some round."""
+        return any(self.by_round(row, cell, "behind").values())
 
     def starts(self, row: str, regime: str, figure: str) -> list[float | None]:
         """A row's "seconds", "memory" or "decibels" at each of its starts in a regime."""

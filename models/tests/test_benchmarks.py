@@ -38,7 +38,8 @@ def told():
                 measure.Load(row, compute, number, "small", 16, rate / 50, 9, 0, 900, 1900)
             )
             starts.append(measure.Start(row, overhead, number, number + 0.5, 100 << 20, 48.25))
-        loads.append(measure.Load("torchherd", overhead, number, "small", 64, 98, 60, 40, 20, 30))
+        many = ("torchherd", overhead, number, "small", 64)
+        loads.append(measure.Load(*many, 98, 60, 40, 20, 30, "it was out of breath"))
         loads.append(measure.Load("codec", overhead, number, "small", 0, 400))
         loads.append(measure.Load("forward", compute, number, "", 0, 4))
     rows = [
@@ -79,7 +80,7 @@ def test_page_gives_medians_spreads_and_ratios_by_round(told, tmp_path):
     assert of_mosec[5:] == ["5.00", "9.00", "25%"]
     assert cells(text, "torchherd", "### 228x228")[3:] == ["1.00", "0.19", "5.00", "9.00", ""]
     assert cells(text, "*codec floor*", "### 228x228")[2] == "400"
-    assert cells(text, "64 clients", "with many clients")[1:] == ["98.0", "20.0", "30.0", "40%"]
+    assert cells(text, "64 clients", "with many clients")[1:] == ["98.0 †", "20.0", "30.0", "40%"]
     assert cells(text, "torchherd", "## Compute")[1:4] == ["1.50 (1.00..2.00)", "1.00", "0.38"]
     assert cells(text, "mosec", "## Start")[1:3] == ["1.00 (0.50..1.50)", "100"]
     assert cells(text, "mosec", "## Start")[-1] == "48.2"
