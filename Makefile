@@ -13,10 +13,11 @@ GOLANGCI_LINT := $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lin
 CACHE := $(or $(TORCHHERD_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/torchherd)
 LINT_BIN := $(CACHE)/lint/bin
 PYTHON := $(CACHE)/python/bin/python
+PEERS_PYTHON := $(CACHE)/peers/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run build test race asan fuzz bench bench-resize soak parity models-test model-smoke horse2zebra photo2ink showcase goldens dist lint fmt clean
-.PHONY: shim python lint-tools
+.PHONY: help setup run build test race asan fuzz bench bench-go bench-resize floors soak parity models-test model-smoke horse2zebra photo2ink showcase goldens dist lint fmt clean
+.PHONY: shim floors-build python peers lint-tools
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,7 +53,22 @@ fuzz: build ## fuzz the batcher and the picture decoder (FUZZTIME=30s each)
 	$(GO) test -run '^$$' -fuzz FuzzContract -fuzztime $(FUZZTIME) -fuzzminimizetime 20x ./server/internal/batch
 	$(GO) test -run '^$$' -fuzz FuzzDecode -fuzztime $(FUZZTIME) -fuzzminimizetime 20x ./server/internal/picture
 
-bench: build ## Go benchmarks of each stage, with allocations
+BENCH_SECONDS ?= 3
+BENCH_ROUNDS ?= 3
+bench: build floors-build peers ## compare with other servers, 45 minutes; writes docs/benchmarks.md (BENCH_ONLY, DEMO, ...: CONTRIBUTING.md)
+	@$(PYTHON) bench/compare.py run --seconds $(BENCH_SECONDS) --rounds $(BENCH_ROUNDS) --only "$(BENCH_ONLY)" \
+		--regimes "$(BENCH_REGIMES)" --demo "$(DEMO)" --peers-python $(PEERS_PYTHON)
+
+FLOORS := build/csrc/floors
+floors-build: shim
+	@cmake --build build/csrc --target floors >build/csrc/build.log
+
+floors: floors-build ## the codec alone and the bundled model alone, without a server
+	@$(FLOORS) codec docs/pictures/before.jpg
+	@$(FLOORS) forward models/photo2ink/model.pt --allocator system
+	@$(FLOORS) forward models/photo2ink/model.pt --allocator kept
+
+bench-go: build ## Go benchmarks of each stage, with allocations
 	$(GO) test -run '^$$' -bench . -benchmem ./torch ./server/...
 
 bench-resize: shim ## time the resize beside ATen's, one thread
@@ -66,7 +82,10 @@ python: ## the virtual environment for models/ and bench/ (5.8 GB, once)
 	@scripts/setup.sh python3:ensurepip=python3-venv
 	@scripts/venv.sh $(CACHE)/python models/requirements.txt
 
-models-test: build python ## the tests of models/ and bench/, with full PyTorch
+peers: python
+	@scripts/venv.sh $(CACHE)/peers bench/requirements.txt $(CACHE)/python
+
+models-test: build floors-build python ## the tests of models/ and bench/, with full PyTorch
 	$(PYTHON) -m pytest -q models
 
 model-smoke: build python ## train 20 steps, export, serve and translate a picture
@@ -101,7 +120,7 @@ goldens: python ## make testdata/ and its goldens anew
 dist: build ## pack a tarball that runs without Go and Python
 	@scripts/dist.sh $(VERSION)
 
-C_FILES = $(wildcard csrc/include/*.h csrc/src/*.h csrc/src/*.cc csrc/test/*.c csrc/test/*.cc)
+C_FILES = $(wildcard csrc/include/*.h csrc/src/*.h csrc/src/*.cc csrc/test/*.c csrc/test/*.cc bench/*.cc)
 TIDY_FILES = $(filter %.cc %.c,$(C_FILES))
 PYTHON_FOLDERS := models bench scripts
 lint-tools:
