@@ -8,6 +8,7 @@ PORT ?= 8000
 # in the flags makes Go rebuild when it changes.
 export CGO_CFLAGS := -O2 -g -DTHD_HEADER=$(shell cksum csrc/include/torchherd.h | cut -d ' ' -f 1)
 LDFLAGS := -X main.version=$(VERSION)
+BENCHSTAT := $(GO) run golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da
 GOLANGCI_LINT := $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 # Python's virtual environments lie beside LibTorch in the user's cache.
 CACHE := $(or $(TORCHHERD_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/torchherd)
@@ -68,8 +69,10 @@ floors: floors-build ## the codec alone and the bundled model alone, without a s
 	@$(FLOORS) forward models/photo2ink/model.pt --allocator system
 	@$(FLOORS) forward models/photo2ink/model.pt --allocator kept
 
-bench-go: build ## Go benchmarks of each stage, with allocations
-	$(GO) test -run '^$$' -bench . -benchmem ./torch ./server/...
+# RECORD=1 writes the record anew, on a machine that does nothing else.
+bench-go: build ## Go benchmarks of each stage, compared by benchstat with the record in bench/go.txt
+	$(GO) test -run '^$$' -bench . -benchmem -benchtime 0.5s -count 6 ./torch ./server/... >build/bench-go.txt
+	@if [ -n "$(RECORD)" ]; then cp build/bench-go.txt bench/go.txt; else $(BENCHSTAT) bench/go.txt build/bench-go.txt; fi
 
 bench-resize: shim ## time the resize beside ATen's, one thread
 	@cmake --build build/csrc --target resize_bench >build/csrc/build.log
