@@ -8,15 +8,17 @@ PORT ?= 8000
 # in the flags makes Go rebuild when it changes.
 export CGO_CFLAGS := -O2 -g -DTHD_HEADER=$(shell cksum csrc/include/torchherd.h | cut -d ' ' -f 1)
 LDFLAGS := -X main.version=$(VERSION)
+BENCHSTAT := $(GO) run golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da
 GOLANGCI_LINT := $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 # Python's virtual environments lie beside LibTorch in the user's cache.
 CACHE := $(or $(TORCHHERD_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/torchherd)
 LINT_BIN := $(CACHE)/lint/bin
 PYTHON := $(CACHE)/python/bin/python
+PEERS_PYTHON := $(CACHE)/peers/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run build test race asan fuzz bench bench-resize soak parity models-test model-smoke horse2zebra photo2ink showcase goldens dist lint fmt clean
-.PHONY: shim python lint-tools
+.PHONY: help setup run build test race asan fuzz bench bench-go bench-resize floors soak parity models-test model-smoke horse2zebra photo2ink showcase goldens dist lint fmt clean
+.PHONY: shim floors-build python peers lint-tools
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,8 +54,25 @@ fuzz: build ## fuzz the batcher and the picture decoder (FUZZTIME=30s each)
 	$(GO) test -run '^$$' -fuzz FuzzContract -fuzztime $(FUZZTIME) -fuzzminimizetime 20x ./server/internal/batch
 	$(GO) test -run '^$$' -fuzz FuzzDecode -fuzztime $(FUZZTIME) -fuzzminimizetime 20x ./server/internal/picture
 
-bench: build ## Go benchmarks of each stage, with allocations
-	$(GO) test -run '^$$' -bench . -benchmem ./torch ./server/...
+BENCH_SECONDS ?= 3
+BENCH_ROUNDS ?= 3
+bench: build floors-build peers ## compare with other servers, 45 minutes; writes docs/benchmarks.md (BENCH_ONLY, DEMO, ...: CONTRIBUTING.md)
+	@$(PYTHON) bench/compare.py run --seconds $(BENCH_SECONDS) --rounds $(BENCH_ROUNDS) --only "$(BENCH_ONLY)" \
+		--regimes "$(BENCH_REGIMES)" --demo "$(DEMO)" --peers-python $(PEERS_PYTHON)
+
+FLOORS := build/csrc/floors
+floors-build: shim
+	@cmake --build build/csrc --target floors >build/csrc/build.log
+
+floors: floors-build ## the codec alone and the bundled model alone, without a server
+	@$(FLOORS) codec docs/pictures/before.jpg
+	@$(FLOORS) forward models/photo2ink/model.pt --allocator system
+	@$(FLOORS) forward models/photo2ink/model.pt --allocator kept
+
+# RECORD=1 writes the record anew, on a machine that does nothing else.
+bench-go: build ## Go benchmarks of each stage, compared by benchstat with the record in bench/go.txt
+	$(GO) test -run '^$$' -bench . -benchmem -benchtime 0.5s -count 6 ./torch ./server/... >build/bench-go.txt
+	@if [ -n "$(RECORD)" ]; then cp build/bench-go.txt bench/go.txt; else $(BENCHSTAT) bench/go.txt build/bench-go.txt; fi
 
 bench-resize: shim ## time the resize beside ATen's, one thread
 	@cmake --build build/csrc --target resize_bench >build/csrc/build.log
@@ -66,7 +85,10 @@ python: ## the virtual environment for models/ and bench/ (5.8 GB, once)
 	@scripts/setup.sh python3:ensurepip=python3-venv
 	@scripts/venv.sh $(CACHE)/python models/requirements.txt
 
-models-test: build python ## the tests of models/ and bench/, with full PyTorch
+peers: python
+	@scripts/venv.sh $(CACHE)/peers bench/requirements.txt $(CACHE)/python
+
+models-test: build floors-build python ## the tests of models/ and bench/, with full PyTorch
 	$(PYTHON) -m pytest -q models
 
 model-smoke: build python ## train 20 steps, export, serve and translate a picture
@@ -101,7 +123,7 @@ goldens: python ## make testdata/ and its goldens anew
 dist: build ## pack a tarball that runs without Go and Python
 	@scripts/dist.sh $(VERSION)
 
-C_FILES = $(wildcard csrc/include/*.h csrc/src/*.h csrc/src/*.cc csrc/test/*.c csrc/test/*.cc)
+C_FILES = $(wildcard csrc/include/*.h csrc/src/*.h csrc/src/*.cc csrc/test/*.c csrc/test/*.cc bench/*.cc)
 # cuda_graph.cc can be read only where CUDA's headers are.
 TIDY_FILES = $(filter-out csrc/src/cuda_graph.cc,$(filter %.cc %.c,$(C_FILES)))
 PYTHON_FOLDERS := models bench scripts

@@ -7,6 +7,8 @@ change to it or to PyTorch's version.
 
 The modules use none of torch.nn's layers: scripting those writes their constants in another order
 each time, and a fixture would change its bytes for nothing.
+
+--packages makes negate.pt2 too, which takes a minute and never has the same bytes twice.
 """
 
 import argparse
@@ -187,6 +189,22 @@ def make_all() -> dict[str, bytes]:
     return made
 
 
+def package() -> bytes:
+    """Negate as an AOTInductor package, for any x86-64 processor with AVX2."""
+    settings = formats.Settings(
+        size="32x24",
+        range=(0.0, 1.0),
+        architecture="the photographic negative",
+        made_by="torchherd models/fixtures.py",
+        precision="fp32",
+        input=(3, 24, 32),
+        batch=(1, 4),
+        device="cpu",
+    )
+    portable = {"cpp.simdlen": 256, "cpp.march": "x86-64-v3"}
+    return formats.package_bytes(Negate(), settings, options=portable)
+
+
 def main(arguments: list[str]) -> int:
     """Run the command. Gives the exit status."""
     parser = argparse.ArgumentParser(
@@ -195,8 +213,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--folder", type=Path, default=DEFAULT_FOLDER, help="default: testdata/modules"
     )
-    folder = parser.parse_args(arguments).folder
-    for name, data in make_all().items():
+    parser.add_argument("--packages", action="store_true", help="make negate.pt2 too")
+    args = parser.parse_args(arguments)
+    folder = args.folder
+    made = make_all()
+    if args.packages:
+        made["negate.pt2"] = package()
+    for name, data in made.items():
         files.write_whole(folder / name, data)
         print(f"{folder / name}: {len(data)} bytes")
     return 0

@@ -12,12 +12,14 @@ import pickle
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
+from torch._inductor.runtime.cache_dir_utils import cache_dir
 
 SETTINGS = "torchherd.json"
 
@@ -102,14 +104,22 @@ def torchscript_bytes(module: torch.jit.ScriptModule, settings: Settings | None 
     return _rewritten(full.getvalue(), ".debug_pkl", settings)
 
 
-def _rewritten(archive: bytes, drop: str, settings: Settings | None) -> bytes:
-    """The archive without the records whose names end in drop, and with settings."""
+def _rewritten(
+    archive: bytes, drop: str, settings: Settings | None, paths: Iterable[Path] = ()
+) -> bytes:
+    """The archive without the records whose names end in drop, and with settings.
+
+    paths are written over by slashes, which leaves a path of the same length.
+    """
     reader = torch._C.PyTorchFileReader(io.BytesIO(archive))
     lean = io.BytesIO()
     writer = torch._C.PyTorchFileWriter(lean)
     for name in reader.get_all_records():
         if name not in _WRITERS_OWN and not name.endswith(drop):
             record = reader.get_record(name)
+            for path in paths:
+                text = str(path).encode()
+                record = record.replace(text, b"/" * len(text))
             writer.write_record(name, record, len(record))
     if settings is not None:
         record = settings.to_json()
@@ -118,12 +128,18 @@ def _rewritten(archive: bytes, drop: str, settings: Settings | None) -> bytes:
     return lean.getvalue()
 
 
-def package_bytes(module: torch.nn.Module, settings: Settings, freeze: bool = True) -> bytes:
+def package_bytes(
+    module: torch.nn.Module,
+    settings: Settings,
+    freeze: bool = True,
+    options: Mapping[str, object] = MappingProxyType({}),
+) -> bytes:
     """A module compiled by AOTInductor for this machine, as the bytes of a .pt2 package.
 
     settings says for which input, batch and device. With freeze, the weights are laid out as the
-    device's convolutions want them; they lose their names. The C++ that the compiler made on the
-    way, with this machine's paths in it, is left out.
+    device's convolutions want them; they lose their names. options are further ones of the
+    compiler. The C++ that the compiler made on the way, with this machine's paths in it, is left
+    out.
     """
     assert settings.input is not None and settings.batch is not None
     low, high = settings.batch
@@ -138,9 +154,11 @@ def package_bytes(module: torch.nn.Module, settings: Settings, freeze: bool = Tr
         made = torch._inductor.aoti_compile_and_package(
             torch.export.export(module, (example,), dynamic_shapes=dynamic),
             package_path=str(Path(folder, "model.pt2")),
-            inductor_configs={**_COMPILER, "freezing": freeze},
+            inductor_configs={**_COMPILER, **options, "freezing": freeze},
         )
-        return _rewritten(Path(made).read_bytes(), ".cpp", settings)
+        # Messages of the compiled code name the files that it was made of.
+        own = (Path(torch.__file__).parents[1], Path(cache_dir()))
+        return _rewritten(Path(made).read_bytes(), ".cpp", settings, own)
 
 
 def load_package(path: Path, device: str = "cpu") -> Callable[[Tensor], Tensor]:

@@ -31,9 +31,14 @@ class Answer:
     body: bytes
 
 
-def put(url: str, body: bytes) -> Answer:
-    """PUT the body. A refusal is an answer too. Raises ServingError when none comes."""
-    request = urllib.request.Request(url, data=body, method="PUT")
+def put(url: str, body: bytes, method: str = "PUT") -> Answer:
+    """PUT the body, or send it by another method. A refusal is an answer too.
+
+    Raises ServingError when none comes.
+    """
+    # Without a type, urllib would say that the body is a form.
+    headers = {"Content-Type": "application/octet-stream"}
+    request = urllib.request.Request(url, data=body, headers=headers, method=method)
     # A proxy in the environment has no business between two local servers.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"testing"
+	"time"
 
 	"github.com/rs/zerolog"
 
@@ -14,25 +15,32 @@ import (
 	"github.com/torchherd/torchherd/server/internal/picture"
 )
 
-// A whole request, from the client's bytes to the client's answer, by HTTP over the loopback, with a model that only
-// negates. The allocations are the server's and the client's together.
-func BenchmarkRequest(b *testing.B) {
+// serveNegate serves a model that only negates, in this process, as `torchherd serve` would.
+func serveNegate(t testing.TB) *httptest.Server {
+	t.Helper()
 	codec, err := picture.NewCodec(picture.Config{Workers: 2, MaxPixels: picture.DefaultMaxPixels, Width: 228, Height: 228, Quality: 75})
 	if err != nil {
-		b.Fatal(err)
+		t.Fatal(err)
 	}
 	served, err := model.Load(model.Config{
 		Path: module("negate.pt"), Instances: 1, MaxBatchSize: 2, MaxQueueSize: 3,
 		WarmUpWidth: 228, WarmUpHeight: 228, Alloc: codec.Alloc, Log: zerolog.Nop(),
 	})
 	if err != nil {
-		b.Fatal(err)
+		t.Fatal(err)
 	}
-	defer func() { _ = served.Close() }()
-	handler := api.New(api.Config{MaxUpload: 4 << 20}, codec, zerolog.New(io.Discard))
+	t.Cleanup(func() { _ = served.Close() })
+	handler := api.New(api.Config{MaxUpload: 4 << 20, RequestTimeout: time.Minute}, codec, zerolog.New(io.Discard))
 	handler.Serve(served)
 	server := httptest.NewServer(handler)
-	defer server.Close()
+	t.Cleanup(server.Close)
+	return server
+}
+
+// A whole request, from the client's bytes to the client's answer, by HTTP over the loopback, with a model that only
+// negates. The allocations are the server's and the client's together.
+func BenchmarkRequest(b *testing.B) {
+	server := serveNegate(b)
 	for _, name := range []string{"jpeg-228.jpg", "jpeg-large.jpg"} {
 		data := photograph(b, name)
 		b.Run(name, func(b *testing.B) {

@@ -24,16 +24,3 @@ func TestTheBuiltCommandCanBeMoved(t *testing.T) {
 	c := startProcess(t, process)
 	expectPicture(t, c.put(photograph(t, "jpeg-420.jpg")))
 }
-
-// --threads is by default the cores that the process may use, here one by its affinity.
-func TestThreadsFollowTheAffinity(t *testing.T) {
-	taskset, err := exec.LookPath("taskset")
-	if err != nil {
-		t.Skip(err)
-	}
-	process := exec.CommandContext(t.Context(), taskset, append([]string{"--cpu-list", "0", os.Args[0]}, serve([]string{module("negate.pt")})...)...)
-	process.Env = append(os.Environ(), beTheCommand+"=1")
-	if threads := startProcess(t, process).await("ready")["threads"]; threads != 1.0 {
-		t.Errorf("%v threads on one core", threads)
-	}
-}

@@ -8,7 +8,9 @@ import "C"
 
 import (
 	"archive/zip"
+	"debug/elf"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path"
@@ -83,12 +85,35 @@ func loadUnpacked(files []*zip.File, folder string, options Options) (*Module, e
 	if library == "" {
 		return nil, &Error{Op: "load", Kind: ErrNotAModule, Detail: "the package holds no shared library (.so)"}
 	}
+	if err := checkLibrary(library); err != nil {
+		return nil, &Error{Op: "load", Kind: ErrNotAModule, Detail: "the package's shared library is damaged: " + err.Error()}
+	}
 	cLibrary, cFolder := C.CString(library), C.CString(folder)
 	defer C.free(unsafe.Pointer(cLibrary))
 	defer C.free(unsafe.Pointer(cFolder))
 	return load(options, func(options *C.thd_load_options, out **C.thd_module) *C.thd_error {
 		return C.thd_module_load_package(cLibrary, cFolder, options, out)
 	})
+}
+
+// checkLibrary makes sure that a shared library is whole. The dynamic linker maps what the header says, and beyond the
+// file's end a process is killed.
+func checkLibrary(path string) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	library, err := elf.Open(path)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = library.Close() }()
+	for _, segment := range library.Progs {
+		if segment.Off+segment.Filesz > uint64(info.Size()) {
+			return errors.New("it ends too early")
+		}
+	}
+	return nil
 }
 
 // target is what a package's metadata says it was compiled for.

@@ -1,6 +1,7 @@
 package torch_test
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -514,5 +515,26 @@ func TestJPEGBound(t *testing.T) {
 				t.Errorf("%v with %d channels reads as %+v, %v", size, channels, header, err)
 			}
 		}
+	}
+}
+
+// Of a picture that is at least twice as large as asked for, the pixels stay near those of the whole decode; of one that
+// isn't, they stay the same.
+func TestScaledDecode(t *testing.T) {
+	decode := func(name string, scaled bool, side int) []byte {
+		pixels := make([]byte, side*side*3)
+		if err := torch.DecodeJPEG(goldens.Read(t, "pictures/"+name), torch.DecodeOptions{Scaled: scaled}, side, side, pixels); err != nil {
+			t.Fatal(err)
+		}
+		return pixels
+	}
+	for _, name := range []string{"jpeg-large.jpg", "jpeg-progressive.jpg", "jpeg-portrait.jpg", "exif-6.jpg", "jpeg-cmyk.jpg", "jpeg-228.jpg"} {
+		kept := goldens.PSNR(decode(name, false, 32), decode(name, true, 32))
+		if kept < 30 || math.IsInf(kept, 1) {
+			t.Errorf("%s keeps %.1f dB of the whole decode", name, kept)
+		}
+	}
+	if !bytes.Equal(decode("jpeg-228.jpg", false, 115), decode("jpeg-228.jpg", true, 115)) {
+		t.Error("a picture that isn't twice as large is decoded otherwise")
 	}
 }

@@ -1,4 +1,4 @@
-"""Lets the tests import the scripts of models/, and gives what several of them need."""
+"""Lets the tests import the scripts of models/ and bench/, and gives what several of them need."""
 
 import http.server
 import os
@@ -12,7 +12,7 @@ import pytest
 
 MODELS = Path(__file__).resolve().parent.parent
 ROOT = MODELS.parent
-sys.path.insert(0, str(MODELS))
+sys.path[:0] = [str(MODELS), str(ROOT / "bench")]
 
 
 @pytest.fixture

@@ -20,9 +20,13 @@ func answerFormat(request *http.Request) (picture.Format, error) {
 		}
 		return format, nil
 	}
+	accepts := request.Header.Values("Accept")
+	if len(accepts) == 0 {
+		return picture.JPEG, nil
+	}
 	best, bestQuality := picture.JPEG, 0.0
 	for _, format := range []picture.Format{picture.JPEG, picture.PNG, picture.WebP} {
-		if q := quality(request.Header.Values("Accept"), format.ContentType()); q > bestQuality {
+		if q := quality(accepts, format.ContentType()); q > bestQuality {
 			best, bestQuality = format, q
 		}
 	}

@@ -2,8 +2,7 @@ package api
 
 import (
 	"crypto/rand"
-	"fmt"
-	"strings"
+	"strconv"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -21,12 +20,15 @@ type stages struct {
 // header is the stages as a Server-Timing header, which browsers show (W3C Server Timing): durations in
 // milliseconds, and the batch's size as a description.
 func (t *stages) header() string {
-	var b strings.Builder
+	var memory [160]byte // enough for all, so that only the string is allocated
+	text := memory[:0]
 	for _, stage := range t.durations() {
-		fmt.Fprintf(&b, "%s;dur=%.3f, ", stage.name, milliseconds(stage.took))
+		text = append(append(text, stage.name...), ";dur="...)
+		text = strconv.AppendFloat(text, milliseconds(stage.took), 'f', 3, 64)
+		text = append(text, ", "...)
 	}
-	fmt.Fprintf(&b, `batch;desc="%d"`, t.batch)
-	return b.String()
+	text = strconv.AppendInt(append(text, `batch;desc="`...), int64(t.batch), 10)
+	return string(append(text, '"'))
 }
 
 type stage struct {
@@ -34,8 +36,8 @@ type stage struct {
 	took time.Duration
 }
 
-func (t *stages) durations() []stage {
-	return []stage{{"receive", t.receive}, {"decode", t.decode}, {"queue", t.queue}, {"forward", t.forward}, {"encode", t.encode}}
+func (t *stages) durations() [5]stage {
+	return [...]stage{{"receive", t.receive}, {"decode", t.decode}, {"queue", t.queue}, {"forward", t.forward}, {"encode", t.encode}}
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

@@ -1,0 +1,239 @@
+// What is left when the server is taken away: the codec alone, and LibTorch alone. `make bench` compares servers with
+// these; `make floors` runs both once.
+//
+//   floors codec --threads N --seconds S --size WIDTHxHEIGHT PICTURE...
+//   floors forward MODEL --batch B --threads N --seconds S --size WIDTHxHEIGHT --allocator system|kept
+//
+// Each prints one line of JSON a result, on stdout. The exit status is 1 after a failure, with one line on stderr, and
+// 2 after wrong usage.
+#include <ATen/Parallel.h>
+#include <c10/core/InferenceMode.h>
+#include <torch/script.h>
+
+#include <algorithm>
+#include <atomic>
+#include <charconv>
+#include <chrono>
+#include <cstdint>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <map>
+#include <set>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <thread>
+#include <vector>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
+#include "torchherd.h"
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr int32_t kQuality = 75;
+
+struct UsageError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+// A whole number from 1 on, or 0 where the text is none.
+int parse_number(std::string_view text) {
+  int parsed = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), parsed);
+  const bool whole = error == std::errc() && end == text.data() + text.size();
+  return whole ? std::max(parsed, 0) : 0;
+}
+
+// The command line: flags, each with a value, and words.
+struct Arguments {
+  std::map<std::string, std::string> flags;
+  std::vector<std::string> words;
+
+  std::string text(const std::string& name, const std::string& otherwise) const {
+    const auto found = flags.find(name);
+    return found == flags.end() ? otherwise : found->second;
+  }
+
+  int number(const std::string& name, int otherwise) const {
+    const std::string value = text(name, std::to_string(otherwise));
+    const int parsed = parse_number(value);
+    if (parsed == 0) {
+      throw UsageError("--" + name + ": wanted a whole number from 1 on, got " + value);
+    }
+    return parsed;
+  }
+};
+
+struct Size {
+  int width;
+  int height;
+};
+
+Arguments parse(int argc, char** argv) {
+  const std::set<std::string> known{"threads", "seconds", "size", "batch", "allocator"};
+  Arguments arguments;
+  for (int i = 2; i < argc; i++) {
+    const std::string word = argv[i];
+    if (!word.starts_with("--")) {
+      arguments.words.push_back(word);
+    } else if (!known.contains(word.substr(2))) {
+      throw UsageError("unknown flag " + word);
+    } else if (++i < argc) {
+      arguments.flags[word.substr(2)] = argv[i];
+    } else {
+      throw UsageError(word + " needs a value");
+    }
+  }
+  return arguments;
+}
+
+Size parse_size(const std::string& text) {
+  const std::string_view view = text;
+  const size_t cross = std::min(view.find('x'), view.size() - 1);
+  const Size size{.width = parse_number(view.substr(0, cross)), .height = parse_number(view.substr(cross + 1))};
+  if (size.width == 0 || size.height == 0) {
+    throw UsageError("--size: wanted WIDTHxHEIGHT, got " + text);
+  }
+  return size;
+}
+
+std::vector<uint8_t> read_file(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::vector<uint8_t> content((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  if (content.empty()) {
+    throw std::runtime_error(path + ": cannot be read, or is empty");
+  }
+  return content;
+}
+
+void check(thd_error* error) {
+  if (error != nullptr) {
+    const std::string message = thd_error_message(error);
+    thd_error_free(error);
+    throw std::runtime_error(message);
+  }
+}
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+// Decodes and encodes one picture again and again until the time is up. Gives how often.
+int64_t convert_until(Clock::time_point end, const std::vector<uint8_t>& body, Size size) {
+  constexpr int32_t kChannels = 3;
+  std::vector<uint8_t> pixels(static_cast<size_t>(size.width) * size.height * kChannels);
+  std::vector<uint8_t> out(thd_jpeg_bound(size.width, size.height, kChannels));
+  int64_t converted = 0;
+  for (; Clock::now() < end; converted++) {
+    size_t written = 0;
+    check(thd_jpeg_decode(body.data(), body.size(), 0, THD_ORIENTATION_EXIF, size.width, size.height,
+                          pixels.data()));
+    check(thd_jpeg_encode(pixels.data(), size.width, size.height, kChannels, kQuality, out.data(), out.size(),
+                          &written));
+  }
+  return converted;
+}
+
+void codec(const Arguments& arguments) {
+  const int threads = arguments.number("threads", static_cast<int>(std::thread::hardware_concurrency()));
+  const int seconds = arguments.number("seconds", 5);
+  const Size size = parse_size(arguments.text("size", "228x228"));
+  if (arguments.words.empty()) {
+    throw UsageError("codec needs a PICTURE");
+  }
+  for (const std::string& path : arguments.words) {
+    const std::vector<uint8_t> body = read_file(path);
+    // A picture that can't be decoded is told here, where an exception can still leave main.
+    convert_until(Clock::now() + std::chrono::milliseconds(100), body, size);
+    const auto start = Clock::now();
+    std::atomic<int64_t> converted = 0;
+    std::vector<std::jthread> running;
+    running.reserve(threads);
+    for (int i = 0; i < threads; i++) {
+      running.emplace_back(
+          [&] { converted += convert_until(start + std::chrono::seconds(seconds), body, size); });
+    }
+    running.clear();
+    std::cout << R"({"floor":"codec","picture":")" << path << R"(","threads":)" << threads << R"(,"pictures":)"
+              << converted << R"(,"pictures_per_second":)"
+              << static_cast<double>(converted) / seconds_since(start) << "}" << '\n';
+  }
+}
+
+// Lets glibc keep the memory that a forward frees, instead of giving it back to the kernel and taking it, page by
+// page, anew at the next one.
+void keep_memory() {
+#ifdef __GLIBC__
+  constexpr int kKept = 1 << 30;
+  if (mallopt(M_MMAP_THRESHOLD, kKept) == 0 || mallopt(M_TRIM_THRESHOLD, kKept) == 0) {
+    throw std::runtime_error("--allocator kept: this glibc doesn't take a threshold of 1 GiB");
+  }
+#else
+  throw std::runtime_error("--allocator kept: this C library has no mallopt");
+#endif
+}
+
+void forward(const Arguments& arguments) {
+  const int batch = arguments.number("batch", 4);
+  const int threads = arguments.number("threads", static_cast<int>(std::thread::hardware_concurrency()));
+  const int seconds = arguments.number("seconds", 5);
+  const Size size = parse_size(arguments.text("size", "228x228"));
+  const std::string allocator = arguments.text("allocator", "system");
+  if (arguments.words.size() != 1) {
+    throw UsageError("forward needs one MODEL");
+  }
+  if (allocator == "kept") {
+    keep_memory();
+  } else if (allocator != "system") {
+    throw UsageError("--allocator: wanted system or kept, got " + allocator);
+  }
+  at::set_num_threads(threads);
+  const c10::InferenceMode inference;
+  torch::jit::Module module = torch::jit::load(arguments.words[0]);
+  module.eval();
+  const std::vector<torch::jit::IValue> input{torch::rand({batch, 3, size.height, size.width})};
+  // LibTorch rewrites the graph in the first runs.
+  constexpr int kWarmUps = 3;
+  for (int i = 0; i < kWarmUps; i++) {
+    module.forward(input);
+  }
+  int64_t forwards = 0;
+  const auto start = Clock::now();
+  for (; seconds_since(start) < seconds; forwards++) {
+    module.forward(input);
+  }
+  std::cout << R"({"floor":"forward","allocator":")" << allocator << R"(","batch":)" << batch
+            << R"(,"threads":)" << threads << R"(,"pictures":)" << forwards * batch
+            << R"(,"pictures_per_second":)" << static_cast<double>(forwards * batch) / seconds_since(start)
+            << "}" << '\n';
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    const std::string what = argc > 1 ? argv[1] : "";
+    const Arguments arguments = parse(argc, argv);
+    if (what == "codec") {
+      codec(arguments);
+    } else if (what == "forward") {
+      forward(arguments);
+    } else {
+      throw UsageError("wanted codec or forward, got \"" + what + "\"");
+    }
+    return 0;
+  } catch (const UsageError& error) {
+    std::cerr << "floors: " << error.what() << "\n";
+    return 2;
+  } catch (const std::exception& error) {
+    const std::string message = error.what();
+    std::cerr << "floors: " << message.substr(0, message.find('\n')) << "\n";
+    return 1;
+  }
+}

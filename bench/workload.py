@@ -1,0 +1,111 @@
+"""What is sent to the servers, and what they run: made where it is missing, always the same."""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import skimage
+from PIL import Image, ImageOps
+
+import servers
+
+# Astronaut Eileen Collins, by NASA, in the public domain.
+PHOTOGRAPH = "astronaut.png"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture that is sent: width and height in pixels, and the JPEG quality it is kept in."""
+
+    name: str
+    width: int
+    height: int
+    quality: int
+
+    def path(self, folder: Path) -> Path:
+        """Where it lies in the work folder."""
+        return folder / f"{self.name}.jpg"
+
+
+PICTURES = (
+    Picture("small", 228, 228, 10),
+    Picture("medium", 590, 480, 96),
+    Picture("large", 1500, 1220, 95),
+)
+
+
+@dataclass(frozen=True)
+class Regime:
+    """What a server is asked for under one model.
+
+    many is how many clients ask in those extra loads that only some rows get, all with the
+    pictures of many_pictures. A load lasts stretch times as long as the user said.
+    """
+
+    name: str
+    about: str
+    pictures: tuple[Picture, ...]
+    clients: tuple[int, ...]
+    many: tuple[int, ...]
+    many_pictures: tuple[Picture, ...]
+    warm_up_seconds: int
+    stretch: int
+
+
+REGIMES = (
+    Regime(
+        name=servers.OVERHEAD,
+        about="a model that only negates",
+        pictures=PICTURES,
+        clients=(1, 4, 16),
+        many=(64, 256, 512),
+        many_pictures=PICTURES[1:2],
+        warm_up_seconds=1,
+        stretch=1,
+    ),
+    Regime(
+        name=servers.COMPUTE,
+        about="a full CycleGAN generator, ngf 64, 9 blocks, random weights",
+        pictures=PICTURES[1:2],
+        clients=(16,),
+        many=(),
+        many_pictures=(),
+        # A batch takes seconds, and answers come a batch at a time.
+        warm_up_seconds=5,
+        stretch=8,
+    ),
+)
+
+
+class WorkloadError(Exception):
+    """A model cannot be made. The text says what happened, to what, and what to do."""
+
+
+def make_pictures(folder: Path) -> None:
+    """Write the pictures that are missing: one photograph, cut and scaled to each size."""
+    folder.mkdir(parents=True, exist_ok=True)
+    photograph = Image.open(Path(skimage.data_dir, PHOTOGRAPH)).convert("RGB")
+    for picture in PICTURES:
+        path = picture.path(folder)
+        if not path.exists():
+            size = (picture.width, picture.height)
+            scaled = ImageOps.fit(photograph, size, Image.Resampling.LANCZOS)
+            scaled.save(path, "JPEG", quality=picture.quality)
+
+
+def model(regime: str, kind: str, folder: Path) -> Path:
+    """The model of a regime, in the work folder, as "torchscript" or "pt2".
+
+    Raises WorkloadError when it cannot be exported.
+    """
+    if regime == servers.OVERHEAD:
+        return servers.ROOT / "testdata" / "modules" / "negate.pt"
+    path = folder / ("cyclegan.pt" if kind == "torchscript" else "cyclegan.pt2")
+    if not path.exists():
+        export = [sys.executable, servers.ROOT / "models" / "export.py", "--random", "--seed", "0"]
+        command = [*export, "--format", kind, "-o", path]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise WorkloadError(f"{path} cannot be made: {done.stderr.strip()}")
+    return path

@@ -1,0 +1,29 @@
+package batch_test
+
+import (
+	"testing"
+
+	"github.com/torchherd/torchherd/server/internal/batch"
+)
+
+// An item's way through the batcher, with nothing to do for it, from many goroutines at once.
+func BenchmarkSubmit(b *testing.B) {
+	c := config(&recorder{})
+	c.MaxBatchSize, c.MaxQueueSize, c.WaitPolicy = 8, 1024, batch.Adaptive
+	c.Run = atOnce(func(items []entry) ([]int, error) { return make([]int, len(items)), nil })
+	batcher, err := batch.New(c)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer batcher.Close()
+	b.ReportAllocs()
+	b.SetParallelism(16)
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			if _, err := batcher.Arrive().Submit(b.Context(), entry{"s", 1}); err != nil {
+				b.Error(err)
+				return
+			}
+		}
+	})
+}

@@ -1,0 +1,166 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"image"
+	"image/png"
+	"math"
+	"os"
+	"os/exec"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/torchherd/torchherd/internal/goldens"
+)
+
+// What a server does with the machine that it runs on.
+
+// pixels sends a picture and returns the answer's pixels.
+func (c *command) pixels(picture []byte) []byte {
+	c.t.Helper()
+	a := c.put(picture, "Accept", "image/png")
+	img, err := png.Decode(bytes.NewReader(a.body))
+	if err != nil {
+		c.t.Fatalf("answered %d %.100q: %v", a.status, a.body, err)
+	}
+	return img.(*image.RGBA).Pix
+}
+
+// A package answers as the TorchScript module that it was made of, in the size that its file states.
+func TestPackage(t *testing.T) {
+	if runtime.GOOS != "linux" || runtime.GOARCH != "amd64" {
+		t.Skip("negate.pt2 is compiled for linux on amd64, this is " + runtime.GOOS + " on " + runtime.GOARCH)
+	}
+	folder := t.TempDir()
+	compiled := start(t, "--package-folder", folder, module("negate.pt2"))
+	script := start(t, "--size", "32x24", module("negate.pt"))
+	photo := photograph(t, "jpeg-420.jpg")
+	if !bytes.Equal(compiled.pixels(photo), script.pixels(photo)) {
+		t.Error("the package answers otherwise than TorchScript")
+	}
+	if left, err := os.ReadDir(folder); err != nil || len(left) > 0 {
+		t.Errorf("unpacked and left: %v, %v", left, err)
+	}
+	expectFailure(t, "the package takes items of [3 24 32]", "--size", "64x64", module("negate.pt2"))
+	expectFailure(t, "the package takes batches of 1 to 4", "--max-batch-size", "5", module("negate.pt2"))
+	expectFailure(t, "a package computes in the one that it was compiled for", "--precision", "bf16", module("negate.pt2"))
+}
+
+func TestPrecision(t *testing.T) {
+	photo := photograph(t, "jpeg-420.jpg")
+	kept := goldens.PSNR(start(t).pixels(photo), start(t, "--precision", "bf16").pixels(photo))
+	if kept < 35 || math.IsInf(kept, 1) {
+		t.Errorf("in bfloat16 the picture keeps %.1f dB", kept)
+	}
+	expectFailure(t, "the CPU has fp32 and bf16", "--device", "cpu", "--precision", "fp16")
+	expectFailure(t, "graphs are for CUDA devices", "--device", "cpu", "--cuda-graphs")
+}
+
+func TestJPEGScale(t *testing.T) {
+	photo := photograph(t, "jpeg-large.jpg")
+	whole := start(t, "--size", "100x100", module("negate.pt"))
+	scaled := start(t, "--size", "100x100", "--jpeg-scale", module("negate.pt"))
+	kept := goldens.PSNR(whole.pixels(photo), scaled.pixels(photo))
+	if kept < 35 || math.IsInf(kept, 1) {
+		t.Errorf("decoded at a fraction of its size the picture keeps %.1f dB", kept)
+	}
+}
+
+// With several instances each request still gets its own picture.
+func TestInstances(t *testing.T) {
+	c := start(t, "--instances", "3", "--max-queue-size", "64", "--size", "keep", module("identity.pt"))
+	if instances := c.await("ready")["instances"]; instances != 3.0 {
+		t.Errorf("%v instances", instances)
+	}
+	names := []string{"png-rgb.png", "exif-1.jpg", "jpeg-small.jpg"}
+	var want [][]byte
+	for _, name := range names {
+		want = append(want, c.pixels(photograph(t, name)))
+	}
+	if slices.EqualFunc(want[:1], want[1:2], bytes.Equal) {
+		t.Fatal("the pictures must differ")
+	}
+	var wg sync.WaitGroup
+	for client := range 9 {
+		wg.Go(func() {
+			for round := range 30 {
+				i := (client + round) % len(names)
+				a, err := c.try("PUT", "/image", bytes.NewReader(photograph(t, names[i])), "Accept", "image/png")
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				img, err := png.Decode(bytes.NewReader(a.body))
+				if err != nil || !bytes.Equal(img.(*image.RGBA).Pix, want[i]) {
+					t.Errorf("client %d, round %d: not its own picture (%d, %v)", client, round, a.status, err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	expectFailure(t, "0 instances", "--instances", "0")
+	expectFailure(t, "-1 threads", "--threads=-1")
+}
+
+// A large model's forward has all cores that the process may use, a small one's has one thread.
+func TestThreads(t *testing.T) {
+	cores := float64(runtime.GOMAXPROCS(0))
+	for _, test := range []struct {
+		arguments []string
+		want      float64
+	}{
+		{nil, cores},
+		{[]string{"--threads", "3"}, 3},
+		{[]string{module("negate.pt")}, 1},
+		{[]string{"--instances", "2"}, max(1, math.Floor(cores/2))},
+	} {
+		if threads := start(t, test.arguments...).await("ready")["threads"]; threads != test.want {
+			t.Errorf("%v: %v threads instead of %v", test.arguments, threads, test.want)
+		}
+	}
+	taskset, err := exec.LookPath("taskset")
+	if err != nil {
+		t.Skip(err)
+	}
+	process := exec.CommandContext(t.Context(), taskset, append([]string{"--cpu-list", "0", os.Args[0]}, serve(nil)...)...)
+	process.Env = append(os.Environ(), beTheCommand+"=1")
+	if threads := startProcess(t, process).await("ready")["threads"]; threads != 1.0 {
+		t.Errorf("%v threads on one core", threads)
+	}
+}
+
+// The libraries' settings stand in the process's environment; what the user set stays.
+func TestLibrarySettings(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("the settings are those of Linux's libraries")
+	}
+	process := exec.CommandContext(t.Context(), os.Args[0], serve([]string{module("negate.pt")})...)
+	process.Env = append(os.Environ(), beTheCommand+"=1", "GOMP_SPINCOUNT=123")
+	c := startProcess(t, process)
+	environment, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", c.process.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	settings := strings.Split(string(environment), "\x00")
+	for _, want := range []string{"GOMP_SPINCOUNT=123", "MALLOC_MMAP_MAX_=0", "MALLOC_ARENA_MAX=1"} {
+		if !slices.Contains(settings, want) {
+			t.Errorf("the process runs without %s", want)
+		}
+	}
+}
+
+// expectFailure makes sure that serve with these arguments ends with status 1 and says why.
+func expectFailure(t *testing.T, why string, arguments ...string) {
+	t.Helper()
+	process := exec.CommandContext(t.Context(), os.Args[0], serve(arguments)...)
+	process.Env = append(os.Environ(), beTheCommand+"=1")
+	out, err := process.CombinedOutput()
+	if process.ProcessState.ExitCode() != 1 || !strings.Contains(string(out), why) {
+		t.Errorf("%v: %v instead of status 1 and %q: %s", arguments, err, why, out)
+	}
+}

@@ -1,0 +1,252 @@
+package torch_test
+
+import (
+	"archive/zip"
+	"bytes"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/torchherd/torchherd/internal/goldens"
+	"github.com/torchherd/torchherd/torch"
+)
+
+// negate.pt2 takes batches of 1 to 4 pictures of 32x24 and is compiled for x86-64 with AVX2 on Linux.
+const packageWidth, packageHeight, packageBatch = 32, 24, 4
+
+// loadPackage loads negate.pt2, or skips the test on a machine that it isn't for.
+func loadPackage(t *testing.T, path string, options torch.Options) *torch.Module {
+	t.Helper()
+	m, err := torch.Load(path, options)
+	if err != nil && strings.Contains(err.Error(), "the package was compiled for") {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = m.Close() })
+	return m
+}
+
+func pictures(count, height, width int) torch.Pictures {
+	batch := torch.Pictures{Height: height, Width: width, Channels: 3}
+	for i := range count {
+		batch.Items = append(batch.Items, goldens.Noise(uint32(i), height*width*3))
+	}
+	return batch
+}
+
+func TestPackage(t *testing.T) {
+	m := loadPackage(t, goldens.Path("modules/negate.pt2"), torch.Options{PackageFolder: t.TempDir()})
+	if info := m.Info(); info.Precision != torch.FP32 || info.Device != torch.CPU {
+		t.Errorf("the package says of itself %+v", info)
+	}
+	reference := load(t, "negate.pt")
+	for count := 1; count <= packageBatch; count++ {
+		batch := pictures(count, packageHeight, packageWidth)
+		got, err := forward(m, batch, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := forward(reference, batch, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.EqualFunc(got.Items, want.Items, bytes.Equal) {
+			t.Errorf("a batch of %d answers otherwise than TorchScript", count)
+		}
+	}
+}
+
+// A package's code takes its input's shape for granted, so what doesn't fit must not reach it.
+func TestPackageRefusesWhatItWasNotCompiledFor(t *testing.T) {
+	m := loadPackage(t, goldens.Path("modules/negate.pt2"), torch.Options{})
+	for name, batch := range map[string]torch.Pictures{
+		"width":  pictures(1, packageHeight, packageWidth+1),
+		"height": pictures(1, packageHeight-1, packageWidth),
+		"turned": pictures(1, packageWidth, packageHeight),
+		"batch":  pictures(packageBatch+1, packageHeight, packageWidth),
+	} {
+		if _, err := forward(m, batch, nil); err == nil {
+			t.Errorf("%s: no error", name)
+		} else {
+			expectKind(t, err, torch.ErrShape)
+		}
+	}
+	_, err := m.Forward(&torch.Tensor{DType: torch.Uint8, Shape: []int64{1, 3, packageHeight, packageWidth}, Data: make([]byte, 3*packageHeight*packageWidth)})
+	expectKind(t, err, torch.ErrDType)
+	if _, err := forward(m, pictures(1, packageHeight, packageWidth), nil); err != nil {
+		t.Errorf("after the refusals: %v", err)
+	}
+}
+
+// A package of another maker says nothing of its input; then it must check by itself.
+func TestPackageWithoutARecord(t *testing.T) {
+	path := changed(t, func(records map[string][]byte) { delete(records, "archive/extra/torchherd.json") })
+	m := loadPackage(t, path, torch.Options{})
+	if precision := m.Info().Precision; precision != torch.AsCompiled {
+		t.Errorf("its precision is %v", precision)
+	}
+	if _, err := forward(m, pictures(2, packageHeight, packageWidth), nil); err != nil {
+		t.Error(err)
+	}
+	_, err := forward(m, pictures(2, packageHeight, packageWidth+1), nil)
+	expectKind(t, err, torch.ErrForward)
+}
+
+func TestPackageOfAnotherMachine(t *testing.T) {
+	for name, replacement := range map[string][2]string{
+		"device":    {`"AOTI_DEVICE_KEY": "cpu"`, `"AOTI_DEVICE_KEY": "cuda"`},
+		"machine":   {`"AOTI_MACHINE": "x86_64"`, `"AOTI_MACHINE": "s390x"`},
+		"system":    {`"AOTI_PLATFORM": "linux"`, `"AOTI_PLATFORM": "plan9"`},
+		"processor": {`"AOTI_CPU_ISA": "AVX2"`, `"AOTI_CPU_ISA": "AVX2 AVX10_64"`},
+	} {
+		path := changed(t, func(records map[string][]byte) {
+			for record, content := range records {
+				records[record] = bytes.ReplaceAll(content, []byte(replacement[0]), []byte(replacement[1]))
+			}
+		})
+		_, err := torch.Load(path, torch.Options{})
+		if name == "processor" && err == nil {
+			continue // a feature that isn't known here is no reason to refuse
+		}
+		expectKind(t, err, torch.ErrDevice)
+	}
+}
+
+func TestBrokenPackages(t *testing.T) {
+	for name, change := range map[string]func(records map[string][]byte){
+		"no library": func(records map[string][]byte) {
+			maps.DeleteFunc(records, func(record string, _ []byte) bool { return strings.HasSuffix(record, ".so") })
+		},
+		"library cut off": func(records map[string][]byte) {
+			for record, content := range records {
+				if strings.HasSuffix(record, ".so") {
+					records[record] = content[:len(content)/2]
+				}
+			}
+		},
+		"metadata": func(records map[string][]byte) {
+			for record := range records {
+				if strings.HasSuffix(record, "_metadata.json") {
+					records[record] = []byte("{")
+				}
+			}
+		},
+		"record": func(records map[string][]byte) { records["archive/extra/torchherd.json"] = []byte(`{"input": "wide"}`) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			folder := t.TempDir()
+			_, err := torch.Load(changed(t, change), torch.Options{PackageFolder: folder})
+			expectKind(t, err, torch.ErrNotAModule)
+			expectEmpty(t, folder)
+		})
+	}
+}
+
+func TestPackageFolder(t *testing.T) {
+	folder := t.TempDir()
+	m := loadPackage(t, goldens.Path("modules/negate.pt2"), torch.Options{PackageFolder: folder})
+	expectEmpty(t, folder)
+	if _, err := forward(m, pictures(1, packageHeight, packageWidth), nil); err != nil {
+		t.Error(err)
+	}
+	if _, err := torch.Load(goldens.Path("modules/negate.pt2"), torch.Options{PackageFolder: filepath.Join(folder, "absent")}); err == nil {
+		t.Error("a folder that doesn't exist was no error")
+	}
+	_, err := torch.Load(goldens.Path("modules/negate.pt2"), torch.Options{Precision: torch.BF16})
+	expectKind(t, err, torch.ErrInvalidArgument)
+}
+
+// Packages that are loaded and run for the first time at the same time.
+func TestPackagesSideBySide(t *testing.T) {
+	loadPackage(t, goldens.Path("modules/negate.pt2"), torch.Options{})
+	batch := pictures(2, packageHeight, packageWidth)
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			m, err := torch.Load(goldens.Path("modules/negate.pt2"), torch.Options{})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer func() { _ = m.Close() }()
+			for range 20 {
+				got, err := forward(m, batch, nil)
+				if err != nil || got.Items[1][0] != 255-batch.Items[1][0] {
+					t.Errorf("%v, %v", got.Items, err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func TestReadExtra(t *testing.T) {
+	content, err := torch.ReadExtra(goldens.Path("modules/negate.pt2"), nil, "torchherd.json")
+	if err != nil || !bytes.Contains(content, []byte(`"size": "32x24"`)) {
+		t.Errorf("%s, %v", content, err)
+	}
+	for _, name := range []string{"negate.pt", "garbage.pt", "absent.pt"} {
+		if content, err := torch.ReadExtra(goldens.Path("modules/"+name), nil, "torchherd.json"); content != nil || err != nil {
+			t.Errorf("%s: %s, %v", name, content, err)
+		}
+	}
+}
+
+func expectEmpty(t *testing.T, folder string) {
+	t.Helper()
+	if entries, err := os.ReadDir(folder); err != nil || len(entries) > 0 {
+		t.Errorf("left behind in the folder: %v, %v", entries, err)
+	}
+}
+
+// changed writes a copy of negate.pt2 with other records, which are given by their full names, and returns its path.
+func changed(t *testing.T, change func(records map[string][]byte)) string {
+	t.Helper()
+	original, err := zip.OpenReader(goldens.Path("modules/negate.pt2"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = original.Close() }()
+	records := map[string][]byte{}
+	for _, file := range original.File {
+		record, err := file.Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		records[file.Name], err = io.ReadAll(record)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = record.Close()
+	}
+	change(records)
+	path := filepath.Join(t.TempDir(), "changed.pt2")
+	out, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	writer := zip.NewWriter(out)
+	for _, name := range slices.Sorted(maps.Keys(records)) {
+		record, err := writer.CreateHeader(&zip.FileHeader{Name: name, Method: zip.Store})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := record.Write(records[name]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := writer.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := out.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
