@@ -10,7 +10,6 @@ import (
 	"testing"
 
 	"github.com/torchherd/torchherd/server/internal/cli"
-	"github.com/torchherd/torchherd/torch"
 )
 
 const (
@@ -180,16 +179,4 @@ func TestDeadlines(t *testing.T) {
 	// A patient server leaves the limit to the client.
 	patient := start(t, "--wait-policy", "fixed", "--max-wait", "1h", "--request-timeout", "0", module("negate.pt"))
 	expectError(t, patient.put(photo, "X-Request-Timeout", "20ms"), 504, "deadline")
-}
-
-func TestCUDA(t *testing.T) {
-	device, err := torch.NewDevice("cuda:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := device.Available(); err != nil {
-		t.Skip(err)
-	}
-	c := start(t, "--device", "cuda:0", module("negate.pt"))
-	expectPicture(t, c.put(photograph(t, "jpeg-small.jpg")))
 }

@@ -11,7 +11,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
-	"runtime"
+	"sync"
 	"testing"
 )
 
@@ -68,10 +68,23 @@ func Load(t testing.TB) Manifest {
 }
 
 // Path is a file's path, given below testdata.
-func Path(name string) string {
-	_, here, _, _ := runtime.Caller(0)
-	return filepath.Join(filepath.Dir(here), "..", "..", "testdata", name)
-}
+func Path(name string) string { return filepath.Join(testdata(), name) }
+
+// testdata is the nearest such folder above the test's own. Not one beside this source, whose path a test program that
+// was carried to another machine looks for in vain.
+var testdata = sync.OnceValue(func() string {
+	here, err := os.Getwd()
+	for folder := here; err == nil; folder = filepath.Dir(folder) {
+		found := filepath.Join(folder, "testdata", "goldens", "goldens.json")
+		if _, missing := os.Stat(found); missing == nil {
+			return filepath.Join(folder, "testdata")
+		}
+		if folder == filepath.Dir(folder) {
+			break
+		}
+	}
+	return filepath.Join(here, "testdata") // what is read there tells that it is missing
+})
 
 // Read is a file's content, given below testdata.
 func Read(t testing.TB, name string) []byte {

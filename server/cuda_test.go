@@ -1,0 +1,70 @@
+package main
+
+import (
+	"net/http"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/torchherd/torchherd/internal/goldens"
+	"github.com/torchherd/torchherd/server/internal/load"
+	"github.com/torchherd/torchherd/torch"
+)
+
+// The whole server on a CUDA device: under load each client gets an answer, the answers are the CPU's, and the end is in
+// order.
+func TestCUDA(t *testing.T) {
+	device, err := torch.NewDevice("cuda:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := device.Available(); err != nil {
+		t.Skip(err)
+	}
+	photo := photograph(t, "jpeg-420.jpg")
+	want := start(t, "--device", "cpu").pixels(photo)
+	for name, flags := range map[string][]string{
+		"fp32":      nil,
+		"tf32":      {"--precision", "tf32"},
+		"bf16":      {"--precision", "bf16"},
+		"fp16":      {"--precision", "fp16"},
+		"graphs":    {"--precision", "bf16", "--cuda-graphs"},
+		"instances": {"--precision", "bf16", "--instances", "3", "--cuda-graphs"},
+		"any size":  {"--size", "keep", "--cuda-graphs"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			flags := append([]string{"--device", "cuda:0", "--max-batch-size", "8", "--max-queue-size", "64"}, flags...)
+			c := start(t, flags...)
+			if on := c.await("ready")["device"]; on != "cuda:0" {
+				t.Errorf("it serves on %v", on)
+			}
+			if name != "any size" {
+				if kept := goldens.PSNR(c.pixels(photo), want); kept < 35 {
+					t.Errorf("its answer keeps %.1f dB of the CPU's", kept)
+				}
+			}
+			expectAllGood(t, c)
+			c.signal(syscall.SIGTERM)
+			if state := c.wait(); !state.Success() {
+				t.Errorf("it ended with %v", state)
+			}
+		})
+	}
+}
+
+// expectAllGood sends pictures of several sizes by 32 clients.
+func expectAllGood(t *testing.T, c *command) {
+	t.Helper()
+	const requests = 1000
+	result, err := load.Run(t.Context(), load.Config{
+		URL: c.url + "/image", Method: http.MethodPut, Clients: 32, Requests: requests,
+		Pictures: [][]byte{photograph(t, "jpeg-420.jpg"), photograph(t, "jpeg-large.jpg"), photograph(t, "exif-6.jpg")},
+		Duration: limit, RequestTimeout: 10 * time.Second,
+	}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if result.Good != requests || result.Requests != requests {
+		t.Errorf("%d good answers to %d requests: %v, %v", result.Good, result.Requests, result.Statuses, result.Errors)
+	}
+}
