@@ -397,15 +397,14 @@ func BenchmarkCUDAForward(b *testing.B) {
 		files = append(files, strings.Split(*packageFiles, ",")...)
 	}
 	for _, path := range files {
-		precisions := []torch.Precision{torch.FP32, torch.BF16}
+		precisions := map[string]torch.Precision{"fp32": torch.FP32, "bf16": torch.BF16}
 		if strings.HasSuffix(path, ".pt2") {
-			precisions = precisions[:1] // it computes as it was compiled
+			precisions = map[string]torch.Precision{"compiled": torch.FP32} // the only one that a package takes
 		}
-		for _, precision := range precisions {
+		for name, precision := range precisions {
 			for _, graphs := range []bool{false, true} {
 				for _, size := range []int{1, 4, 8, 16, 32} {
-					name := fmt.Sprintf("model=%s/precision=%v/graphs=%v/batch=%d", filepath.Base(path), precision, graphs, size)
-					b.Run(name, func(b *testing.B) {
+					b.Run(fmt.Sprintf("model=%s/precision=%s/graphs=%v/batch=%d", filepath.Base(path), name, graphs, size), func(b *testing.B) {
 						m := loadOn(b, path, torch.Options{Device: device, Precision: precision, CUDAGraphs: graphs, PackageFolder: b.TempDir()})
 						benchmarkForward(b, m, pictures(size, 228, 228))
 					})
