@@ -143,9 +143,11 @@ thd_error* thd_module_load_package(const char* library, const char* folder, cons
   return thd::guard([&] {
     require(library != nullptr && folder != nullptr && options != nullptr && out != nullptr,
             "no pointer may be NULL");
-    require(options->precision == THD_FP32, "precision: a package computes in the one that it was compiled for");
+    require(options->precision == THD_FP32,
+            "precision: a package computes in the one that it was compiled for");
     require_file(library);
-    *out = make_module(*options, [&](c10::Device device) { return thd::load_package(library, folder, device); });
+    *out =
+        make_module(*options, [&](c10::Device device) { return thd::load_package(library, folder, device); });
   });
 }
 
@@ -193,7 +195,8 @@ thd_error* thd_module_forward_pictures(thd_module* module, const uint8_t* const*
     for (int32_t i = 0; i < count; i++) require(pictures[i] != nullptr, "no picture may be NULL");
     const c10::InferenceMode inference;
     const thd::PrecisionScope scope(module->precision, module->device);
-    auto result = module->pictures->run({pictures, count, height, width});
+    auto result =
+        module->pictures->run({.pictures = pictures, .count = count, .height = height, .width = width});
     *view = view_of(THD_UINT8, thd::picture_shape(*result), nullptr);
     *out = result.release();
   });

@@ -58,9 +58,10 @@ void require_pictures(const at::Tensor& output, int64_t count) {
     return;
   }
   const std::string wanted = std::to_string(count);
-  throw Failure(THD_ERROR_OUTPUT, std::string("the module answered with ") + c10::toString(output.scalar_type()) +
-                                      " " + shape_text(output.sizes()) + "; a batch of " + wanted +
-                                      " pictures needs floating point [" + wanted + ", 1 or 3, height, width]");
+  throw Failure(THD_ERROR_OUTPUT, std::string("the module answered with ") +
+                                      c10::toString(output.scalar_type()) + " " + shape_text(output.sizes()) +
+                                      "; a batch of " + wanted + " pictures needs floating point [" + wanted +
+                                      ", 1 or 3, height, width]");
 }
 
 std::array<int64_t, 4> picture_shape(const thd_result& result) {
