@@ -8,7 +8,7 @@ folder="$root/dist/$name"
 rm -rf "$folder"
 mkdir -p "$folder/lib"
 cp "$root/bin/torchherd" "$root/LICENSE" "$folder/"
-cp "$root"/bin/lib/libtorchherd.* "$folder/lib/"
+cp "$root"/bin/lib/libtorchherd* "$folder/lib/"
 "$root/scripts/libs.sh" copy "$libtorch" "$folder/lib"
 if [ -d "$libtorch/licenses" ]; then cp -r "$libtorch/licenses" "$folder/"; fi
 tar -C "$root/dist" -czf "$root/dist/$name.tar.gz" "$name"

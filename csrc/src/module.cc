@@ -1,5 +1,6 @@
 // The C functions for modules: load, describe, run, read.
 #include <ATen/ops/from_blob.h>
+#include <c10/core/DeviceGuard.h>
 #include <c10/core/InferenceMode.h>
 #include <torch/csrc/jit/serialization/import.h>
 
@@ -35,6 +36,7 @@ thd_module* make_module(const thd_load_options& options, Load&& load) {
   thd::require_precision(options.precision, device);
   require(options.graphs == 0 || device.is_cuda(), "options: graphs are for CUDA devices");
   const c10::InferenceMode inference;
+  const c10::DeviceGuard on(device);
   std::unique_ptr<thd::Program> program = load(device);
   auto pictures = device.is_cpu() ? thd::make_host_runner(program.get())
                                   : thd::make_device_runner(program.get(), device, options.graphs != 0);
@@ -174,6 +176,7 @@ thd_error* thd_module_forward(thd_module* module, const thd_tensor_view* input, 
     for (const int64_t size : shape) require(size >= 1, "input: every dimension must be 1 or more");
     require(input->data != nullptr, "input: data must not be NULL");
     const c10::InferenceMode inference;
+    const c10::DeviceGuard on(module->device);
     const thd::PrecisionScope scope(module->precision, module->device);
     const at::Tensor batch = at::from_blob(input->data, shape, scalar_type(input->dtype));
     at::Tensor output = translate(THD_ERROR_FORWARD, "forward: ", [&] {
@@ -194,6 +197,7 @@ thd_error* thd_module_forward_pictures(thd_module* module, const uint8_t* const*
     require(count >= 1 && height >= 1 && width >= 1, "count, height and width must be 1 or more");
     for (int32_t i = 0; i < count; i++) require(pictures[i] != nullptr, "no picture may be NULL");
     const c10::InferenceMode inference;
+    const c10::DeviceGuard on(module->device);
     const thd::PrecisionScope scope(module->precision, module->device);
     auto result =
         module->pictures->run({.pictures = pictures, .count = count, .height = height, .width = width});
@@ -212,6 +216,16 @@ thd_error* thd_result_read_pictures(const thd_result* result, uint8_t* const* pi
   });
 }
 
-void thd_result_free(thd_result* result) { delete result; }
+void thd_result_free(thd_result* result) {
+  if (result == nullptr) return;
+  const std::unique_ptr<thd_result> owned(result);
+  // To free its event, LibTorch goes to the event's device and back; on a thread that has never used CUDA, back is
+  // device 0, where that would take some hundred MB for a context. A device that has failed is left as it is.
+  thd_error_free(thd::guard([&] {
+    const c10::OptionalDeviceGuard on(owned->arrived.has_value() ? std::optional(owned->arrived->device())
+                                                                 : std::nullopt);
+    owned->arrived.reset();
+  }));
+}
 
 }  // extern "C"

@@ -2,8 +2,10 @@
 
 #include <ATen/ops/empty.h>
 
+#include <chrono>
 #include <cstring>
 #include <sstream>
+#include <thread>
 
 #include "pixels.h"
 #include "translate.h"
@@ -44,6 +46,12 @@ std::string shape_text(at::IntArrayRef shape) {
   return text.str();
 }
 
+// CUDA's own way to wait for an event of LibTorch's spins, on a core that could decode pictures meanwhile.
+void wait_for(const c10::Event& event) {
+  constexpr std::chrono::microseconds kPause(50);
+  while (!event.query()) std::this_thread::sleep_for(kPause);
+}
+
 bool is_pixels(const at::Tensor& tensor) { return tensor.scalar_type() == at::kByte; }
 
 }  // namespace
@@ -72,7 +80,7 @@ std::array<int64_t, 4> picture_shape(const thd_result& result) {
 
 void read_pictures(const thd_result& result, uint8_t* const* pictures) {
   if (result.arrived.has_value()) {
-    translate(THD_ERROR_FORWARD, "forward: ", [&] { result.arrived->synchronize(); });
+    translate(THD_ERROR_FORWARD, "forward: ", [&] { wait_for(*result.arrived); });
   }
   const auto [count, channels, height, width] = picture_shape(result);
   const int64_t size = channels * height * width;

@@ -6,6 +6,7 @@
 #include <c10/core/Device.h>
 #include <c10/core/Event.h>
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -44,8 +45,7 @@ std::unique_ptr<PictureRunner> make_host_runner(Program* program);
 
 // For a device with streams: bytes are sent as they are, from pinned memory, on a stream of their own, and become
 // floats on the device; run returns when the work is queued. With graphs, each batch's shape is captured when it has
-// run often enough to be warm, and replayed from then on. Throws Failure(THD_ERROR_DEVICE) when this LibTorch has no
-// graphs.
+// run often enough to be warm, and replayed from then on. Throws Failure(THD_ERROR_DEVICE) where graphs can't be made.
 std::unique_ptr<PictureRunner> make_device_runner(Program* program, c10::Device device, bool graphs);
 
 // The shape {count, channels, height, width} of an answer of pictures.

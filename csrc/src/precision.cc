@@ -2,10 +2,38 @@
 
 #include <ATen/Context.h>
 #include <ATen/autocast_mode.h>
+#include <torch/version.h>
+
+#include <mutex>
+#include <optional>
+#include <string>
 
 #include "error.h"
 
 namespace thd {
+namespace {
+
+// TF32 is a setting of the process, and cuDNN's is on by default; fp32 shall mean fp32. The older setters, with allow_tf32
+// in their names, warn on stderr that they will go.
+void set_tf32(bool allowed) {
+  static std::mutex mutex;
+  static std::optional<bool> current;
+  const std::scoped_lock lock(mutex);
+  if (current == allowed) return;
+  current = allowed;
+  at::Context& context = at::globalContext();
+#if TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR < 10
+  const std::string format = allowed ? "tf32" : "ieee";
+  context.setFloat32Precision("cuda", "conv", format);
+  context.setFloat32Precision("cuda", "matmul", format);
+#else
+  const auto format = allowed ? at::Float32Precision::TF32 : at::Float32Precision::IEEE;
+  context.setFloat32Precision(at::Float32Backend::CUDA, at::Float32Op::CONV, format);
+  context.setFloat32Precision(at::Float32Backend::CUDA, at::Float32Op::MATMUL, format);
+#endif
+}
+
+}  // namespace
 
 void require_precision(thd_precision precision, c10::Device device) {
   switch (precision) {
@@ -27,16 +55,14 @@ PrecisionScope::PrecisionScope(thd_precision precision, c10::Device device)
   const bool narrow = precision == THD_BF16 || precision == THD_FP16;
   at::autocast::set_autocast_enabled(device_, narrow);
   if (narrow) at::autocast::set_autocast_dtype(device_, precision == THD_BF16 ? at::kBFloat16 : at::kHalf);
-  if (device.is_cuda()) {
-    // TF32 is a setting of the process, and cuDNN's is on by default; fp32 shall mean fp32.
-    at::globalContext().setAllowTF32CuDNN(precision == THD_TF32);
-    at::globalContext().setAllowTF32CuBLAS(precision == THD_TF32);
-  }
+  if (device.is_cuda()) set_tf32(precision == THD_TF32);
 }
 
 PrecisionScope::~PrecisionScope() {
   at::autocast::set_autocast_enabled(device_, was_enabled_);
   at::autocast::set_autocast_dtype(device_, was_);
+  // It keeps narrowed copies of weights that could be trained, longer than their module lives.
+  at::autocast::clear_cache();
 }
 
 }  // namespace thd

@@ -14,7 +14,8 @@ void require_precision(thd_precision precision, c10::Device device);
 
 // As long as it lives, operators on this thread compute in the precision: for bfloat16 and float16 by LibTorch's
 // autocast, which narrows what convolutions and matrix products take and leaves the rest as it is. So any module
-// runs, also one that widens its own weights, which a module converted to bfloat16 as a whole does not.
+// runs, also one that widens its own weights, which a module converted to bfloat16 as a whole does not. Whether products
+// are TF32's holds for the whole process: of modules with TF32 and without, not two may run at the same time.
 class PrecisionScope {
  public:
   PrecisionScope(thd_precision precision, c10::Device device);
