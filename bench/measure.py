@@ -26,7 +26,7 @@ POLL_SECONDS = 0.02
 REST_SECONDS = 1.0
 REQUEST_SECONDS = 120
 GRACE_SECONDS = 2 * REQUEST_SECONDS
-# Those of torchherd bench that come with figures: all is well, no answer was good, it fell behind.
+# Those of torchherd bench that come with figures: all well, no answer was good, it fell behind.
 LOAD_STATUSES = (0, 1, 3)
 LAST_LINES = 5
 
@@ -179,7 +179,10 @@ def check(
 
 
 def loads(running: Running, regime: workload.Regime, plan: Plan, number: int) -> Iterator[Load]:
-    """Put a server under each of the regime's loads, one after the other."""
+    """Put a server under each of the regime's loads, one after the other.
+
+    Raises MeasureError when no answer to a load was good: such a server hangs, or is down.
+    """
     wanted = [(picture, clients) for picture in regime.pictures for clients in regime.clients]
     if running.server.many:
         wanted += [
@@ -205,6 +208,12 @@ def _load(
         *("--request-timeout", f"{REQUEST_SECONDS}s", "--json", "-", "--quiet"),
     ]
     told = _output(command, regime.warm_up_seconds + seconds, LOAD_STATUSES)
+    if not told["good"]:
+        failures = {**told["statuses"], **told["errors"]}
+        raise MeasureError(
+            f"{running.server.name}: no good answer to {clients} clients with {picture.name}: "
+            f"{failures or 'none came'}"
+        )
     return Load(
         row=running.server.name,
         regime=regime.name,
@@ -214,8 +223,8 @@ def _load(
         rate=told["goodput"],
         good=told["good"],
         failed=told["requests"] - told["good"],
-        p50=told["latency_ms"]["p50"] if told["good"] else None,
-        p99=told["latency_ms"]["p99"] if told["good"] else None,
+        p50=told["latency_ms"]["p50"],
+        p99=told["latency_ms"]["p99"],
         behind=told["behind"]["why"],
     )
 

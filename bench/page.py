@@ -31,8 +31,8 @@ put under each load, by `torchherd bench`, which keeps so many clients busy that
 next picture when the last one's answer has come. Then it is ended, and the next one has its turn.
 Each round goes through all of them, in another order. Figures are medians of the rounds, with the
 least and the greatest in brackets; ratios are taken within a round. A rate counts good answers
-only. A rate with † is one that the load generator could not keep up with, mostly because it took
-more than a quarter of the cores: the server is faster than that.
+only. With † the load generator could not keep up: it came late, or took more than a quarter of the
+cores, so the server may be faster than that.
 
 What this page cannot show: the load generator runs on the same cores as the server, and takes
 more of them the faster the server is; so differences at the top are greater than they look. One
@@ -64,7 +64,7 @@ def _run(results: Results) -> str:
     told = results.told
     return (
         f"The figures are of a run begun {told['began'].replace('T', ' ')}, which took "
-        f"{told['took_minutes']:.0f} minutes: {told['rounds']} rounds, loads of "
+        f"{told['took_minutes']:.0f} minutes: {_count(told['rounds'], 'round')}, loads of "
         f"{told['seconds']} s (longer with the CycleGAN). The command:\n\n"
         f"```\n{told['command']}\n```\n\n"
         "The single measurements are in [results.json](benchmarks/results.json), from which\n"
@@ -113,10 +113,10 @@ def _overhead_table(
         rows.insert(
             0, ["*codec floor*", *blanks, _spread(codec), "", _ratio(Spread(1, 1, 1)), "", "", ""]
         )
-    clients = [f"{_clients(cell.clients)}, pictures/s" for cell in cells]
+    clients = [f"{_count(cell.clients)}, pictures/s" for cell in cells]
     header = ["", *clients, f"to {YARDSTICK}", "to the floor", "p50, ms", "p99, ms", "no answer"]
     title = f"### {picture['width']}x{picture['height']}, {kilobytes:.0f} kB\n\n"
-    note = f"Ratios, latencies and refusals are those with {_clients(most.clients)}.\n"
+    note = f"Ratios, latencies and refusals are those with {_count(most.clients)}.\n"
     return f"{title}{_table(header, rows)}\n{note}"
 
 
@@ -128,7 +128,7 @@ def _many(results: Results, regime: Mapping[str, object]) -> str:
             cell = Cell(servers.OVERHEAD, picture["name"], clients)
             if results.figure(YARDSTICK, cell) is not None:
                 latencies = _latencies(results, YARDSTICK, cell)
-                rows.append([_clients(clients), _rate(results, YARDSTICK, cell), *latencies])
+                rows.append([_count(clients), _rate(results, YARDSTICK, cell), *latencies])
     if len(rows) < 2:
         return ""
     return (
@@ -160,7 +160,7 @@ def _compute(results: Results, regime: Mapping[str, object], drawn: Sequence[str
         "## Compute: a full CycleGAN generator\n",
         _plot("compute.svg", "pictures a second by server, and of the floors", drawn),
         _table(header, rows),
-        f"The servers have {_clients(cell.clients)}; the floors, in italics, are loops over\n"
+        f"The servers have {_count(cell.clients)}; the floors, in italics, are loops over\n"
         "batches of 4, on all cores.\n",
     ]
 
@@ -231,8 +231,8 @@ def _rate(results: Results, row: str, cell: Cell) -> str:
     return f"{_spread(results.figure(row, cell))}{mark}"
 
 
-def _clients(count: int) -> str:
-    return "1 client" if count == 1 else f"{count} clients"
+def _count(count: int, what: str = "client") -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _spread(figure: Spread | None) -> str:
