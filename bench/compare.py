@@ -106,7 +106,7 @@ class Comparison:
 
     def _keep(self, load: measure.Load) -> None:
         self.loads.append(load)
-        who = f"{load.clients} clients" if load.clients else "floor"
+        who = "open loop" if load.open else f"{load.clients} clients" if load.clients else "floor"
         failed = f", {load.failed} failed" if load.failed else ""
         tell(
             f"round {load.round + 1}  {load.regime:8}  {load.row:19} {load.picture:6} {who:12} "

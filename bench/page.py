@@ -6,6 +6,8 @@ from pathlib import Path
 import files
 import plots
 import servers
+import targets
+import workload
 from results import YARDSTICK, Cell, Results
 from spread import Spread, spread
 
@@ -56,7 +58,7 @@ def page(results: Results, drawn: Sequence[str]) -> str:
         parts += _overhead(results, overhead, drawn)
     if (compute := results.regime(servers.COMPUTE)) is not None:
         parts += _compute(results, compute, drawn)
-    parts += [_starts(results), _settings(results), _left_out(results)]
+    parts += [_starts(results), targets.section(results), _settings(results), _left_out(results)]
     return "\n".join(part for part in parts if part)
 
 
@@ -85,7 +87,7 @@ def _overhead(results: Results, regime: Mapping[str, object], drawn: Sequence[st
     for picture in regime["pictures"]:
         parts.append(_overhead_table(results, regime, picture))
     parts.append(_plot("latency.svg", "latencies by server", drawn))
-    parts.append(_many(results, regime))
+    parts += [_many(results, regime), _steady(results, regime)]
     return parts
 
 
@@ -135,6 +137,36 @@ def _many(results: Results, regime: Mapping[str, object]) -> str:
         f"### {YARDSTICK} with many clients, the middle picture\n\n"
         + _table(("", "pictures/s", "p50, ms", "p99, ms", "no answer"), rows)
         + "\nBeyond its queue it refuses at once, and goes on serving those that wait.\n"
+    )
+
+
+def _steady(results: Results, regime: Mapping[str, object]) -> str:
+    """Latencies at less than the greatest rate, and those of a request that comes alone."""
+    rows = []
+    for picture in regime["pictures"]:
+        name = picture["name"]
+        steady = Cell(servers.OVERHEAD, name, 0, open=True)
+        alone = Cell(servers.OVERHEAD, name, 1)
+        bare = results.figure("lone", Cell(servers.OVERHEAD, name, 0), "p50")
+        if results.figure(YARDSTICK, steady) is not None:
+            rows.append(
+                [
+                    f"{picture['width']}x{picture['height']}",
+                    _rate(results, YARDSTICK, steady),
+                    *_latencies(results, YARDSTICK, steady)[:2],
+                    _spread(results.figure(YARDSTICK, alone, "p50")),
+                    _spread(bare),
+                ]
+            )
+    if not rows:
+        return ""
+    header = ("", "pictures/s", "p50, ms", "p99, ms", "p50 of 1 client, ms", "without a server, ms")
+    return (
+        f"### {YARDSTICK} at {workload.OPEN_SHARE:.0%} of its rate, and alone\n\n"
+        + _table(header, rows)
+        + "\nFirst an open loop: requests come at random times, whatever the server does,\n"
+        "and latencies count from when they should have begun. Then one client, and beside it the\n"
+        "bare time of decode, model and encode, one after the other.\n"
     )
 
 
