@@ -54,7 +54,7 @@ fuzz: build ## fuzz the batcher and the picture decoder (FUZZTIME=30s each)
 	$(GO) test -run '^$$' -fuzz FuzzContract -fuzztime $(FUZZTIME) -fuzzminimizetime 20x ./server/internal/batch
 	$(GO) test -run '^$$' -fuzz FuzzDecode -fuzztime $(FUZZTIME) -fuzzminimizetime 20x ./server/internal/picture
 
-BENCH_SECONDS ?= 3
+BENCH_SECONDS ?= 2
 BENCH_ROUNDS ?= 3
 bench: build floors-build peers ## compare with other servers, 45 minutes; writes docs/benchmarks.md (BENCH_ONLY, DEMO, ...: CONTRIBUTING.md)
 	@$(PYTHON) bench/compare.py run --seconds $(BENCH_SECONDS) --rounds $(BENCH_ROUNDS) --only "$(BENCH_ONLY)" \

@@ -11,6 +11,7 @@ round to round, so that a machine that grows slower is slower for all. `make ben
 import argparse
 import dataclasses
 import json
+import signal
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -105,7 +106,7 @@ class Comparison:
 
     def _keep(self, load: measure.Load) -> None:
         self.loads.append(load)
-        who = f"{load.clients} clients" if load.clients else "floor"
+        who = "open loop" if load.open else f"{load.clients} clients" if load.clients else "floor"
         failed = f", {load.failed} failed" if load.failed else ""
         tell(
             f"round {load.round + 1}  {load.regime:8}  {load.row:19} {load.picture:6} {who:12} "
@@ -133,6 +134,8 @@ def run(args: argparse.Namespace, not_isolated: str) -> dict[str, object]:
     measure.MeasureError or workload.WorkloadError.
     """
     processes.adopt_orphans()
+    # So that a run that is told to stop ends the server that it has started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("compare.py: told to stop"))
     cores = machine.cores()
     every = servers.servers(cores, args.peers_python, args.demo)
     rows = choose(args.only, [*every, *servers.floors(cores)], "row")
@@ -210,7 +213,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("what", choices=("run", "page"))
     whole = export.at_least_one
-    parser.add_argument("--seconds", type=whole, default=3, help="of a load; default: 3")
+    parser.add_argument("--seconds", type=whole, default=2, help="of a load; default: 2")
     parser.add_argument("--rounds", type=whole, default=3, help="default: 3")
     parser.add_argument(
         "--only", default="", metavar="NAME,...", help="rows to measure; default: all"

@@ -3,7 +3,10 @@
 //
 //   floors codec --threads N --seconds S --size WIDTHxHEIGHT PICTURE...
 //   floors forward MODEL --batch B --threads N --seconds S --size WIDTHxHEIGHT --allocator system|kept
+//   floors lone MODEL PICTURE --threads N --seconds S --size WIDTHxHEIGHT
 //
+// lone takes one picture at a time through decode, model and encode, which is what a request that comes alone must wait
+// for at least.
 // Each prints one line of JSON a result, on stdout. The exit status is 1 after a failure, with one line on stderr, and
 // 2 after wrong usage.
 #include <ATen/Parallel.h>
@@ -132,7 +135,7 @@ int64_t convert_until(Clock::time_point end, const std::vector<uint8_t>& body, S
   int64_t converted = 0;
   for (; Clock::now() < end; converted++) {
     size_t written = 0;
-    check(thd_jpeg_decode(body.data(), body.size(), 0, THD_ORIENTATION_EXIF, size.width, size.height,
+    check(thd_jpeg_decode(body.data(), body.size(), 0, THD_ORIENTATION_EXIF, 0, size.width, size.height,
                           pixels.data()));
     check(thd_jpeg_encode(pixels.data(), size.width, size.height, kChannels, kQuality, out.data(), out.size(),
                           &written));
@@ -214,6 +217,56 @@ void forward(const Arguments& arguments) {
             << "}" << '\n';
 }
 
+// One picture's way, from a file's bytes to a file's bytes. pixels and out are its memory.
+void translate(thd_module* module, const std::vector<uint8_t>& body, Size size, std::vector<uint8_t>* pixels,
+               std::vector<uint8_t>* out) {
+  check(thd_jpeg_decode(body.data(), body.size(), 0, THD_ORIENTATION_EXIF, 0, size.width, size.height,
+                        pixels->data()));
+  const uint8_t* in = pixels->data();
+  thd_result* result = nullptr;
+  thd_tensor_view view;
+  check(thd_module_forward_pictures(module, &in, 1, size.height, size.width, &result, &view));
+  uint8_t* answer = pixels->data();
+  thd_error* failed = thd_result_read_pictures(result, &answer, 1);
+  thd_result_free(result);
+  check(failed);
+  size_t written = 0;
+  check(thd_jpeg_encode(pixels->data(), size.width, size.height, 3, kQuality, out->data(), out->size(), &written));
+}
+
+void lone(const Arguments& arguments) {
+  const int threads = arguments.number("threads", 1);
+  const int seconds = arguments.number("seconds", 5);
+  const Size size = parse_size(arguments.text("size", "228x228"));
+  if (arguments.words.size() != 2) {
+    throw UsageError("lone needs a MODEL, which leaves the size as it is, and a PICTURE");
+  }
+  check(thd_set_num_threads(threads));
+  const thd_load_options options{.device = "cpu", .precision = THD_FP32, .graphs = 0};
+  thd_module* module = nullptr;
+  check(thd_module_load(arguments.words[0].c_str(), &options, &module));
+  const std::vector<uint8_t> body = read_file(arguments.words[1]);
+  std::vector<uint8_t> pixels(static_cast<size_t>(size.width) * size.height * 3);
+  std::vector<uint8_t> out(thd_jpeg_bound(size.width, size.height, 3));
+  const auto warm = Clock::now();
+  do {
+    translate(module, body, size, &pixels, &out);
+  } while (seconds_since(warm) < 1);
+  std::vector<double> took;
+  const auto start = Clock::now();
+  while (seconds_since(start) < seconds) {
+    const auto begun = Clock::now();
+    translate(module, body, size, &pixels, &out);
+    took.push_back(seconds_since(begun));
+  }
+  thd_module_free(module);
+  const auto middle = took.begin() + static_cast<std::ptrdiff_t>(took.size() / 2);
+  std::nth_element(took.begin(), middle, took.end());
+  std::cout << R"({"floor":"lone","threads":)" << threads << R"(,"pictures":)" << took.size()
+            << R"(,"pictures_per_second":)" << static_cast<double>(took.size()) / seconds_since(start)
+            << R"(,"p50_ms":)" << *middle * 1000 << "}" << '\n';
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -224,8 +277,10 @@ int main(int argc, char** argv) {
       codec(arguments);
     } else if (what == "forward") {
       forward(arguments);
+    } else if (what == "lone") {
+      lone(arguments);
     } else {
-      throw UsageError("wanted codec or forward, got \"" + what + "\"");
+      throw UsageError("wanted codec, forward or lone, got \"" + what + "\"");
     }
     return 0;
   } catch (const UsageError& error) {

@@ -26,7 +26,7 @@ POLL_SECONDS = 0.02
 REST_SECONDS = 1.0
 REQUEST_SECONDS = 120
 GRACE_SECONDS = 2 * REQUEST_SECONDS
-# Those of torchherd bench that come with figures: all is well, no answer was good, it fell behind.
+# Those of torchherd bench that come with figures: all well, no answer was good, it fell behind.
 LOAD_STATUSES = (0, 1, 3)
 LAST_LINES = 5
 
@@ -40,7 +40,7 @@ class Load:
     """What one load gave. The rate is of good answers in a second; latencies are in milliseconds.
 
     behind is why the load generator could not keep up, or empty. A floor has no clients (0) and no
-    latencies.
+    latencies, except that of one picture at a time. An open loop has no clients either.
     """
 
     row: str
@@ -54,6 +54,7 @@ class Load:
     p50: float | None = None
     p99: float | None = None
     behind: str = ""
+    open: bool = False
 
 
 @dataclass(frozen=True)
@@ -179,14 +180,21 @@ def check(
 
 
 def loads(running: Running, regime: workload.Regime, plan: Plan, number: int) -> Iterator[Load]:
-    """Put a server under each of the regime's loads, one after the other."""
-    wanted = [(picture, clients) for picture in regime.pictures for clients in regime.clients]
-    if running.server.many:
-        wanted += [
-            (picture, clients) for picture in regime.many_pictures for clients in regime.many
-        ]
-    for picture, clients in wanted:
-        yield _load(running, regime, plan, picture, clients, number)
+    """Put a server under each of the regime's loads, one after the other.
+
+    Raises MeasureError when no answer to a load was good: such a server hangs, or is down.
+    """
+    thorough = running.server.thorough
+    for picture in regime.pictures:
+        for clients in regime.clients:
+            load = _load(running, regime, plan, picture, number, clients=clients)
+            yield load
+        if thorough and picture in regime.open_pictures:
+            rate = workload.OPEN_SHARE * load.rate
+            yield _load(running, regime, plan, picture, number, rate=rate)
+    for picture in regime.many_pictures if thorough else ():
+        for clients in regime.many:
+            yield _load(running, regime, plan, picture, number, clients=clients)
 
 
 def _load(
@@ -194,17 +202,27 @@ def _load(
     regime: workload.Regime,
     plan: Plan,
     picture: workload.Picture,
-    clients: int,
     number: int,
+    *,
+    clients: int = 0,
+    rate: float = 0.0,
 ) -> Load:
+    """One load: a closed loop of clients, or an open one of so many requests a second."""
     seconds = plan.seconds * regime.stretch
+    kind = ("--clients", str(clients)) if clients else ("--rate", f"{rate:.1f}")
     command = [
         *(servers.TORCHHERD, "bench", running.url, "--method", running.server.method),
-        *("--picture", str(picture.path(plan.work)), "--clients", str(clients)),
+        *("--picture", str(picture.path(plan.work)), *kind),
         *("--warm-up", f"{regime.warm_up_seconds}s", "--duration", f"{seconds}s"),
         *("--request-timeout", f"{REQUEST_SECONDS}s", "--json", "-", "--quiet"),
     ]
     told = _output(command, regime.warm_up_seconds + seconds, LOAD_STATUSES)
+    if not told["good"]:
+        failures = {**told["statuses"], **told["errors"]}
+        raise MeasureError(
+            f"{running.server.name}: no good answer to {' '.join(kind)} with {picture.name}: "
+            f"{failures or 'none came'}"
+        )
     return Load(
         row=running.server.name,
         regime=regime.name,
@@ -214,9 +232,10 @@ def _load(
         rate=told["goodput"],
         good=told["good"],
         failed=told["requests"] - told["good"],
-        p50=told["latency_ms"]["p50"] if told["good"] else None,
-        p99=told["latency_ms"]["p99"] if told["good"] else None,
+        p50=told["latency_ms"]["p50"],
+        p99=told["latency_ms"]["p99"],
         behind=told["behind"]["why"],
+        open=not clients,
     )
 
 
@@ -228,7 +247,8 @@ def floor(row: servers.Floor, regime: workload.Regime, plan: Plan, number: int) 
         values = {"model": model, "seconds": seconds, "picture": picture.path(plan.work)}
         told = _output(servers.fill(row.command, values), seconds)
         name = picture.name if row.per_picture else ""
-        yield Load(row.name, regime.name, number, name, 0, told["pictures_per_second"])
+        rate = told["pictures_per_second"]
+        yield Load(row.name, regime.name, number, name, 0, rate, p50=told.get("p50_ms"))
         if not row.per_picture:
             return
 

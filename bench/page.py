@@ -6,6 +6,8 @@ from pathlib import Path
 import files
 import plots
 import servers
+import targets
+import workload
 from results import YARDSTICK, Cell, Results
 from spread import Spread, spread
 
@@ -31,8 +33,8 @@ put under each load, by `torchherd bench`, which keeps so many clients busy that
 next picture when the last one's answer has come. Then it is ended, and the next one has its turn.
 Each round goes through all of them, in another order. Figures are medians of the rounds, with the
 least and the greatest in brackets; ratios are taken within a round. A rate counts good answers
-only. A rate with † is one that the load generator could not keep up with, mostly because it took
-more than a quarter of the cores: the server is faster than that.
+only. With † the load generator could not keep up: it came late, or took more than a quarter of the
+cores, so the server may be faster than that.
 
 What this page cannot show: the load generator runs on the same cores as the server, and takes
 more of them the faster the server is; so differences at the top are greater than they look. One
@@ -56,7 +58,7 @@ def page(results: Results, drawn: Sequence[str]) -> str:
         parts += _overhead(results, overhead, drawn)
     if (compute := results.regime(servers.COMPUTE)) is not None:
         parts += _compute(results, compute, drawn)
-    parts += [_starts(results), _settings(results), _left_out(results)]
+    parts += [_starts(results), targets.section(results), _settings(results), _left_out(results)]
     return "\n".join(part for part in parts if part)
 
 
@@ -64,7 +66,7 @@ def _run(results: Results) -> str:
     told = results.told
     return (
         f"The figures are of a run begun {told['began'].replace('T', ' ')}, which took "
-        f"{told['took_minutes']:.0f} minutes: {told['rounds']} rounds, loads of "
+        f"{told['took_minutes']:.0f} minutes: {_count(told['rounds'], 'round')}, loads of "
         f"{told['seconds']} s (longer with the CycleGAN). The command:\n\n"
         f"```\n{told['command']}\n```\n\n"
         "The single measurements are in [results.json](benchmarks/results.json), from which\n"
@@ -85,7 +87,7 @@ def _overhead(results: Results, regime: Mapping[str, object], drawn: Sequence[st
     for picture in regime["pictures"]:
         parts.append(_overhead_table(results, regime, picture))
     parts.append(_plot("latency.svg", "latencies by server", drawn))
-    parts.append(_many(results, regime))
+    parts += [_many(results, regime), _steady(results, regime)]
     return parts
 
 
@@ -113,10 +115,10 @@ def _overhead_table(
         rows.insert(
             0, ["*codec floor*", *blanks, _spread(codec), "", _ratio(Spread(1, 1, 1)), "", "", ""]
         )
-    clients = [f"{_clients(cell.clients)}, pictures/s" for cell in cells]
+    clients = [f"{_count(cell.clients)}, pictures/s" for cell in cells]
     header = ["", *clients, f"to {YARDSTICK}", "to the floor", "p50, ms", "p99, ms", "no answer"]
     title = f"### {picture['width']}x{picture['height']}, {kilobytes:.0f} kB\n\n"
-    note = f"Ratios, latencies and refusals are those with {_clients(most.clients)}.\n"
+    note = f"Ratios, latencies and refusals are those with {_count(most.clients)}.\n"
     return f"{title}{_table(header, rows)}\n{note}"
 
 
@@ -128,13 +130,43 @@ def _many(results: Results, regime: Mapping[str, object]) -> str:
             cell = Cell(servers.OVERHEAD, picture["name"], clients)
             if results.figure(YARDSTICK, cell) is not None:
                 latencies = _latencies(results, YARDSTICK, cell)
-                rows.append([_clients(clients), _rate(results, YARDSTICK, cell), *latencies])
+                rows.append([_count(clients), _rate(results, YARDSTICK, cell), *latencies])
     if len(rows) < 2:
         return ""
     return (
         f"### {YARDSTICK} with many clients, the middle picture\n\n"
         + _table(("", "pictures/s", "p50, ms", "p99, ms", "no answer"), rows)
         + "\nBeyond its queue it refuses at once, and goes on serving those that wait.\n"
+    )
+
+
+def _steady(results: Results, regime: Mapping[str, object]) -> str:
+    """Latencies at less than the greatest rate, and those of a request that comes alone."""
+    rows = []
+    for picture in regime["pictures"]:
+        name = picture["name"]
+        steady = Cell(servers.OVERHEAD, name, 0, open=True)
+        alone = Cell(servers.OVERHEAD, name, 1)
+        bare = results.figure("lone", Cell(servers.OVERHEAD, name, 0), "p50")
+        if results.figure(YARDSTICK, steady) is not None:
+            rows.append(
+                [
+                    f"{picture['width']}x{picture['height']}",
+                    _rate(results, YARDSTICK, steady),
+                    *_latencies(results, YARDSTICK, steady)[:2],
+                    _spread(results.figure(YARDSTICK, alone, "p50")),
+                    _spread(bare),
+                ]
+            )
+    if not rows:
+        return ""
+    header = ("", "pictures/s", "p50, ms", "p99, ms", "p50 of 1 client, ms", "without a server, ms")
+    return (
+        f"### {YARDSTICK} at {workload.OPEN_SHARE:.0%} of its rate, and alone\n\n"
+        + _table(header, rows)
+        + "\nFirst an open loop: requests come at random times, whatever the server does,\n"
+        "and latencies count from when they should have begun. Then one client, and beside it the\n"
+        "bare time of decode, model and encode, one after the other.\n"
     )
 
 
@@ -160,7 +192,7 @@ def _compute(results: Results, regime: Mapping[str, object], drawn: Sequence[str
         "## Compute: a full CycleGAN generator\n",
         _plot("compute.svg", "pictures a second by server, and of the floors", drawn),
         _table(header, rows),
-        f"The servers have {_clients(cell.clients)}; the floors, in italics, are loops over\n"
+        f"The servers have {_count(cell.clients)}; the floors, in italics, are loops over\n"
         "batches of 4, on all cores.\n",
     ]
 
@@ -231,8 +263,8 @@ def _rate(results: Results, row: str, cell: Cell) -> str:
     return f"{_spread(results.figure(row, cell))}{mark}"
 
 
-def _clients(count: int) -> str:
-    return "1 client" if count == 1 else f"{count} clients"
+def _count(count: int, what: str = "client") -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _spread(figure: Spread | None) -> str:

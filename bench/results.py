@@ -12,12 +12,14 @@ YARDSTICK = "torchherd"
 class Cell:
     """Which loads are meant: those of a regime with a picture and so many clients.
 
-    Floors have 0 clients, and no picture where the picture makes no difference.
+    Floors have 0 clients, and no picture where the picture makes no difference. open means the
+    open loop, which has 0 clients too.
     """
 
     regime: str
     picture: str
     clients: int
+    open: bool = False
 
 
 class Results:
@@ -43,7 +45,7 @@ class Results:
             load["round"]: load[figure]
             for load in self.told["loads"]
             if load["row"] == row
-            and Cell(load["regime"], load["picture"], load["clients"]) == cell
+            and Cell(load["regime"], load["picture"], load["clients"], load["open"]) == cell
             and load[figure] is not None
         }
 

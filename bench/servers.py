@@ -22,6 +22,8 @@ REGIMES = (OVERHEAD, COMPUTE)
 
 # Answers of another server's codec and arithmetic are this near torchherd's, or nearer.
 LEAST_DECIBELS = 40.0
+# Those of a server that was told to change the pixels a little.
+CHANGED_DECIBELS = 35.0
 
 
 @dataclass(frozen=True)
@@ -31,9 +33,9 @@ class Server:
     name is what --only takes. about says in a few words what it is. command has its words, and
     environment what is added to the environment. It is asked by method at path. distribution is
     the PyPI package whose version is shown. isolated says that it may run only in a network of its
-    own. model is the kind of file that it gets: "torchscript" or "pt2". many says that it is asked
-    by hundreds of clients as well. An answer that is less than least_decibels near torchherd's own
-    shuts it out.
+    own. model is the kind of file that it gets, a key of workload.MODELS. thorough says that it is
+    asked by hundreds of clients as well, and in an open loop. An answer that is less than
+    least_decibels near torchherd's own shuts it out.
     """
 
     name: str
@@ -45,7 +47,7 @@ class Server:
     distribution: str = ""
     isolated: bool = False
     model: str = "torchscript"
-    many: bool = False
+    thorough: bool = False
     regimes: tuple[str, ...] = REGIMES
     least_decibels: float = LEAST_DECIBELS
 
@@ -111,28 +113,46 @@ def servers(cores: int, python: str, demo_program: str) -> list[Server]:
     stand_in = "demo" if demo_program else "reference"
     what = "the Sanic demo" if demo_program else "the reference server, in the demo's manner"
     program = demo_program or REFERENCE
-    tuned = ("--batch", "4", "--queue", "64", "--wait", "0.005", "--threads", str(cores))
-    limits = ("--max-batch-size", "4", "--max-queue-size", "64", "--max-wait", "5ms")
+    # In larger batches the demo leaves timers behind, and one that finds the queue empty ends it.
+    batch = "2" if demo_program else "4"
+    tuned = ("--batch", batch, "--queue", "64", "--wait", "0.005", "--threads", str(cores))
+    limits = ("--max-batch-size", "4", "--max-queue-size", "1024", "--max-wait", "5ms")
     return [
-        torchherd("torchherd", "torchherd", *limits, many=True),
+        torchherd("torchherd", "torchherd", *limits, thorough=True),
         torchherd("torchherd-defaults", "torchherd with its defaults, the demo's numbers"),
         torchherd(
+            "torchherd-scaled",
+            "torchherd, decoding large JPEGs at a fraction of their size",
+            *limits,
+            "--jpeg-scale",
+            regimes=(OVERHEAD,),
+            least_decibels=CHANGED_DECIBELS,
+        ),
+        torchherd(
+            "torchherd-bf16",
+            "torchherd, in bfloat16",
+            *limits,
+            *("--precision", "bf16"),
+            regimes=(COMPUTE,),
+            least_decibels=CHANGED_DECIBELS,
+        ),
+        torchherd(
             "torchherd-pt2", "torchherd with a .pt2", *limits, model="pt2", regimes=(COMPUTE,)
+        ),
+        torchherd(
+            "torchherd-pt2-bf16",
+            "torchherd with a .pt2 in bfloat16",
+            *limits,
+            model="pt2-bf16",
+            regimes=(COMPUTE,),
+            least_decibels=CHANGED_DECIBELS,
         ),
         demo(stand_in, f"{what}, its defaults", program),
         demo(f"{stand_in}-tuned", f"{what}, tuned", program, *tuned),
         peer("mosec", "mosec", python, workers=cores, method="POST"),
         peer("litserve", "LitServe", python, workers=cores, method="POST"),
-        # Its model runs in one process, which gets all cores; how long to wait it finds out itself.
-        peer(
-            "bentoml",
-            "BentoML",
-            python,
-            workers=cores,
-            threads=cores,
-            wait_ms=0,
-            method="POST",
-        ),
+        # It finds out itself how long to wait.
+        peer("bentoml", "BentoML", python, workers=cores, wait_ms=0, method="POST"),
         peer("ray", "Ray Serve", python, workers=cores, isolated=True),
         peer("torchserve", "TorchServe", python, workers=cores, path="/predictions/image"),
         peer("fastapi", "FastAPI, without batches", python, workers=cores, batch=1, wait_ms=0),
@@ -152,6 +172,13 @@ def floors(cores: int) -> list[Floor]:
             per_picture=True,
         ),
         Floor(
+            "lone",
+            "one picture at a time through decode, model and encode, no HTTP",
+            (FLOORS, "lone", "{model}", "{picture}", "--seconds", "{seconds}"),
+            OVERHEAD,
+            per_picture=True,
+        ),
+        Floor(
             "forward",
             "LibTorch alone, TorchScript",
             (*forward, "--allocator", "system"),
@@ -159,7 +186,7 @@ def floors(cores: int) -> list[Floor]:
         ),
         Floor(
             "forward-kept",
-            "likewise, with glibc told to keep freed memory",
+            "LibTorch alone, TorchScript, glibc told to keep freed memory",
             (*forward, "--allocator", "kept"),
             COMPUTE,
         ),

@@ -35,12 +35,18 @@ PICTURES = (
 )
 
 
+# Of a server's greatest rate, what it is asked for in an open loop.
+OPEN_SHARE = 0.7
+
+
 @dataclass(frozen=True)
 class Regime:
     """What a server is asked for under one model.
 
-    many is how many clients ask in those extra loads that only some rows get, all with the
-    pictures of many_pictures. A load lasts stretch times as long as the user said.
+    many is how many clients ask in those extra loads that only thorough rows get, all with the
+    pictures of many_pictures; those rows also get an open loop with each picture of open_pictures,
+    at OPEN_SHARE of what they did in the closed one. A load lasts stretch times as long as the user
+    said.
     """
 
     name: str
@@ -49,6 +55,7 @@ class Regime:
     clients: tuple[int, ...]
     many: tuple[int, ...]
     many_pictures: tuple[Picture, ...]
+    open_pictures: tuple[Picture, ...]
     warm_up_seconds: int
     stretch: int
 
@@ -61,6 +68,7 @@ REGIMES = (
         clients=(1, 4, 16),
         many=(64, 256, 512),
         many_pictures=PICTURES[1:2],
+        open_pictures=PICTURES,
         warm_up_seconds=1,
         stretch=1,
     ),
@@ -71,11 +79,20 @@ REGIMES = (
         clients=(16,),
         many=(),
         many_pictures=(),
+        open_pictures=(),
         # A batch takes seconds, and answers come a batch at a time.
         warm_up_seconds=5,
         stretch=8,
     ),
 )
+
+
+# The kinds of the CycleGAN's file: how its name ends, and the exporter's flags.
+MODELS = {
+    "torchscript": (".pt", ()),
+    "pt2": (".pt2", ("--format", "pt2")),
+    "pt2-bf16": ("-bf16.pt2", ("--format", "pt2", "--dtype", "bf16")),
+}
 
 
 class WorkloadError(Exception):
@@ -95,16 +112,17 @@ def make_pictures(folder: Path) -> None:
 
 
 def model(regime: str, kind: str, folder: Path) -> Path:
-    """The model of a regime, in the work folder, as "torchscript" or "pt2".
+    """The model of a regime, in the work folder; kind is a key of MODELS.
 
     Raises WorkloadError when it cannot be exported.
     """
     if regime == servers.OVERHEAD:
         return servers.ROOT / "testdata" / "modules" / "negate.pt"
-    path = folder / ("cyclegan.pt" if kind == "torchscript" else "cyclegan.pt2")
+    suffix, flags = MODELS[kind]
+    path = folder / f"cyclegan{suffix}"
     if not path.exists():
         export = [sys.executable, servers.ROOT / "models" / "export.py", "--random", "--seed", "0"]
-        command = [*export, "--format", kind, "-o", path]
+        command = [*export, *flags, "-o", path]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise WorkloadError(f"{path} cannot be made: {done.stderr.strip()}")

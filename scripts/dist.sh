@@ -8,7 +8,9 @@ folder="$root/dist/$name"
 rm -rf "$folder"
 mkdir -p "$folder/lib"
 cp "$root/bin/torchherd" "$root/LICENSE" "$folder/"
-cp "$root"/bin/lib/libtorchherd* "$folder/lib/"
+for library in "$root"/bin/lib/*; do # what the build made; the rest are links to LibTorch's
+  [ -L "$library" ] || cp "$library" "$folder/lib/"
+done
 "$root/scripts/libs.sh" copy "$libtorch" "$folder/lib"
 if [ -d "$libtorch/licenses" ]; then cp -r "$libtorch/licenses" "$folder/"; fi
 tar -C "$root/dist" -czf "$root/dist/$name.tar.gz" "$name"

@@ -21,7 +21,7 @@ const maxExtra = 1 << 20
 func ReadExtra(path string, content []byte, name string) ([]byte, error) {
 	archive, err := openArchive(path, content)
 	if err != nil {
-		return nil, nil //nolint:nilerr // Load tells
+		return nil, nil // Load tells
 	}
 	defer archive.close()
 	return archive.extra(name)

@@ -37,8 +37,8 @@ class Package : public Program {
       std::vector<at::Tensor> outputs = runner_->run({input.contiguous()});
       has_run_ = true;
       if (outputs.size() != 1) {
-        throw Failure(THD_ERROR_OUTPUT,
-                      "the package answered with " + std::to_string(outputs.size()) + " tensors instead of one");
+        throw Failure(THD_ERROR_OUTPUT, "the package answered with " + std::to_string(outputs.size()) +
+                                            " tensors instead of one");
       }
       return std::move(outputs.front());
     });
@@ -60,7 +60,8 @@ Facts describe(const AOTIModelContainerRunner& runner) {
 
 }  // namespace
 
-std::unique_ptr<Program> load_package(const std::string& library, const std::string& folder, c10::Device device) {
+std::unique_ptr<Program> load_package(const std::string& library, const std::string& folder,
+                                      c10::Device device) {
   const std::string subject = library + ": ";
   return translate(THD_ERROR_NOT_A_MODULE, subject, [&] {
     const std::scoped_lock lock(first_time());

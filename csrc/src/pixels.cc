@@ -105,7 +105,10 @@ void planes_to_pixels(const float* planes, int channels, int64_t count, uint8_t*
     return;
   }
 #if THD_AVX2
-  if (has_avx2()) return interleave_avx2(planes, count, count, pixels);
+  if (has_avx2()) {
+    interleave_avx2(planes, count, count, pixels);
+    return;
+  }
 #endif
   interleave_plain(planes, count, count, pixels);
 }

@@ -45,7 +45,8 @@ std::unique_ptr<Program> load_script(const std::string& subject, c10::Device dev
                                      const std::function<torch::jit::Module(c10::Device)>& read);
 
 // An AOTInductor package that was unpacked into a folder; library: its shared object there.
-std::unique_ptr<Program> load_package(const std::string& library, const std::string& folder, c10::Device device);
+std::unique_ptr<Program> load_package(const std::string& library, const std::string& folder,
+                                      c10::Device device);
 
 }  // namespace thd
 

@@ -92,7 +92,8 @@ static void test_load_errors(void) {
   EXPECT_CODE(thd_module_load(NULL, &on_cpu, &module), THD_ERROR_INVALID_ARGUMENT);
   EXPECT_CODE(thd_module_load_memory("nonsense", 8, &on_cpu, &module), THD_ERROR_NOT_A_MODULE);
   EXPECT_CODE(thd_module_load_package(file("absent.so"), folder, &on_cpu, &module), THD_ERROR_NOT_FOUND);
-  EXPECT_CODE(thd_module_load_package(file("modules/garbage.pt"), folder, &on_cpu, &module), THD_ERROR_NOT_A_MODULE);
+  EXPECT_CODE(thd_module_load_package(file("modules/garbage.pt"), folder, &on_cpu, &module),
+              THD_ERROR_NOT_A_MODULE);
 
   const char* negate = file("modules/negate.pt");
   EXPECT_CODE(thd_module_load(negate, NULL, &module), THD_ERROR_INVALID_ARGUMENT);

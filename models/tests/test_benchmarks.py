@@ -18,8 +18,8 @@ import workload
 
 SMALL = workload.Picture("small", 228, 228, 10)
 REGIMES = [
-    workload.Regime(servers.OVERHEAD, "negates", (SMALL,), (1, 16), (64,), (SMALL,), 1, 1),
-    workload.Regime(servers.COMPUTE, "CycleGAN", (SMALL,), (16,), (), (), 5, 8),
+    workload.Regime(servers.OVERHEAD, "negates", (SMALL,), (1, 16), (64,), (SMALL,), (), 1, 1),
+    workload.Regime(servers.COMPUTE, "CycleGAN", (SMALL,), (16,), (), (), (), 5, 8),
 ]
 RATES = {"torchherd": (100, 50), "mosec": (50, 20)}
 
@@ -40,11 +40,14 @@ def told():
             starts.append(measure.Start(row, overhead, number, number + 0.5, 100 << 20, 48.25))
         many = ("torchherd", overhead, number, "small", 64)
         loads.append(measure.Load(*many, 98, 60, 40, 20, 30, "it was out of breath"))
+        steady = ("torchherd", overhead, number, "small", 0)
+        loads.append(measure.Load(*steady, 70, 99, 0, 4.0, 10.0 + number * 4, open=True))
         loads.append(measure.Load("codec", overhead, number, "small", 0, 400))
+        loads.append(measure.Load("lone", overhead, number, "small", 0, 320, p50=3.25))
         loads.append(measure.Load("forward", compute, number, "", 0, 4))
     rows = [
         *(row for row in servers.servers(2, "python", "") if row.name in RATES),
-        *(row for row in servers.floors(2) if row.name in ("codec", "forward")),
+        *(row for row in servers.floors(2) if row.name in ("codec", "lone", "forward")),
     ]
     made = {
         "began": "2026-01-02T03:04+00:00",
@@ -86,6 +89,39 @@ def test_page_gives_medians_spreads_and_ratios_by_round(told, tmp_path):
     assert cells(text, "mosec", "## Start")[-1] == "48.2"
     assert "python bench/peers/mosec_peer.py" in cells(text, "mosec", "## Settings")[2]
     assert "Abacus" in text and "- ray: it rained\n" in text
+
+
+def test_page_says_which_targets_are_reached(told, tmp_path):
+    page.write(told, tmp_path)
+    text = (tmp_path / "benchmarks.md").read_text()
+
+    def target(what):
+        return cells(text, what, "## What torchherd")[1:]
+
+    small = "negating, small"
+    # 100 and 50 of 400; 100 of 50 and 50 of 20.
+    assert target(f"{small}: over the codec floor") == [
+        "at least 0.35",
+        "0.19 (0.12..0.25)",
+        "**no**",
+    ]
+    assert target(f"{small}: over the best peer")[1:] == ["2.25 (2.00..2.50)", "**no**"]
+    # 4.0 ms beside 3.25; 10 and 14 over 4; 0.5 s and 1.5 s.
+    assert target(f"{small}, 1 client: above decode, model and encode alone") == [
+        "at most 1 ms",
+        "0.75 (0.75..0.75) ms",
+        "yes",
+    ]
+    assert target(f"{small}, open loop at 70 %: p99 over p50")[1:] == ["3.00 (2.50..3.50)", "yes"]
+    assert target("negating: start to the first good answer")[2] == "yes"
+    assert cells(text, "228x228", "of its rate, and alone")[1:] == [
+        "70.0",
+        "4.00",
+        "12.0",
+        "4.00",
+        "3.25",
+    ]
+    assert "medium" not in text
 
 
 def test_page_ranks_by_rate(told, tmp_path):
