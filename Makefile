@@ -17,7 +17,7 @@ PYTHON := $(CACHE)/python/bin/python
 PEERS_PYTHON := $(CACHE)/peers/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run build test race asan fuzz bench bench-go bench-resize floors soak parity models-test model-smoke horse2zebra photo2ink showcase goldens dist lint fmt clean
+.PHONY: help setup run build test race asan fuzz bench bench-go bench-resize floors soak parity models-test model-smoke horse2zebra photo2ink showcase goldens dist gpu-check gpu-bundle lint fmt clean
 .PHONY: shim floors-build python peers lint-tools
 
 help: ## list the targets
@@ -122,6 +122,12 @@ goldens: python ## make testdata/ and its goldens anew
 
 dist: build ## pack a tarball that runs without Go and Python
 	@scripts/dist.sh $(VERSION)
+
+gpu-check: ## on a machine with a GPU: build against its own PyTorch, test, compare, measure (docs/gpu.md; PARTS="build torch" to choose)
+	@scripts/gpu_check.sh $(PARTS)
+
+gpu-bundle: build ## pack what gpu-check needs on a machine without Go and network, 64 MiB at most
+	@scripts/gpu_bundle.sh $(VERSION)
 
 C_FILES = $(wildcard csrc/include/*.h csrc/src/*.h csrc/src/*.cc csrc/test/*.c csrc/test/*.cc bench/*.cc)
 # cuda_graph.cc can be read only where CUDA's headers are.

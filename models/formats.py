@@ -12,7 +12,7 @@ import pickle
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -101,31 +101,50 @@ def torchscript_bytes(module: torch.jit.ScriptModule, settings: Settings | None 
     full = io.BytesIO()
     with quiet_jit():
         torch.jit.save(module, full)
-    return _rewritten(full.getvalue(), ".debug_pkl", settings)
+    return _rewritten(full.getvalue(), _without_traces, settings)
 
 
 def _rewritten(
-    archive: bytes, drop: str, settings: Settings | None, paths: Iterable[Path] = ()
+    archive: bytes, change: Callable[[str, bytes], bytes | None], settings: Settings | None
 ) -> bytes:
-    """The archive without the records whose names end in drop, and with settings.
+    """The archive with settings, and with what change makes of each record, given its name.
 
-    paths are written over by slashes, which leaves a path of the same length.
+    A record of which it makes None is left out.
     """
     reader = torch._C.PyTorchFileReader(io.BytesIO(archive))
     lean = io.BytesIO()
     writer = torch._C.PyTorchFileWriter(lean)
     for name in reader.get_all_records():
-        if name not in _WRITERS_OWN and not name.endswith(drop):
-            record = reader.get_record(name)
-            for path in paths:
-                text = str(path).encode()
-                record = record.replace(text, b"/" * len(text))
+        if name in _WRITERS_OWN:
+            continue
+        record = change(name, reader.get_record(name))
+        if record is not None:
             writer.write_record(name, record, len(record))
     if settings is not None:
         record = settings.to_json()
         writer.write_record(f"extra/{SETTINGS}", record, len(record))
     writer.write_end_of_file()
     return lean.getvalue()
+
+
+def _without_traces(name: str, record: bytes) -> bytes | None:
+    """A record of TorchScript, or None for one of the exporter's source paths."""
+    return None if name.endswith(".debug_pkl") else record
+
+
+def _without_sources(name: str, record: bytes) -> bytes:
+    """A record of a package; of the C++ that the compiler made on the way, with paths, nothing.
+
+    Its name stays: PyTorch 2.11 finds the package's metadata by it. Messages of the compiled code
+    name the files that it was made of; slashes take the place of this machine's part of them, which
+    leaves them as long as they were.
+    """
+    if name.endswith(".cpp"):
+        return b""
+    for path in (Path(torch.__file__).parents[1], Path(cache_dir())):
+        text = str(path).encode()
+        record = record.replace(text, b"/" * len(text))
+    return record
 
 
 def package_bytes(
@@ -154,11 +173,15 @@ def package_bytes(
         made = torch._inductor.aoti_compile_and_package(
             torch.export.export(module, (example,), dynamic_shapes=dynamic),
             package_path=str(Path(folder, "model.pt2")),
-            inductor_configs={**_COMPILER, **options, "freezing": freeze},
+            inductor_configs={**_known(_COMPILER), **options, "freezing": freeze},
         )
-        # Messages of the compiled code name the files that it was made of.
-        own = (Path(torch.__file__).parents[1], Path(cache_dir()))
-        return _rewritten(Path(made).read_bytes(), ".cpp", settings, own)
+        return _rewritten(Path(made).read_bytes(), _without_sources, settings)
+
+
+def _known(options: dict[str, bool]) -> dict[str, bool]:
+    """Those of the compiler's options that this PyTorch has."""
+    names = torch._inductor.config.get_config_copy()
+    return {name: value for name, value in options.items() if name in names}
 
 
 def load_package(path: Path, device: str = "cpu") -> Callable[[Tensor], Tensor]:
