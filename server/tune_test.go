@@ -39,7 +39,7 @@ func startTune(t *testing.T, arguments ...string) *tuning {
 	if err := tu.process.Start(); err != nil {
 		t.Fatal(err)
 	}
-	timer := time.AfterFunc(3*limit, tu.kill)
+	timer := time.AfterFunc(6*limit, tu.kill)
 	t.Cleanup(func() {
 		timer.Stop()
 		tu.kill()
@@ -92,7 +92,7 @@ func (tu *tuning) expect(status int, out, stderr string) {
 }
 
 // short makes rounds as small as they get.
-var short = []string{"--duration=1ms", "--budget=2m", "--clients=2"}
+var short = []string{"--duration=1ms", "--budget=5m", "--clients=2"}
 
 // The whole command against real servers; then a server by the command line that it found.
 func TestTune(t *testing.T) {
@@ -113,11 +113,10 @@ func TestTune(t *testing.T) {
 		if fp32, same := trial.Settings["precision"] == "fp32", m.PSNR == 0; fp32 != same || !same && m.PSNR < 35 {
 			t.Errorf("%v has %v dB", trial.Settings, m.PSNR)
 		}
-		tried = append(tried, trial.Settings["max-batch-size"], trial.Settings["precision"], trial.Settings["max-wait"])
+		tried = append(tried, trial.Settings["max-batch-size"], trial.Settings["precision"])
 	}
-	for _, value := range []string{"1", "2", "fp32", "bf16", "1s", "0s", "2ms", "5ms", "20ms"} {
-		// There is nothing to wait for if the search came to single pictures.
-		if !slices.Contains(tried, value) && r.Taken.Settings["max-batch-size"] != "1" {
+	for _, value := range []string{"1", "2", "fp32", "bf16"} {
+		if !slices.Contains(tried, value) {
 			t.Errorf("%q wasn't tried: %v", value, tried)
 		}
 	}
@@ -152,17 +151,6 @@ func readTuning(t *testing.T, text []byte) *tuningResult {
 	return r
 }
 
-// A model that takes single pictures only: the defaults are a row with the reason.
-func TestTuneAModelWithoutBatches(t *testing.T) {
-	tu := startTune(t, append(short, "--clients=1", "--picture", photographPath("jpeg-small.jpg"), module("no_batch_two.pt"))...)
-	tu.expect(0, "The defaults can't be used", "round 2: --max-batch-size 1: sending")
-	for _, part := range []string{"the warm-up with 2 picture(s)", "--max-batch-size 1"} {
-		if !strings.Contains(tu.out.String(), part) {
-			t.Errorf("no %q", part)
-		}
-	}
-}
-
 func TestTuneAModelThatCantBeServed(t *testing.T) {
 	tu := startTune(t, append(short, module("checkpoint.pth"))...)
 	tu.expect(1, "", "torchherd: can't serve "+module("checkpoint.pth"))
@@ -177,9 +165,19 @@ func TestTuneAModelThatFails(t *testing.T) {
 	tu.expect(1, "", "pictures failed: status 422")
 }
 
+// A model that takes single pictures only, and an aim that nothing can reach: the defaults are a row with the reason,
+// and the nearest settings are printed.
 func TestTuneMissesTheTarget(t *testing.T) {
-	tu := startTune(t, append(short, "--clients=1", "--target-p99=1us", "--quiet", module("negate.pt"))...)
+	tu := startTune(t, append(short, "--clients=1", "--target-p99=1us", "--quiet", module("no_batch_two.pt"))...)
 	tu.expect(3, "No settings keep the p99 at 1µs or below with 1 clients", "no settings keep to --target-p99 1µs")
+	for _, part := range []string{
+		"the warm-up with 2 picture(s)", "The defaults can't be used",
+		"serve " + module("no_batch_two.pt") + " --max-batch-size 1",
+	} {
+		if !strings.Contains(tu.out.String(), part) {
+			t.Errorf("no %q", part)
+		}
+	}
 	if len(tu.stderr) != 1 {
 		t.Errorf("--quiet isn't: %q", tu.stderr)
 	}

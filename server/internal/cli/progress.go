@@ -21,7 +21,8 @@ const eraseLine = "\r\x1b[K"
 type ticker struct {
 	to       io.Writer
 	terminal bool
-	last     time.Duration // when a line was written; not on a terminal
+	last     time.Duration // when a line was written that stays
+	shown    bool          // a line is there that is rewritten
 }
 
 func newTicker(to io.Writer) *ticker {
@@ -34,6 +35,7 @@ func (t *ticker) show(elapsed time.Duration, text string) {
 	switch {
 	case t.terminal:
 		fmt.Fprint(t.to, eraseLine+text)
+		t.shown = true
 	case elapsed-t.last >= plainEvery-time.Second/2: // ticks come a little early or late
 		t.say(elapsed, text)
 	}
@@ -48,8 +50,9 @@ func (t *ticker) say(elapsed time.Duration, text string) {
 
 // erase takes the line away that is rewritten.
 func (t *ticker) erase() {
-	if t.terminal {
+	if t.shown {
 		fmt.Fprint(t.to, eraseLine)
+		t.shown = false
 	}
 }
 

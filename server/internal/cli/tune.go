@@ -107,7 +107,8 @@ func (t *Tune) Run(p program) error {
 		return err
 	}
 	if !result.MetTarget {
-		return &exitError{missedTargetStatus, fmt.Sprintf("no settings keep to --target-p99 %v; the nearest have a p99 of %.1f ms", t.TargetP99, result.Taken.P99)}
+		return &exitError{missedTargetStatus, fmt.Sprintf("no settings keep to --target-p99 %v; the nearest have a p99 of %.1f ms",
+			t.TargetP99, result.Taken.P99)}
 	}
 	return nil
 }

@@ -22,14 +22,18 @@ func (r *Result) WriteReport(to io.Writer) error {
 func (r *Result) writeTable(b *strings.Builder) {
 	table := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
 	row := func(cells ...string) { fmt.Fprintln(table, strings.TrimRight(strings.Join(cells, "\t"), "\t")) }
-	row("settings", "pictures/s", "p50 ms", "p99 ms", "    dB", "rounds", "remark")
+	row("settings", "pictures/s", "p50 ms", "p99 ms", "    dB", "again", "remark")
 	for _, t := range r.Trials {
 		if t.Failure != "" {
 			row(t.Settings.String(), "", "", "", "", "", r.remark(t))
 			continue
 		}
+		again := ""
+		if t.Rounds > 0 {
+			again = fmt.Sprintf("%5d", t.Rounds)
+		}
 		row(t.Settings.String(), fmt.Sprintf("%10.1f", t.PicturesPerSecond), fmt.Sprintf("%6.1f", t.P50),
-			fmt.Sprintf("%6.1f", t.P99), t.decibels(), fmt.Sprintf("%6d", max(t.Rounds, 1)), r.remark(t))
+			fmt.Sprintf("%6.1f", t.P99), t.decibels(), again, r.remark(t))
 	}
 	_ = table.Flush() // a strings.Builder takes everything
 }
@@ -76,8 +80,8 @@ func (r *Result) writeDoubts(b *strings.Builder) {
 		}
 	}
 	if behind > 0 {
-		fmt.Fprintf(b, "With %d of %d settings the load generator fell behind, and the server can do more than the figures say: %s.\n",
-			behind, len(r.Trials), why)
+		fmt.Fprintf(b, "With %d of %d settings the load generator fell behind, and the server can do more than the figures "+
+			"say: %s.\n", behind, len(r.Trials), why)
 	}
 	switch {
 	case r.Interrupted:
@@ -86,7 +90,7 @@ func (r *Result) writeDoubts(b *strings.Builder) {
 		fmt.Fprintf(b, "The budget of %v ended before everything was tried.\n", r.config.Budget)
 	}
 	if r.Taken.Rounds == 0 {
-		fmt.Fprintln(b, "Nothing was measured twice, so luck may have decided.")
+		fmt.Fprintln(b, "It wasn't measured again, so luck may have decided.")
 	}
 }
 
@@ -94,11 +98,11 @@ func (r *Result) writeDoubts(b *strings.Builder) {
 func (r *Result) writeDecision(b *strings.Builder) {
 	switch {
 	case !r.MetTarget:
-		fmt.Fprintf(b, "No settings keep the p99 at %v or below with %d clients. The nearest:\n", r.config.TargetP99, r.Clients)
+		fmt.Fprintf(b, "No settings keep the p99 at %v or below with %d clients. The nearest:\n",
+			r.config.TargetP99, r.Clients)
 	case r.Near > 1:
-		fmt.Fprintf(b, "%d settings are as fast as the fastest within %.0f %%, which may be noise; the simplest of them:\n", r.Near, 100*r.Tolerance)
-	case r.Taken.Rounds > 0:
-		fmt.Fprintf(b, "The fastest by the median of %d rounds:\n", r.Taken.Rounds)
+		fmt.Fprintf(b, "%d settings are as fast as the fastest within %.0f %%, which may be noise; the simplest of them:\n",
+			r.Near, 100*r.Tolerance)
 	default:
 		fmt.Fprintln(b, "The fastest:")
 	}

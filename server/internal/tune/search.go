@@ -220,7 +220,8 @@ func (s *search) measure(ctx context.Context, t *Trial) (Measurement, error) {
 	began := time.Now()
 	tell := func(stage Stage, l load.Progress, m Measurement, err error) {
 		s.progress(Progress{
-			Elapsed: time.Since(s.began), Round: s.round, Settings: t.Settings, Stage: stage, Load: l, Measured: m, Err: err,
+			Elapsed: time.Since(s.began), Round: s.round, Settings: t.Settings,
+			Stage: stage, Load: l, Measured: m, Err: err,
 		})
 	}
 	tell(Starting, load.Progress{}, Measurement{}, nil)

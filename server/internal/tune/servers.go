@@ -73,21 +73,26 @@ const (
 // send sends a round of pictures. A round is a number of pictures, not a time: a time would end within a batch, which
 // with a slow model's few batches is a large part of the round. A first one is as small as a round may be. If that took
 // less than the duration, it was the warm-up of one that is as long.
-func (s *Servers) send(ctx context.Context, url string, settings Settings, progress func(load.Progress)) (*load.Result, error) {
+func (s *Servers) send(
+	ctx context.Context, url string, settings Settings, progress func(load.Progress),
+) (*load.Result, error) {
 	full := min(settings.MaxBatchSize*settings.Instances, s.Config.Clients) // pictures that can be in a forward at a time
-	result, err := s.sendPictures(ctx, url, inFull(max(leastBatches*full, leastTurns*s.Config.Clients), full), progress)
+	least := inFull(max(leastBatches*full, leastTurns*s.Config.Clients), full)
+	result, err := s.sendPictures(ctx, url, least, progress)
 	if err != nil || result.Seconds >= s.Config.Duration.Seconds() {
 		return result, err
 	}
 	pictures := result.Goodput * s.Config.Duration.Seconds()
-	return s.sendPictures(ctx, url, inFull(max(int(math.Ceil(pictures)), result.Requests), full), progress)
+	return s.sendPictures(ctx, url, inFull(max(int(math.Ceil(pictures)), least), full), progress)
 }
 
 // inFull is a number rounded up to a multiple of full.
 func inFull(n, full int) int { return (n + full - 1) / full * full }
 
 // sendPictures sends so many pictures. It is an error if any of them isn't answered well.
-func (s *Servers) sendPictures(ctx context.Context, url string, pictures int, progress func(load.Progress)) (*load.Result, error) {
+func (s *Servers) sendPictures(
+	ctx context.Context, url string, pictures int, progress func(load.Progress),
+) (*load.Result, error) {
 	result, err := load.Run(ctx, load.Config{
 		URL: url, Method: "PUT", Pictures: s.Pictures, Clients: s.Config.Clients, Requests: pictures,
 		Duration: load.MaxDuration, RequestTimeout: requestTimeout,

@@ -147,7 +147,7 @@ func (s *search) nothing(err error, interrupted bool) error {
 	case interrupted:
 		return errors.New("interrupted before anything was measured")
 	case errors.Is(err, errBudget):
-		return fmt.Errorf("the budget of %v ended before anything was measured; give it more time by --budget", s.config.Budget)
+		return fmt.Errorf("the budget of %v ended before anything was measured: raise it by --budget", s.config.Budget)
 	}
 	return err
 }

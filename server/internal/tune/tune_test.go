@@ -64,7 +64,9 @@ const cores = 4
 
 // config is one with time enough.
 func config() tune.Config {
-	return tune.Config{Clients: 16, Cores: cores, MinPSNR: 35, Duration: 3 * time.Second, Budget: time.Hour, Model: "model.pt"}
+	return tune.Config{
+		Model: "model.pt", Clients: 16, Cores: cores, MinPSNR: 35, Duration: 3 * time.Second, Budget: time.Hour,
+	}
 }
 
 // run searches on a machine in a bubble with a clock of its own.
@@ -131,7 +133,8 @@ func TestFindsTheBestSettings(t *testing.T) {
 			"--precision bf16",
 		},
 		{
-			"a short wait", machine{speed: func(s tune.Settings) float64 { return 50 * times(1.3, s.MaxWait == 5*time.Millisecond) }},
+			"a short wait",
+			machine{speed: func(s tune.Settings) float64 { return 50 * times(1.3, s.MaxWait == 5*time.Millisecond) }},
 			"--max-wait 5ms",
 		},
 		{
@@ -302,7 +305,8 @@ func TestManyCores(t *testing.T) {
 
 func TestSettingsThatFailAreRows(t *testing.T) {
 	r := run(t, config(), &machine{speed: byBatch(map[int]float64{1: 10, 2: 20, 4: 30})})
-	if r.Taken.Settings.MaxBatchSize != 4 || r.Trials[len(r.Trials)-1].Failure != "can't serve by --max-batch-size 8" {
+	last := r.Trials[len(r.Trials)-1]
+	if r.Taken.Settings.MaxBatchSize != 4 || last.Failure != "can't serve by --max-batch-size 8" {
 		t.Errorf("%s; %+v", command(r), r.Trials)
 	}
 	expectReport(t, r, "--max-batch-size 8", "can't serve by --max-batch-size 8")
@@ -317,7 +321,8 @@ func TestSettingsThatFailAreRows(t *testing.T) {
 
 func TestAModelThatCantBeServedIsAnError(t *testing.T) {
 	m := &machine{speed: byBatch(nil)}
-	if _, err := tryRun(t, config(), m, nil); err == nil || err.Error() != "can't serve by defaults" || len(m.measured) != 2 {
+	_, err := tryRun(t, config(), m, nil)
+	if err == nil || err.Error() != "can't serve by defaults" || len(m.measured) != 2 {
 		t.Errorf("%v after %v", err, m.measured)
 	}
 }
@@ -368,7 +373,7 @@ func TestInterrupt(t *testing.T) {
 		case rounds > 1 && (err != nil || !r.Interrupted):
 			t.Errorf("round %d: %v, %+v", rounds, err, r)
 		case rounds > 1:
-			expectReport(t, r, "Interrupted", "Nothing was measured twice")
+			expectReport(t, r, "Interrupted", "It wasn't measured again")
 		}
 	}
 }
