@@ -114,9 +114,9 @@ func unique(trials []*Trial) []*Trial {
 }
 
 // compareFinalists measures the finalists in interleaved rounds, so that what slows the machine for a while slows all
-// of them, and puts the medians in their trials. Where time is short there are fewer finalists rather than fewer rounds;
-// a round is begun only if there is time for all of it. The error is errBudget or errInterrupted if there weren't all
-// rounds.
+// of them, and puts the medians in their trials. Where time is short there are fewer finalists rather than fewer
+// rounds; a round is begun only if there is time for all of it. The error is errBudget or errInterrupted if there
+// weren't all rounds.
 func (s *search) compareFinalists(ctx context.Context) error {
 	finalists := s.finalists()
 	for len(finalists) > 2 && finalRounds*took(finalists) > time.Until(s.deadline) {

@@ -210,8 +210,8 @@ func (s *search) try(ctx context.Context, settings Settings) (*Trial, error) {
 	return t, nil
 }
 
-// measure measures once, and writes it down if the settings can't be used. Its error is errBudget or errInterrupted: the
-// context ended first.
+// measure measures once, and writes it down if the settings can't be used. Its error is errBudget or errInterrupted:
+// the context ended first.
 func (s *search) measure(ctx context.Context, t *Trial) (Measurement, error) {
 	if end := endOf(ctx); end != nil {
 		return Measurement{}, end

@@ -329,7 +329,8 @@ func TestAModelThatCantBeServedIsAnError(t *testing.T) {
 
 // Whatever a measurement takes, the budget is kept, and what is known is the result.
 func TestBudget(t *testing.T) {
-	for _, takes := range []time.Duration{4 * time.Second, 11 * time.Second, 25 * time.Second, 50 * time.Second, 59 * time.Second} {
+	for _, seconds := range []time.Duration{4, 11, 25, 50, 59} {
+		takes := seconds * time.Second
 		m := &machine{speed: byBatch(map[int]float64{1: 10, 2: 20, 4: 30, 8: 40, 16: 50}), takes: takes}
 		c := config()
 		c.Budget = time.Minute
