@@ -192,8 +192,8 @@ def _compute(results: Results, regime: Mapping[str, object], drawn: Sequence[str
         "## Compute: a full CycleGAN generator\n",
         _plot("compute.svg", "pictures a second by server, and of the floors", drawn),
         _table(header, rows),
-        f"The servers have {_count(cell.clients)}; the floors, in italics, are loops over\n"
-        "batches of 4, on all cores.\n",
+        f"The servers have {_count(cell.clients)}; the floors, in italics, are loops on all\n"
+        "cores, LibTorch's over batches of 2, as torchherd has them, and PyTorch's of 4.\n",
     ]
 
 

@@ -293,3 +293,5 @@ func (c *command) dial() net.Conn {
 func module(name string) string { return goldens.Path("modules/" + name) }
 
 func photograph(t testing.TB, name string) []byte { return goldens.Read(t, "pictures/"+name) }
+
+func photographPath(name string) string { return goldens.Path("pictures/" + name) }

@@ -81,24 +81,21 @@ func (b *Bench) config() load.Config {
 // Run sends the load and tells what came of it.
 func (b *Bench) Run(p program) error {
 	config := b.config()
-	for _, file := range b.Picture {
-		picture, err := os.ReadFile(file)
-		if err != nil {
-			return err
-		}
-		config.Pictures = append(config.Pictures, picture)
+	var err error
+	if config.Pictures, err = readFiles(b.Picture); err != nil {
+		return err
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends the process
 
 	var progress func(load.Progress)
-	erase := func() {}
+	ticker := newTicker(p.err)
 	if !b.Quiet {
-		progress, erase = showProgress(p.err)
+		progress = ticker.showProgress
 	}
 	result, err := load.Run(ctx, config, progress)
-	erase()
+	ticker.erase()
 	if err != nil {
 		return err
 	}
@@ -138,7 +135,20 @@ func (b *Bench) plot(result *load.Result) error {
 	return writeFile(b.Plot, func(to io.Writer) error { return result.WritePlot(to, plotFormat(b.Plot)) })
 }
 
-func writeJSON(to io.Writer, result *load.Result) error {
+// readFiles reads the pictures that are to be sent.
+func readFiles(names []string) ([][]byte, error) {
+	var files [][]byte
+	for _, name := range names {
+		file, err := os.ReadFile(name)
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, file)
+	}
+	return files, nil
+}
+
+func writeJSON(to io.Writer, result any) error {
 	encoder := json.NewEncoder(to)
 	encoder.SetIndent("", "  ")
 	return encoder.Encode(result)

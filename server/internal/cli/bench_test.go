@@ -142,14 +142,14 @@ func TestBenchHelp(t *testing.T) {
 
 func TestProgressWithoutATerminalComesSeldom(t *testing.T) {
 	var b strings.Builder
-	show, erase := showProgress(&b)
+	ticker := newTicker(&b)
 	for second := range 12 {
-		show(load.Progress{
+		ticker.showProgress(load.Progress{
 			Elapsed: time.Duration(second+1) * time.Second, WarmingUp: second < 5,
 			Requests: second, Goodput: 12.34, P50: 5 * time.Millisecond,
 		})
 	}
-	erase()
+	ticker.erase()
 	lines := strings.Split(strings.TrimSuffix(b.String(), "\n"), "\n")
 	if len(lines) != 2 || !strings.Contains(lines[0], "5 s (warm-up)") ||
 		!strings.Contains(lines[1], "9 requests, 0 failed") ||

@@ -25,6 +25,7 @@ Every flag can also be set by an environment variable (TORCHHERD_MAX_WAIT=2s) or
 type commands struct {
 	Serve   Serve   `cmd:"" help:"Serve a model."`
 	Bench   Bench   `cmd:"" help:"Send pictures to a server and measure its answers."`
+	Tune    Tune    `cmd:"" help:"Find the settings by which this machine answers the most pictures."`
 	Health  Health  `cmd:"" help:"Ask a running server whether it is ready; exits with 0 if it is, else with 1."`
 	Version Version `cmd:"" help:"Print the versions of torchherd and of the libraries it was built with."`
 }

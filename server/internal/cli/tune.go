@@ -1,0 +1,126 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"syscall"
+	"time"
+
+	"github.com/torchherd/torchherd/server/internal/load"
+	"github.com/torchherd/torchherd/server/internal/tune"
+	"github.com/torchherd/torchherd/torch"
+)
+
+// Tune is the subcommand tune.
+type Tune struct {
+	Model string `arg:"" optional:"" help:"Model to tune for, as serve takes it. Without it, the bundled model."`
+
+	TargetP99 time.Duration `name:"target-p99" default:"0s" help:"What the 99th percentile of the latencies may be at most; 0: anything." group:"Aim"`
+	MinPSNR   float64       `name:"min-psnr" default:"35" help:"What the answers of another precision must keep of fp32's, in dB." group:"Aim"`
+
+	Clients int      `default:"16" help:"Clients, of which each sends its next picture when it has its answer." group:"Load"`
+	Picture []string `sep:"none" type:"existingfile" help:"File to send; may be given again, they are sent in turn. Without it, a JPEG of 590x480." placeholder:"FILE" group:"Load"`
+
+	Device string    `default:"auto" help:"serve's --device: cpu, cuda:N or auto." group:"Server"`
+	Size   *sizeFlag `help:"serve's --size." placeholder:"WIDTHxHEIGHT" group:"Server"`
+
+	Duration time.Duration `default:"3s" help:"How long a round takes at least, roughly, once its server is ready." group:"Time"`
+	Budget   time.Duration `default:"5m" help:"How long all of it may take." group:"Time"`
+
+	JSON  string `name:"json" help:"Write the result as JSON, - to stdout in place of the report." placeholder:"FILE" group:"Output"`
+	Quiet bool   `help:"No progress on stderr." group:"Output"`
+}
+
+// missedTargetStatus is the exit status when no settings keep to the target.
+const missedTargetStatus = 3
+
+// Help is what the help text says beside the flags.
+func (*Tune) Help() string {
+	return `Each round starts a server on 127.0.0.1, sends it pictures and ends it. The search begins at serve's defaults and
+changes one setting at a time: the size of batches, instances and their threads, precision, waiting. The best and the
+defaults are then measured three times more, in turn. Of the settings that are as fast as the fastest, within the noise,
+the simplest is taken. --max-queue-size follows --clients.
+
+The exit status is 1 when the model can't be served, and 3 when no settings keep to --target-p99; the nearest are
+printed then. Ctrl-C ends the search; what is known by then is printed.`
+}
+
+// Validate is called by kong: what it finds is a usage error.
+func (t *Tune) Validate() error {
+	if t.Device != "auto" {
+		if _, err := torch.NewDevice(t.Device); err != nil {
+			return err
+		}
+	}
+	config := t.config()
+	return config.Validate()
+}
+
+func (t *Tune) config() tune.Config {
+	c := tune.Config{
+		Model: t.Model, Clients: t.Clients, Cores: runtime.GOMAXPROCS(0), // affinity and cgroup limits included
+		TargetP99: t.TargetP99, MinPSNR: t.MinPSNR, KeepPrecision: filepath.Ext(t.Model) == ".pt2",
+		Duration: t.Duration, Budget: t.Budget,
+	}
+	if t.Device != "auto" {
+		c.Passed = append(c.Passed, "--device", t.Device)
+	}
+	if t.Size != nil {
+		c.Passed = append(c.Passed, "--size", t.Size.String())
+	}
+	return c
+}
+
+// Run searches and tells what it found.
+func (t *Tune) Run(p program) error {
+	pictures, err := readFiles(t.Picture)
+	if err != nil {
+		return err
+	}
+	if len(pictures) == 0 {
+		pictures = [][]byte{load.DefaultPicture}
+	}
+	program, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	// A second signal has nothing to add: the server that is running has a few seconds to end, or is killed.
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+
+	config := t.config()
+	var progress func(tune.Progress)
+	if !t.Quiet {
+		progress = newTicker(p.err).showTuning
+	}
+	result, err := tune.Run(ctx, config, &tune.Servers{Config: config, Program: program, Pictures: pictures}, progress)
+	if err != nil {
+		return err
+	}
+	if err := t.write(p.out, result); err != nil {
+		return err
+	}
+	if !result.MetTarget {
+		return &exitError{missedTargetStatus, fmt.Sprintf("no settings keep to --target-p99 %v; the nearest have a p99 of %.1f ms",
+			t.TargetP99, result.Taken.P99)}
+	}
+	return nil
+}
+
+// write writes the report and the file.
+func (t *Tune) write(out io.Writer, result *tune.Result) error {
+	if t.JSON == "-" {
+		return writeJSON(out, result)
+	}
+	err := result.WriteReport(out)
+	if t.JSON != "" {
+		err = errors.Join(err, writeFile(t.JSON, func(to io.Writer) error { return writeJSON(to, result) }))
+	}
+	return err
+}

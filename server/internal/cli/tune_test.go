@@ -1,0 +1,109 @@
+package cli
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/torchherd/torchherd/internal/goldens"
+	"github.com/torchherd/torchherd/server/internal/load"
+	"github.com/torchherd/torchherd/server/internal/tune"
+)
+
+// The whole command is tested in server: here os.Executable isn't torchherd.
+
+func TestTuneUsage(t *testing.T) {
+	for _, test := range []struct {
+		arguments []string
+		want      string
+	}{
+		{[]string{"--clients=0"}, "clients 0"},
+		{[]string{"--clients=4097"}, "1 to 4096"},
+		{[]string{"--target-p99=-1s"}, "target p99 -1s"},
+		{[]string{"--target-p99=fast"}, "--target-p99"},
+		{[]string{"--min-psnr=-1"}, "min psnr -1"},
+		{[]string{"--min-psnr=NaN"}, "min psnr NaN"},
+		{[]string{"--duration=0s"}, "duration 0s"},
+		{[]string{"--duration=2h"}, "at most 1h"},
+		{[]string{"--budget=0s"}, "budget 0s"},
+		{[]string{"--picture=nothing.jpg"}, "nothing.jpg"},
+		{[]string{"--size=228"}, "228x228"},
+		{[]string{"--device=gpu"}, "cuda:N"},
+		{[]string{"--max-batch-size=4"}, "unknown flag"},
+		{[]string{"a.pt", "b.pt"}, "b.pt"},
+	} {
+		status, out, err := run(append([]string{"tune"}, test.arguments...)...)
+		if status != 2 || out != "" || !strings.Contains(err, test.want) ||
+			!strings.Contains(err, "torchherd tune --help") {
+			t.Errorf("%v: status %d, printed %q and %q", test.arguments, status, out, err)
+		}
+	}
+}
+
+func TestTuneHelp(t *testing.T) {
+	status, out, _ := run("tune", "--help")
+	for _, part := range []string{"--target-p99", "--min-psnr", "The exit status is", "--max-queue-size follows --clients"} {
+		if status != 0 || !strings.Contains(strings.Join(strings.Fields(out), " "), part) {
+			t.Errorf("status %d, no %q in %s", status, part, out)
+		}
+	}
+}
+
+// What tune takes for serve's defaults are serve's defaults: the command line that it prints leaves them out.
+func TestTuneBeginsAtServesDefaults(t *testing.T) {
+	s, err := parse(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := tune.Settings{
+		MaxBatchSize: s.MaxBatchSize, Threads: s.Threads, Instances: s.Instances, MaxWait: s.MaxWait,
+		Precision: s.Precision, CUDAGraphs: s.CUDAGraphs,
+	}
+	if got != tune.Defaults() || s.MaxQueueSize != tune.QueueSize(1) {
+		t.Errorf("%+v with a queue of %d", got, s.MaxQueueSize)
+	}
+}
+
+func TestTuneKnowsPackages(t *testing.T) {
+	for name, want := range map[string]bool{"": false, "model.pt": false, "a.pt2/b": false, "model.pt2": true} {
+		command := Tune{Model: name}
+		if got := command.config().KeepPrecision; got != want {
+			t.Errorf("%q: %v", name, got)
+		}
+	}
+}
+
+func TestTuneReportsAFileThatCantBeRead(t *testing.T) {
+	// A folder passes for a file until it is read.
+	status, _, err := run("tune", "--picture", goldens.Path("pictures"))
+	if status == 0 || !strings.Contains(err, "pictures") {
+		t.Errorf("status %d, %q", status, err)
+	}
+}
+
+func TestTuningProgressWithoutATerminal(t *testing.T) {
+	var b strings.Builder
+	ticker := newTicker(&b)
+	larger := tune.Defaults()
+	larger.MaxBatchSize = 4
+	for _, p := range []tune.Progress{
+		{Stage: tune.Starting},
+		{Stage: tune.Sending, Elapsed: time.Second},
+		{Stage: tune.Sending, Elapsed: 2 * time.Second, Load: load.Progress{Good: 10, Goodput: 10}},
+		{Stage: tune.Sending, Elapsed: 6 * time.Second, Load: load.Progress{Good: 50, Goodput: 9.5}},
+		{Stage: tune.Done, Elapsed: 7 * time.Second, Measured: tune.Measurement{PicturesPerSecond: 9.8, P99: 123.4}},
+		{Stage: tune.Done, Elapsed: 8 * time.Second, Err: errors.New("no room\nat all")},
+	} {
+		p.Round, p.Settings = 2, larger
+		ticker.showTuning(p)
+	}
+	want := `  1 s  round 2: --max-batch-size 4: sending
+  6 s  round 2: --max-batch-size 4: 50 pictures, last second: 9.5/s
+  7 s  round 2: --max-batch-size 4: 9.8 pictures/s, p99 123.4 ms
+  8 s  round 2: --max-batch-size 4: no room
+`
+	if b.String() != want {
+		t.Errorf("%s", &b)
+	}
+}
