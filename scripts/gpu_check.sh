@@ -26,7 +26,7 @@ refuse() {
 python3 - <<'PY' || refuse "the active Python (python3) has no PyTorch of 2.11 or newer; activate one that has"
 import importlib.util, pathlib, re, sys
 spec = importlib.util.find_spec("torch")
-version = spec and re.search(r"__version__ = '(\d+)\.(\d+)", (pathlib.Path(spec.origin).parent / "version.py").read_text())
+version = spec and spec.origin and re.search(r"__version__ = '(\d+)\.(\d+)", (pathlib.Path(spec.origin).parent / "version.py").read_text())
 sys.exit(0 if version and (int(version[1]), int(version[2])) >= (2, 11) else 1)
 PY
 for tool in cmake c++ readelf; do
