@@ -22,8 +22,10 @@ REGIMES = (OVERHEAD, COMPUTE)
 
 # Answers of another server's codec and arithmetic are this near torchherd's, or nearer.
 LEAST_DECIBELS = 40.0
-# Those of a server that was told to change the pixels a little.
-CHANGED_DECIBELS = 35.0
+# Those of a server that was told to change the pixels a little. The answers are JPEGs, which lose
+# more of the difference between two pictures of noise, as models with random weights make them;
+# tests hold the pixels themselves to 35 dB.
+CHANGED_DECIBELS = 30.0
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ func serveNegate(t testing.TB) *httptest.Server {
 		t.Fatal(err)
 	}
 	served, err := model.Load(model.Config{
-		Path: module("negate.pt"), Instances: 1, MaxBatchSize: 2, MaxQueueSize: 3,
+		Path: module("negate.pt"), Instances: 1, Cores: 2, MaxBatchSize: 2, MaxQueueSize: 3,
 		WarmUpWidth: 228, WarmUpHeight: 228, Alloc: codec.Alloc, Log: zerolog.Nop(),
 	})
 	if err != nil {

@@ -27,6 +27,16 @@ import (
 // maker chose otherwise.
 const packageFolder = "data/aotinductor/model/"
 
+// IsPackage tells whether the file at path is an AOTInductor package. One that can't be read is none.
+func IsPackage(path string) bool {
+	archive, err := openArchive(path, nil)
+	if err != nil {
+		return false
+	}
+	defer archive.close()
+	return len(archive.packageFiles()) > 0
+}
+
 // packageFiles returns the files of the package that the archive is; none when it is no package.
 func (a *archive) packageFiles() []*zip.File {
 	var files []*zip.File

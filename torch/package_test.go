@@ -187,6 +187,14 @@ func TestPackagesSideBySide(t *testing.T) {
 	wg.Wait()
 }
 
+func TestIsPackage(t *testing.T) {
+	for name, want := range map[string]bool{"negate.pt2": true, "negate.pt": false, "garbage.pt": false, "absent.pt": false} {
+		if got := torch.IsPackage(goldens.Path("modules/" + name)); got != want {
+			t.Errorf("%s is a package: %v", name, got)
+		}
+	}
+}
+
 func TestReadExtra(t *testing.T) {
 	content, err := torch.ReadExtra(goldens.Path("modules/negate.pt2"), nil, "torchherd.json")
 	if err != nil || !bytes.Contains(content, []byte(`"size": "32x24"`)) {

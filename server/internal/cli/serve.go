@@ -86,8 +86,13 @@ func (s *Serve) Run(p program) error {
 	if err != nil {
 		return fmt.Errorf("can't serve %s: %w", s.modelName(), err)
 	}
+	cores := runtime.GOMAXPROCS(0) // affinity and cgroup limits included
+	workers := workersFor(cores)
+	if p.process {
+		runtime.GOMAXPROCS(workers)
+	}
 	codec, err := picture.NewCodec(picture.Config{
-		Workers: runtime.GOMAXPROCS(0), MaxPixels: s.MaxPixels, Width: size.width, Height: size.height,
+		Workers: workers, MaxPixels: s.MaxPixels, Width: size.width, Height: size.height,
 		Quality: s.Quality, ScaledDecode: s.JPEGScale, KeepOrientation: s.sanic(), RefusePalette: s.sanic(),
 	})
 	if err != nil {
@@ -108,7 +113,7 @@ func (s *Serve) Run(p program) error {
 	defer func() { _ = server.Close() }()
 	log.Info().Str("version", p.version).Str("libtorch", torch.Version()).Str("address", listener.Addr().String()).Msg("listening; loading the model")
 
-	served, err := s.load(ctx, s.modelConfig(options, size, codec, log))
+	served, err := s.load(ctx, s.modelConfig(options, cores, size, codec, log))
 	if err != nil {
 		return err
 	}
@@ -186,6 +191,12 @@ func (s *Serve) device() (torch.Device, error) {
 	return torch.CPU, nil
 }
 
+// workersFor is how many pictures are decoded or encoded at a time, and how many goroutines Go runs at a time: a quarter
+// more than there are cores, one more at least. A goroutine that comes back from C waits until Go can run it, and keeps
+// its worker's place meanwhile; with no more of them than cores, a core is idle for that time. (With two cores, three of
+// each answered 12 % more pictures of 590x480 than two of each, at 16 clients and a model that negates.)
+func workersFor(cores int) int { return cores + max(1, cores/4) }
+
 // options are how the model is loaded.
 func (s *Serve) options() (torch.Options, error) {
 	device, err := s.device()
@@ -209,9 +220,9 @@ func (s *Serve) size() (sizeFlag, error) {
 	return size, size.UnmarshalText([]byte(settings.Size))
 }
 
-func (s *Serve) modelConfig(options torch.Options, size sizeFlag, codec *picture.Codec, log zerolog.Logger) model.Config {
+func (s *Serve) modelConfig(options torch.Options, cores int, size sizeFlag, codec *picture.Codec, log zerolog.Logger) model.Config {
 	c := model.Config{
-		Path: s.Model, Content: models.Bundled, Options: options, Instances: s.Instances, Threads: s.Threads,
+		Path: s.Model, Content: models.Bundled, Options: options, Instances: s.Instances, Threads: s.Threads, Cores: cores,
 		MaxBatchSize: s.MaxBatchSize, MaxQueueSize: s.MaxQueueSize, MaxWait: s.MaxWait, WaitPolicy: batch.Adaptive,
 		WarmUpWidth: size.width, WarmUpHeight: size.height,
 		Alloc: codec.Alloc, Log: log,

@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"runtime"
 	"syscall"
 	"time"
@@ -65,7 +64,7 @@ func (t *Tune) Validate() error {
 func (t *Tune) config() tune.Config {
 	c := tune.Config{
 		Model: t.Model, Clients: t.Clients, Cores: runtime.GOMAXPROCS(0), // affinity and cgroup limits included
-		TargetP99: t.TargetP99, MinPSNR: t.MinPSNR, KeepPrecision: filepath.Ext(t.Model) == ".pt2",
+		TargetP99: t.TargetP99, MinPSNR: t.MinPSNR, KeepPrecision: torch.IsPackage(t.Model),
 		Duration: t.Duration, Budget: t.Budget,
 	}
 	if t.Device != "auto" {

@@ -66,8 +66,11 @@ func TestTuneBeginsAtServesDefaults(t *testing.T) {
 }
 
 func TestTuneKnowsPackages(t *testing.T) {
-	for name, want := range map[string]bool{"": false, "model.pt": false, "a.pt2/b": false, "model.pt2": true} {
-		command := Tune{Model: name}
+	for name, want := range map[string]bool{"": false, "negate.pt": false, "negate.pt2": true} {
+		command := Tune{}
+		if name != "" {
+			command.Model = goldens.Path("modules/" + name)
+		}
 		if got := command.config().KeepPrecision; got != want {
 			t.Errorf("%q: %v", name, got)
 		}

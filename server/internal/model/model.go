@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -25,9 +24,9 @@ type Config struct {
 
 	// Instances is how many copies of the model run batches side by side, each on a thread of its own; 1 or more.
 	Instances int
-	// Threads is how many threads one forward may use on the CPU. 0 chooses: all cores, shared by the instances; one if
+	// Threads is how many threads one forward may use on the CPU. 0 chooses: all Cores, shared by the instances; one if
 	// the model is so small that more would only be in the way of the codec.
-	Threads int
+	Threads, Cores int
 
 	MaxBatchSize int
 	MaxQueueSize int
@@ -156,7 +155,7 @@ func (m *Model) chooseThreads(instance int) error {
 	if err := torch.SetNumThreads(1); err != nil {
 		return err
 	}
-	m.threads = max(1, runtime.GOMAXPROCS(0)/m.config.Instances) // affinity and cgroup limits included
+	m.threads = max(1, m.config.Cores/m.config.Instances)
 	if m.config.Options.Device != torch.CPU {
 		m.threads = 1
 	}
