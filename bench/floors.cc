@@ -231,7 +231,8 @@ void translate(thd_module* module, const std::vector<uint8_t>& body, Size size, 
   thd_result_free(result);
   check(failed);
   size_t written = 0;
-  check(thd_jpeg_encode(pixels->data(), size.width, size.height, 3, kQuality, out->data(), out->size(), &written));
+  check(thd_jpeg_encode(pixels->data(), size.width, size.height, 3, kQuality, out->data(), out->size(),
+                        &written));
 }
 
 void lone(const Arguments& arguments) {
