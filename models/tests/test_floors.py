@@ -40,7 +40,7 @@ def test_forward_counts_whole_batches(root, allocator):
 @pytest.mark.parametrize(
     ("arguments", "status", "says"),
     [
-        ((), 2, "wanted codec or forward"),
+        ((), 2, "wanted codec, forward or lone"),
         (("codec",), 2, "needs a PICTURE"),
         (("codec", "--threads", "0", "x.jpg"), 2, "--threads: wanted a whole number"),
         (("codec", "--size", "228", "x.jpg"), 2, "--size: wanted WIDTHxHEIGHT"),
