@@ -37,6 +37,14 @@ def test_forward_counts_whole_batches(root, allocator):
     assert (told["allocator"], told["batch"], told["threads"]) == (allocator, 3, 1)
 
 
+def test_lone_takes_one_picture_at_a_time(root, pictures):
+    model = root / "testdata" / "modules" / "negate.pt"
+    done = run(servers.FLOORS, "lone", model, pictures[0], "--seconds", "1")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["pictures"] > 0 and 0 < told["p50_ms"] < 1000
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "says"),
     [
@@ -48,6 +56,8 @@ def test_forward_counts_whole_batches(root, allocator):
         (("codec", "missing.jpg"), 1, "missing.jpg: cannot be read"),
         (("forward", "m.pt", "--allocator", "own"), 2, "--allocator: wanted system or kept"),
         (("forward", "missing.pt"), 1, "missing.pt"),
+        (("lone", "missing.pt"), 2, "needs a MODEL"),
+        (("lone", "missing.pt", "x.jpg"), 1, "missing.pt"),
     ],
 )
 def test_failures_are_one_line(arguments, status, says):
