@@ -201,17 +201,7 @@ func TestCUDAPixels(t *testing.T) {
 		m := loadOn(t, goldens.Path("modules/"+name), torch.Options{Device: device})
 		reference := load(t, name)
 		for _, batch := range sizes() {
-			got, err := forward(m, batch, nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			want, err := forward(reference, batch, nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if !slices.EqualFunc(got.Items, want.Items, slices.Equal) {
-				t.Errorf("%s: %d pictures of %dx%d differ from the CPU's", name, len(batch.Items), batch.Width, batch.Height)
-			}
+			expectSame(t, name, m, reference, batch)
 		}
 	}
 }

@@ -49,17 +49,7 @@ func TestPackage(t *testing.T) {
 	reference := load(t, "negate.pt")
 	for count := 1; count <= packageBatch; count++ {
 		batch := pictures(count, packageHeight, packageWidth)
-		got, err := forward(m, batch, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		want, err := forward(reference, batch, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !slices.EqualFunc(got.Items, want.Items, bytes.Equal) {
-			t.Errorf("a batch of %d answers otherwise than TorchScript", count)
-		}
+		expectSame(t, "negate.pt2", m, reference, batch)
 	}
 }
 

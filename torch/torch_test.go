@@ -38,6 +38,22 @@ func forward(m *torch.Module, batch torch.Pictures, alloc func(size int) []byte)
 	return answer.Read(alloc)
 }
 
+// expectSame makes sure that a module's answers to a batch are those of another one, byte for byte.
+func expectSame(t *testing.T, name string, m, reference *torch.Module, batch torch.Pictures) {
+	t.Helper()
+	got, err := forward(m, batch, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := forward(reference, batch, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.EqualFunc(got.Items, want.Items, bytes.Equal) {
+		t.Errorf("%s: %d pictures of %dx%d differ from the reference's", name, len(batch.Items), batch.Width, batch.Height)
+	}
+}
+
 func expectKind(t *testing.T, err error, kind torch.Kind) {
 	t.Helper()
 	var failure *torch.Error

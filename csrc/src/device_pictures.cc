@@ -22,8 +22,6 @@
 namespace thd {
 namespace {
 
-constexpr int64_t kRgb = 3;
-
 class DeviceRunner : public PictureRunner {
  public:
   DeviceRunner(Program* program, c10::Device device, bool graphs)

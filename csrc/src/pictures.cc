@@ -13,8 +13,6 @@
 namespace thd {
 namespace {
 
-constexpr int64_t kRgb = 3;
-
 class HostRunner : public PictureRunner {
  public:
   explicit HostRunner(Program* program) : program_(program) {}

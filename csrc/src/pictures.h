@@ -21,6 +21,8 @@ struct thd_result {
 
 namespace thd {
 
+constexpr int64_t kRgb = 3;  // channels of a batch's pictures
+
 struct Batch {
   const uint8_t* const* pictures;  // count of them, height*width*3 bytes each
   int64_t count;
