@@ -20,7 +20,7 @@ from typing import TypeVar
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "models"))
 
-import export
+import argument_types
 import files
 import isolation
 import machine
@@ -212,7 +212,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", choices=("run", "page"))
-    whole = export.at_least_one
+    whole = argument_types.at_least_one
     parser.add_argument("--seconds", type=whole, default=2, help="of a load; default: 2")
     parser.add_argument("--rounds", type=whole, default=3, help="default: 3")
     parser.add_argument(

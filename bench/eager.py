@@ -17,7 +17,7 @@ from torch import Tensor
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "models"))
 
-import export
+import argument_types
 import formats
 import generator
 
@@ -51,8 +51,10 @@ def main(arguments: list[str]) -> int:
     """Run the loop and print how fast it was. Gives the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", nargs="?", type=Path, metavar="MODEL.pt")
-    parser.add_argument("--batch", type=export.at_least_one, default=4, help="default: 4")
-    parser.add_argument("--threads", type=export.at_least_one, help="default: PyTorch's own choice")
+    parser.add_argument("--batch", type=argument_types.at_least_one, default=4, help="default: 4")
+    parser.add_argument(
+        "--threads", type=argument_types.at_least_one, help="default: PyTorch's own choice"
+    )
     parser.add_argument("--seconds", type=float, default=5, help="default: 5")
     args = parser.parse_args(arguments)
     if args.threads:

@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+import argument_types
 import checks
 import files
 import formats
@@ -268,14 +269,14 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     drawn.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
     drawn.add_argument(
         "--ngf",
-        type=at_least_one,
+        type=argument_types.at_least_one,
         default=generator.PUBLISHED_NGF,
         metavar="N",
         help="filters of the first layer; default: %(default)s, as published",
     )
     drawn.add_argument(
         "--blocks",
-        type=at_least_one,
+        type=argument_types.at_least_one,
         default=generator.PUBLISHED_BLOCKS,
         metavar="N",
         help="ResNet blocks; default: %(default)s, as published",
@@ -372,14 +373,6 @@ def _batch(text: str) -> tuple[int, int]:
     if not (low.isdecimal() and high.isdecimal() and 1 <= int(low) <= int(high)):
         raise argparse.ArgumentTypeError(f"{text} is no range of batch sizes; write it like 1:16")
     return int(low), int(high)
-
-
-def at_least_one(text: str) -> int:
-    """A whole number from 1 on, as a type for argparse."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is below 1")
-    return value
 
 
 def main(arguments: list[str]) -> int:

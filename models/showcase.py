@@ -17,7 +17,7 @@ from pathlib import Path
 import skimage
 from PIL import Image, ImageOps
 
-import export
+import argument_types
 import files
 import pictures
 import serving
@@ -98,7 +98,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("photographs", nargs="+", metavar="PHOTOGRAPH")
     parser.add_argument("--server-command", required=True, metavar="COMMAND", help="see above")
     parser.add_argument(
-        "--side", type=export.at_least_one, default=228, metavar="N", help="default: 228"
+        "--side", type=argument_types.at_least_one, default=228, metavar="N", help="default: 228"
     )
     parser.add_argument("--pair", action="store_true", help="one photograph, as two files")
     args = parser.parse_args(arguments)

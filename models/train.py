@@ -21,6 +21,7 @@ from pathlib import Path
 
 import torch
 
+import argument_types
 import export
 import files
 import report
@@ -289,14 +290,14 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--threads",
-        type=export.at_least_one,
+        type=argument_types.at_least_one,
         metavar="N",
         help="CPU threads; default: PyTorch's choice",
     )
     for field in dataclasses.fields(Intervals):
         parser.add_argument(
             f"--{field.name}-every",
-            type=export.at_least_one,
+            type=argument_types.at_least_one,
             default=field.default,
             metavar="N",
             help="in steps; default: %(default)s",
