@@ -37,7 +37,8 @@ bool columns_first(int source_width, int source_height, int width, int height) {
 
 // Stored rows run along the turned picture's x axis, or along its y axis when the turn swaps them.
 Resizer::Resizer(int source_width, int source_height, int orientation, int width, int height, uint8_t* pixels)
-    : sideways_(swaps_axes(orientation)),
+    : as_it_is_(orientation == 1 && source_width == width && source_height == height),
+      sideways_(swaps_axes(orientation)),
       down_first_(sideways_ ? !columns_first(source_height, source_width, width, height)
                             : columns_first(source_width, source_height, width, height)),
       width_(width),
@@ -55,6 +56,7 @@ Resizer::Resizer(int source_width, int source_height, int orientation, int width
 
 void Resizer::push() {
   position_++;
+  if (as_it_is_) return;
   if (down_first_) {
     down_.push([this](int index, const uint8_t* row) {
       along_.run(row, rows_.data());

@@ -32,8 +32,11 @@ class Resizer {
   // picture. pixels: width*height*3 bytes, borrowed as long as the Resizer lives.
   Resizer(int source_width, int source_height, int orientation, int width, int height, uint8_t* pixels);
 
-  // Where the next source row belongs: room for source_width pixels and kRowPadding bytes more.
-  uint8_t* next() { return down_first_ ? down_.next() : &rows_[row_size_ * held_]; }
+  // Where the next source row belongs: room for source_width pixels.
+  uint8_t* next() {
+    if (as_it_is_) return pixels_ + static_cast<size_t>(position_) * width_ * kChannels;
+    return down_first_ ? down_.next() : &rows_[row_size_ * held_];
+  }
   // Takes the row written to next().
   void push();
 
@@ -41,6 +44,7 @@ class Resizer {
   // Puts a finished row where it belongs in the turned picture.
   void store(int index, const uint8_t* row);
 
+  bool as_it_is_;    // neither another size nor a turn: rows go to where they will stay
   bool sideways_;    // the stored rows become the turned picture's columns
   bool down_first_;  // the pass down the stored columns comes before the one along the stored rows
   int width_;
