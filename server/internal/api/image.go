@@ -8,6 +8,7 @@ import (
 
 	"github.com/labstack/echo/v4"
 
+	"github.com/torchherd/torchherd/server/internal/cork"
 	"github.com/torchherd/torchherd/server/internal/model"
 	"github.com/torchherd/torchherd/server/internal/picture"
 )
@@ -59,7 +60,9 @@ func (s *Server) image(c echo.Context) error {
 	header := c.Response().Header()
 	header.Set("Server-Timing", t.header())
 	header.Set(echo.HeaderContentLength, strconv.Itoa(len(file)))
-	return c.Blob(http.StatusOK, format.ContentType(), file)
+	return cork.Answer(c.Response(), c.Request(), func() error {
+		return c.Blob(http.StatusOK, format.ContentType(), file)
+	})
 }
 
 // receive reads the body and decodes it.

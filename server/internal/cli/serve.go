@@ -19,6 +19,7 @@ import (
 	"github.com/torchherd/torchherd/models"
 	"github.com/torchherd/torchherd/server/internal/api"
 	"github.com/torchherd/torchherd/server/internal/batch"
+	"github.com/torchherd/torchherd/server/internal/cork"
 	"github.com/torchherd/torchherd/server/internal/model"
 	"github.com/torchherd/torchherd/server/internal/picture"
 	"github.com/torchherd/torchherd/server/internal/telemetry"
@@ -104,12 +105,12 @@ func (s *Serve) Run(p program) error {
 	if err != nil {
 		return fmt.Errorf("%w; choose another address by --listen", err)
 	}
-	server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10}
+	server := &http.Server{Handler: handler, ConnContext: cork.Context, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10}
 	if s.RequestTimeout > 0 {
 		server.WriteTimeout = s.RequestTimeout + timeToRead
 	}
 	failed := make(chan error, 1)
-	go func() { failed <- server.Serve(listener) }()
+	go func() { failed <- server.Serve(cork.Listener(listener)) }()
 	defer func() { _ = server.Close() }()
 	log.Info().Str("version", p.version).Str("libtorch", torch.Version()).Str("address", listener.Addr().String()).Msg("listening; loading the model")
 
