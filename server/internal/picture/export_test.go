@@ -2,5 +2,13 @@ package picture
 
 import "context"
 
+// The tasks, for the tests.
+const (
+	Encoding = encoding
+	Decoding = decoding
+)
+
 // Acquire keeps a worker busy, for the tests.
-func Acquire(c *Codec, ctx context.Context) (release func(), err error) { return c.acquire(ctx) }
+func Acquire(ctx context.Context, c *Codec, t task) (release func(), err error) {
+	return c.workers.acquire(ctx, t)
+}

@@ -3,8 +3,8 @@
 // JPEG goes through libjpeg-turbo, in C; all other formats through decoders written in Go, so that one C parser
 // alone faces the network. The resize is one for all (package torch).
 //
-// A Codec lets a fixed number of goroutines decode and encode at a time: the work is pure computing, so more at
-// once than there are cores only costs memory.
+// A Codec lets a fixed number of goroutines decode and encode at a time: the work is pure computing, so many more at
+// once than there are cores only cost memory. Encoding goes before decoding.
 package picture
 
 import (
@@ -86,7 +86,7 @@ func broken(format string, err error) error {
 // A Codec decodes and encodes pictures. It is safe for concurrent use.
 type Codec struct {
 	config  Config
-	workers chan struct{} // holds a token for each worker at work
+	workers workers
 	pool    pool
 }
 
@@ -95,20 +95,8 @@ func NewCodec(config Config) (*Codec, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
-	return &Codec{config: config, workers: make(chan struct{}, config.Workers)}, nil
+	return &Codec{config: config, workers: workers{idle: config.Workers}}, nil
 }
-
-// acquire waits for a free worker and returns its release.
-func (c *Codec) acquire(ctx context.Context) (release func(), err error) {
-	select {
-	case c.workers <- struct{}{}:
-		return c.release, nil
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	}
-}
-
-func (c *Codec) release() { <-c.workers }
 
 // Decode turns a file's bytes into an RGB picture of the configured size. The caller may give the picture's
 // memory back by Recycle. Errors: *Error, or the context's cause while it waits for a worker.
@@ -120,7 +108,7 @@ func (c *Codec) Decode(ctx context.Context, data []byte) (Picture, error) {
 		}
 		return Picture{}, &Error{UnknownFormat, "not a picture in a known format: send " + formatNames}
 	}
-	release, err := c.acquire(ctx)
+	release, err := c.workers.acquire(ctx, decoding)
 	if err != nil {
 		return Picture{}, err
 	}

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"golang.org/x/image/webp"
 
@@ -307,7 +308,7 @@ func TestWorkersAreAwaitedWithTheContext(t *testing.T) {
 	c := config()
 	c.Workers = 1
 	codec := newCodec(t, c)
-	release, err := picture.Acquire(codec, t.Context())
+	release, err := picture.Acquire(t.Context(), codec, picture.Decoding)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -321,6 +322,47 @@ func TestWorkersAreAwaitedWithTheContext(t *testing.T) {
 	if _, err := codec.Decode(t.Context(), goldens.Read(t, "pictures/jpeg-420.jpg")); err != nil {
 		t.Errorf("after the release: %v", err)
 	}
+}
+
+func TestEncodingGoesFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := config()
+		c.Workers = 1
+		codec := newCodec(t, c)
+		release, err := picture.Acquire(t.Context(), codec, picture.Decoding)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var order []string // written by whoever has the worker
+		wait := func(name string, ctx context.Context) {
+			task := picture.Decoding
+			if strings.HasPrefix(name, "encode") {
+				task = picture.Encoding
+			}
+			release, err := picture.Acquire(ctx, codec, task)
+			if err != nil {
+				return
+			}
+			order = append(order, name)
+			release()
+		}
+		leaving, leave := context.WithCancel(t.Context())
+		for _, name := range []string{"decode 1", "decode, leaves", "decode 2", "encode, leaves", "encode 1", "encode 2"} {
+			ctx := t.Context()
+			if strings.HasSuffix(name, "leaves") {
+				ctx = leaving
+			}
+			go wait(name, ctx)
+			synctest.Wait()
+		}
+		leave()
+		synctest.Wait()
+		release()
+		synctest.Wait()
+		if want := []string{"encode 1", "encode 2", "decode 1", "decode 2"}; !slices.Equal(order, want) {
+			t.Errorf("%q, not %q", order, want)
+		}
+	})
 }
 
 // Decoding and encoding is done by the calling threads; no pool of threads is started for it.
