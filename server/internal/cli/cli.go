@@ -15,8 +15,8 @@ import (
 	"github.com/torchherd/torchherd/torch"
 )
 
-const description = `Serves a PyTorch image-to-image model over HTTP: gathers single pictures into batches, runs them through a
-TorchScript module, and answers each with its own.
+const description = `Serves a PyTorch image-to-image model over HTTP: gathers single pictures into batches, runs them through the
+model (TorchScript or an AOTInductor package), and answers each with its own.
 
 Every flag can also be set by an environment variable (TORCHHERD_MAX_WAIT=2s) or in a YAML file given by --config
 (max-wait: 2s). A flag wins over the environment, which wins over the file.`
