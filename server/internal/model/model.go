@@ -168,9 +168,10 @@ func (m *Model) chooseThreads(instance int) error {
 	}
 	// The fastest of some runs, by the processor's time: others may be using the machine just now.
 	const runs, atMost = 10, 20 * smallForward
+	items := m.testPictures(1)
 	for begun, run := threadTime(), 0; run < runs && threadTime()-begun < atMost; run++ {
 		start := threadTime()
-		if err := m.runOnce(instance, m.testPictures(1)); err != nil {
+		if err := m.runOnce(instance, items); err != nil {
 			return err
 		}
 		if threadTime()-start < smallForward {
