@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import processes
@@ -20,14 +21,28 @@ def test_memory_grows_with_what_a_process_holds():
 
 
 def test_a_tree_holds_grandchildren_and_no_zombies():
-    command = ["sh", "-c", "sleep 60 & sh -c 'sleep 60 & echo; wait' & true & wait"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as process:
-        process.stdout.readline()
-        names = [
-            Path(f"/proc/{pid}/comm").read_text().strip() for pid in processes.tree(process.pid)
-        ]
+    # What the first shell becomes never asks how `true` ended, which so stays a zombie.
+    command = ["sh", "-c", "sleep 60 & sh -c 'sleep 60 & wait' & true & exec sleep 60"]
+    with subprocess.Popen(command, start_new_session=True) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        deadline = time.monotonic() + 30
+        # Until each process has become what it shall be.
+        while time.monotonic() < deadline:
+            tree = processes.tree(process.pid)
+            zombies = [int(pid) for pid in children.read_text().split() if state(int(pid)) == "Z"]
+            names = sorted(Path(f"/proc/{pid}/comm").read_text().strip() for pid in tree)
+            if zombies and names == ["sh", "sleep", "sleep", "sleep"]:
+                break
+            time.sleep(0.01)
         os.killpg(process.pid, 9)
-    assert sorted(names) == ["sh", "sh", "sleep", "sleep"]
+    assert names == ["sh", "sleep", "sleep", "sleep"]
+    assert len(zombies) == 1
+    assert zombies[0] not in tree
+
+
+def state(pid: int) -> str:
+    """The letter of a process's state, Z for a zombie."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def test_what_leaves_its_parent_and_its_session_is_ended(root, tmp_path):
