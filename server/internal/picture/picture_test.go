@@ -301,17 +301,24 @@ func TestEncode(t *testing.T) {
 	}
 }
 
-func TestWorkersAreAwaitedWithTheContext(t *testing.T) {
-	left := errors.New("the client left")
-	ctx, cancel := context.WithCancelCause(t.Context())
-	cancel(left)
+// busyCodec is a codec whose only worker is busy until release is called.
+func busyCodec(t *testing.T) (codec *picture.Codec, release func()) {
+	t.Helper()
 	c := config()
 	c.Workers = 1
-	codec := newCodec(t, c)
+	codec = newCodec(t, c)
 	release, err := picture.Acquire(t.Context(), codec, picture.Decoding)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return codec, release
+}
+
+func TestWorkersAreAwaitedWithTheContext(t *testing.T) {
+	left := errors.New("the client left")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(left)
+	codec, release := busyCodec(t)
 	if _, err := codec.Decode(ctx, goldens.Read(t, "pictures/jpeg-420.jpg")); !errors.Is(err, left) {
 		t.Errorf("decode: %v", err)
 	}
@@ -326,13 +333,7 @@ func TestWorkersAreAwaitedWithTheContext(t *testing.T) {
 
 func TestEncodingGoesFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := config()
-		c.Workers = 1
-		codec := newCodec(t, c)
-		release, err := picture.Acquire(t.Context(), codec, picture.Decoding)
-		if err != nil {
-			t.Fatal(err)
-		}
+		codec, release := busyCodec(t)
 		var order []string // written by whoever has the worker
 		wait := func(name string, ctx context.Context) {
 			task := picture.Decoding
