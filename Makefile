@@ -97,7 +97,7 @@ model-smoke: build python ## train 20 steps, export, serve and translate a pictu
 REFERENCE ?= $(PYTHON) bench/reference.py
 parity: build python ## compare live answers with the Python reference server's (REFERENCE=command to change)
 	@$(PYTHON) models/parity.py \
-		--server-command "bin/torchherd serve --compat sanic --max-wait 0s --listen 127.0.0.1:{port} models/photo2ink/model.pt" \
+		--server-command "bin/torchherd serve --compat sanic --max-wait 0s --listen 127.0.0.1:{port} --admin-listen off models/photo2ink/model.pt" \
 		--reference-command "$(REFERENCE) models/photo2ink/model.pt --port {port} --wait 0.01" \
 		$(filter-out %/jpeg-cmyk.jpg,$(wildcard testdata/pictures/jpeg-*.jpg testdata/pictures/exif-*.jpg testdata/pictures/webp-lossy.webp))
 
@@ -108,7 +108,7 @@ photo2ink: python ## make the bundled model anew, in WORK (hours; the packages t
 	@PYTHON=$(PYTHON) models/photo2ink/make.sh $(abspath $(or $(WORK),build/photo2ink))
 
 # The photographs were never trained on; those in /usr/share are in the package lomiri-wallpapers-16.04.
-SHOW = $(PYTHON) models/showcase.py --server-command "bin/torchherd serve --size keep --log-level error --listen 127.0.0.1:{port}"
+SHOW = $(PYTHON) models/showcase.py --server-command "bin/torchherd serve --size keep --log-level error --listen 127.0.0.1:{port} --admin-listen off"
 SUNSET = /usr/share/backgrounds/sunset_by_Aitzol_Berasategi.jpg
 showcase: build python ## the before-and-after pictures of the README and of the bundled model's card
 	$(SHOW) --pair docs/pictures skimage:chelsea.png

@@ -147,6 +147,7 @@ def end_to_end(row: Row, batch: int, args: argparse.Namespace, picture: Path) ->
     torchherd = str(args.programs / "torchherd")
     serve = [
         *(torchherd, "serve", "--device", "cuda:0", "--listen", "127.0.0.1:{port}"),
+        *("--admin-listen", "off"),
         *("--max-batch-size", str(batch), "--max-queue-size", str(CLIENTS_PER_PICTURE * batch)),
         *("--max-wait", "5ms", "--log-level", "error", *row.flags, str(row.model.resolve())),
     ]

@@ -71,7 +71,7 @@ class Floor:
 
 def torchherd(name: str, about: str, *flags: str, **options: object) -> Server:
     """A row of torchherd itself, with flags of `torchherd serve`."""
-    address = ("--listen", "127.0.0.1:{port}", "--log-level", "error")
+    address = ("--listen", "127.0.0.1:{port}", "--admin-listen", "off", "--log-level", "error")
     command = (TORCHHERD, "serve", "{model}", *flags, *address)
     return Server(name, about, command, **options)
 

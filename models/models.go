@@ -8,3 +8,6 @@ import _ "embed" // for Bundled
 //
 //go:embed photo2ink/model.pt
 var Bundled []byte
+
+// BundledName is what Bundled is called.
+const BundledName = "photo2ink"

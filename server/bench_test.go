@@ -18,20 +18,21 @@ import (
 // serveNegate serves a model that only negates, in this process, as `torchherd serve` would.
 func serveNegate(t testing.TB) *httptest.Server {
 	t.Helper()
-	codec, err := picture.NewCodec(picture.Config{Workers: 2, MaxPixels: picture.DefaultMaxPixels, Width: 228, Height: 228, Quality: 75})
+	codec, err := picture.NewCodec(picture.Config{Workers: picture.NewWorkers(2), MaxPixels: picture.DefaultMaxPixels, Width: 228, Height: 228, Quality: 75})
 	if err != nil {
 		t.Fatal(err)
 	}
-	served, err := model.Load(model.Config{
-		Path: module("negate.pt"), Instances: 1, Cores: 2, MaxBatchSize: 2, MaxQueueSize: 3,
-		WarmUpWidth: 228, WarmUpHeight: 228, Alloc: codec.Alloc, Log: zerolog.Nop(),
-	})
-	if err != nil {
+	served := model.NewServed("negate", func() (model.Config, error) {
+		return model.Config{
+			Path: module("negate.pt"), Instances: 1, Cores: 2, MaxBatchSize: 2, MaxQueueSize: 3,
+			WarmUpWidth: 228, WarmUpHeight: 228, Codec: codec, Log: zerolog.Nop(),
+		}, nil
+	}, zerolog.Nop())
+	if _, err := served.Load(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = served.Close() })
-	handler := api.New(api.Config{MaxUpload: 4 << 20, RequestTimeout: time.Minute}, codec, zerolog.New(io.Discard))
-	handler.Serve(served)
+	t.Cleanup(served.Close)
+	handler := api.New(api.Config{MaxUpload: 4 << 20, RequestTimeout: time.Minute}, served, zerolog.New(io.Discard))
 	server := httptest.NewServer(handler)
 	t.Cleanup(server.Close)
 	return server

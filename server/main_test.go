@@ -58,7 +58,7 @@ func start(t testing.TB, arguments ...string) *command {
 
 // serve is the command line that the tests serve by.
 func serve(arguments []string) []string {
-	return append([]string{"serve", "--listen", "127.0.0.1:0", "--log-format", "json", "--log-level", "debug"}, arguments...)
+	return append([]string{"serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--log-format", "json", "--log-level", "debug"}, arguments...)
 }
 
 // startProcess is start for a process of the caller's making.
@@ -140,17 +140,13 @@ func (c *command) awaitCount(message string, count int) {
 	c.t.Helper()
 	timer := time.AfterFunc(limit, func() { _ = c.process.Process.Kill() })
 	defer timer.Stop()
-	for c.count(message) < count {
-		c.mu.Lock()
-		seen, ended := len(c.lines), c.state != nil
-		for seen == len(c.lines) && !ended {
-			c.more.Wait()
-			ended = c.state != nil
-		}
-		c.mu.Unlock()
-		if ended {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for len(c.said(message)) < count {
+		if c.state != nil {
 			c.t.Fatalf("the command ended before it said %q %d times", message, count)
 		}
+		c.more.Wait()
 	}
 }
 
@@ -158,13 +154,26 @@ func (c *command) awaitCount(message string, count int) {
 func (c *command) count(message string) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	n := 0
+	return len(c.said(message))
+}
+
+// last returns the last line of the log so far that has this message, of which there must be one.
+func (c *command) last(message string) map[string]any {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	said := c.said(message)
+	return said[len(said)-1]
+}
+
+// said returns the lines of the log so far that have this message; the caller holds the lock.
+func (c *command) said(message string) []map[string]any {
+	var said []map[string]any
 	for _, line := range c.lines {
 		if matches(line, message, nil) {
-			n++
+			said = append(said, line)
 		}
 	}
-	return n
+	return said
 }
 
 func matches(line map[string]any, message string, fields []any) bool {

@@ -5,6 +5,8 @@ package torch
 #cgo nocallback thd_module_forward
 #cgo noescape thd_module_forward_pictures
 #cgo nocallback thd_module_forward_pictures
+#cgo noescape thd_module_check_finite
+#cgo nocallback thd_module_check_finite
 #cgo noescape thd_result_read_pictures
 #cgo nocallback thd_result_read_pictures
 #include <stdlib.h>
@@ -201,19 +203,7 @@ func (p *Pictures) size() int { return p.Height * p.Width * p.Channels }
 // Errors: as for Forward; ErrOutput also when the answer isn't floating point [items, 1 or 3, height, width].
 func (m *Module) ForwardPictures(batch Pictures) (*Answer, error) {
 	const op = "forward"
-	if len(batch.Items) == 0 || batch.Height < 1 || batch.Width < 1 {
-		return nil, &Error{Op: op, Kind: ErrShape, Detail: "an empty batch"}
-	}
-	if batch.Channels != 3 {
-		return nil, &Error{Op: op, Kind: ErrShape, Detail: fmt.Sprintf("pictures of %d channels; 3 are needed", batch.Channels)}
-	}
-	for i, item := range batch.Items {
-		if len(item) != batch.size() {
-			return nil, &Error{Op: op, Kind: ErrShape, Detail: fmt.Sprintf("picture %d has %d bytes instead of %d", i, len(item), batch.size())}
-		}
-	}
-	shape := [...]int64{int64(len(batch.Items)), 3, int64(batch.Height), int64(batch.Width)}
-	if err := m.limits.check(op, Float32, shape[:]); err != nil {
+	if err := m.checkInput(op, batch); err != nil {
 		return nil, err
 	}
 
@@ -234,6 +224,40 @@ func (m *Module) ForwardPictures(batch Pictures) (*Answer, error) {
 	answer.count = int(view.shape[0])
 	answer.Channels, answer.Height, answer.Width = int(view.shape[1]), int(view.shape[2]), int(view.shape[3])
 	return answer, nil
+}
+
+// CheckFinite runs the module on the first picture of a batch and checks that each value of its answer is a number:
+// not infinite, not NaN. (ForwardPictures takes such values for 0 or 1.) Errors: as for ForwardPictures; ErrOutput also
+// when one isn't.
+func (m *Module) CheckFinite(batch Pictures) error {
+	const op = "check"
+	if err := m.checkInput(op, batch); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.handle == nil {
+		return &Error{Op: op, Kind: ErrClosed}
+	}
+	picture := (*C.uint8_t)(&batch.Items[0][0])
+	return take(op, C.thd_module_check_finite(m.handle, picture, C.int32_t(batch.Height), C.int32_t(batch.Width)))
+}
+
+// checkInput returns the error of a batch that no module, or this one, can take.
+func (m *Module) checkInput(op string, batch Pictures) error {
+	if len(batch.Items) == 0 || batch.Height < 1 || batch.Width < 1 {
+		return &Error{Op: op, Kind: ErrShape, Detail: "an empty batch"}
+	}
+	if batch.Channels != 3 {
+		return &Error{Op: op, Kind: ErrShape, Detail: fmt.Sprintf("pictures of %d channels; 3 are needed", batch.Channels)}
+	}
+	for i, item := range batch.Items {
+		if len(item) != batch.size() {
+			return &Error{Op: op, Kind: ErrShape, Detail: fmt.Sprintf("picture %d has %d bytes instead of %d", i, len(item), batch.size())}
+		}
+	}
+	shape := [...]int64{int64(len(batch.Items)), 3, int64(batch.Height), int64(batch.Width)}
+	return m.limits.check(op, Float32, shape[:])
 }
 
 // An Answer is what ForwardPictures came to, in memory outside Go's heap until it is read.

@@ -56,6 +56,10 @@ func SetNumThreads(n int) error {
 // NumThreads is the number of threads that one forward may use.
 func NumThreads() int { return int(C.thd_num_threads()) }
 
+// ReleaseMemory gives memory that modules have left behind back to the system. C's allocator keeps what Module.Close
+// frees, for the next one. It takes milliseconds, in which others wait to allocate.
+func ReleaseMemory() { C.thd_release_memory() }
+
 // checkABI makes sure, once, that the library found at run time is the one this package was compiled for.
 var checkABI = sync.OnceValue(func() error {
 	if have := uint32(C.thd_abi_version()); have != C.THD_ABI_VERSION {

@@ -39,7 +39,7 @@ extern "C" {
 #endif
 
 /* Raised by every change that breaks a caller built against an older header. */
-#define THD_ABI_VERSION 2
+#define THD_ABI_VERSION 3
 
 /* ---- errors ---- */
 
@@ -87,6 +87,10 @@ const char* thd_libjpeg_version(void);
  * Call it before the first forward. */
 thd_error* thd_set_num_threads(int32_t threads);
 int32_t thd_num_threads(void);
+
+/* Gives memory of the C library's allocator that nobody uses back to the system, where it keeps some (glibc). A
+ * module that was freed leaves its memory there. Takes milliseconds, in which others wait to allocate. */
+void thd_release_memory(void);
 
 /* Checks that a device ("cpu", "cuda", "cuda:1") can be used, and loads LibTorch's CUDA library the first
  * time a CUDA device is named; a process that asks only for the CPU never needs one of CUDA's libraries.
@@ -171,6 +175,11 @@ typedef struct thd_result thd_result;
  * the result. Errors: FORWARD, OUTPUT (not one tensor, or of a dtype without a thd_dtype), OUT_OF_MEMORY. */
 thd_error* thd_module_forward(thd_module* module, const thd_tensor_view* input, thd_result** out,
                               thd_tensor_view* view);
+
+/* Runs the module on one RGB picture, as thd_module_forward_pictures does, and checks that each value of the answer
+ * is a number: not infinite, not NaN. picture: height*width*3 bytes, borrowed.
+ * Errors: FORWARD; OUTPUT when it isn't, or as below; OUT_OF_MEMORY. */
+thd_error* thd_module_check_finite(thd_module* module, const uint8_t* picture, int32_t height, int32_t width);
 
 /* Runs the module on a batch of RGB pictures of one size: stacks them in their order, turns them into
  * float32 NCHW in 0..1 (value/255), runs, and keeps the answer for thd_result_read_pictures. On CUDA it returns

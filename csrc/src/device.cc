@@ -5,6 +5,9 @@
 #include <ATen/core/TensorBase.h>
 #include <c10/util/Exception.h>
 #include <dlfcn.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 #include <torch/version.h>
 
 #include <mutex>
@@ -95,6 +98,12 @@ thd_error* thd_set_num_threads(int32_t threads) {
     require(threads >= 1, "threads must be 1 or more");
     at::set_num_threads(threads);
   });
+}
+
+void thd_release_memory(void) {
+#ifdef __GLIBC__
+  malloc_trim(0);
+#endif
 }
 
 int32_t thd_num_threads(void) { return at::get_num_threads(); }

@@ -1,5 +1,6 @@
 // The C functions for modules: load, describe, run, read.
 #include <ATen/ops/from_blob.h>
+#include <ATen/ops/isfinite.h>
 #include <c10/core/DeviceGuard.h>
 #include <c10/core/InferenceMode.h>
 #include <torch/csrc/jit/serialization/import.h>
@@ -186,6 +187,27 @@ thd_error* thd_module_forward(thd_module* module, const thd_tensor_view* input, 
     if (output.storage().data_ptr().get() == input->data) output = output.clone();
     *view = view_of(dtype_of(output.scalar_type()), output.sizes(), output.mutable_data_ptr());
     *out = new thd_result{.tensor = std::move(output)};
+  });
+}
+
+thd_error* thd_module_check_finite(thd_module* module, const uint8_t* picture, int32_t height, int32_t width) {
+  return thd::guard([&] {
+    require(module != nullptr && picture != nullptr, "no pointer may be NULL");
+    require(height >= 1 && width >= 1, "height and width must be 1 or more");
+    const c10::InferenceMode inference;
+    const c10::DeviceGuard on(module->device);
+    const thd::PrecisionScope scope(module->precision, module->device);
+    const at::Tensor bytes =
+        at::from_blob(const_cast<uint8_t*>(picture), {1, height, width, thd::kRgb}, at::kByte);
+    const bool finite = translate(THD_ERROR_FORWARD, "forward: ", [&] {
+      const at::Tensor input =
+          bytes.to(module->device).permute({0, 3, 1, 2}).to(at::kFloat).div(255).contiguous();
+      const at::Tensor output = module->program->run(input);
+      thd::require_pictures(output, 1);
+      return at::isfinite(output).all().item<bool>();
+    });
+    if (!finite)
+      throw Failure(THD_ERROR_OUTPUT, "the module answered a picture with values that are NaN or infinite");
   });
 }
 

@@ -187,6 +187,16 @@ static void test_forward_pictures(void) {
               THD_ERROR_INVALID_ARGUMENT);
   thd_module_free(module);
 
+  module = load("modules/nan.pt");
+  EXPECT_CODE(thd_module_check_finite(module, first, 2, 2), THD_ERROR_OUTPUT);
+  thd_module_free(module);
+  module = load("modules/negate.pt");
+  EXPECT_OK(thd_module_check_finite(module, first, 2, 2));
+  EXPECT_CODE(thd_module_check_finite(module, NULL, 2, 2), THD_ERROR_INVALID_ARGUMENT);
+  EXPECT_CODE(thd_module_check_finite(module, first, 0, 2), THD_ERROR_INVALID_ARGUMENT);
+  thd_module_free(module);
+  thd_release_memory();
+
   static const struct {
     const char* name;
     thd_code code;

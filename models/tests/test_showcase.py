@@ -13,7 +13,8 @@ def command(root):
     server = root / "bin" / "torchherd"
     assert server.exists(), f"{server} is missing; make build makes it"
     negate = root / "testdata" / "modules" / "negate.pt"
-    return f"{server} serve --size keep --log-level error --listen 127.0.0.1:{{port}} {negate}"
+    addresses = "--listen 127.0.0.1:{port} --admin-listen off"
+    return f"{server} serve --size keep --log-level error {addresses} {negate}"
 
 
 def test_sheet_shows_photographs_above_their_answers(command, root, tmp_path):

@@ -30,7 +30,8 @@ def test_trained_model_is_served(root, folders, tmp_path):
     server = root / "bin" / "torchherd"
     assert server.exists(), f"{server} is missing; make build makes it"
     picture = (root / "testdata" / "pictures" / "jpeg-420.jpg").read_bytes()
-    with serving.started(f"{server} serve --listen 127.0.0.1:{{port}} {model}", 60) as url:
+    addresses = "--listen 127.0.0.1:{port} --admin-listen off"
+    with serving.started(f"{server} serve {addresses} {model}", 60) as url:
         serving.await_answer(url, picture, 60)
         answer = serving.put(url, picture)
     assert answer.status == 200

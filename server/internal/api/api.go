@@ -13,7 +13,6 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/torchherd/torchherd/server/internal/model"
-	"github.com/torchherd/torchherd/server/internal/picture"
 )
 
 // Config says how requests are answered.
@@ -26,22 +25,21 @@ type Config struct {
 	Sanic bool
 }
 
-// A Server answers requests once it has been given a model. It is safe for concurrent use.
+// A Server answers requests. It is safe for concurrent use.
 type Server struct {
 	config Config
-	codec  *picture.Codec
+	served *model.Served
 	log    zerolog.Logger
 	echo   *echo.Echo
-	model  atomic.Pointer[model.Model] // nil until Serve
 	gate   gate
 	// unready is set when the server is about to stop.
 	unready atomic.Bool
 	bodies  sync.Pool // of *[]byte
 }
 
-// New makes a Server, which refuses pictures until Serve is called.
-func New(config Config, codec *picture.Codec, log zerolog.Logger) *Server {
-	s := &Server{config: config, codec: codec, log: log, echo: echo.New()}
+// New makes a Server, which refuses pictures as long as no version of the model is ready.
+func New(config Config, served *model.Served, log zerolog.Logger) *Server {
+	s := &Server{config: config, served: served, log: log, echo: echo.New()}
 	s.gate.empty = sync.NewCond(&s.gate.mu)
 	s.echo.HTTPErrorHandler = s.answerError
 	// The order matters: the log sees what Recover made of a panic.
@@ -58,9 +56,6 @@ func New(config Config, codec *picture.Codec, log zerolog.Logger) *Server {
 	return s
 }
 
-// Serve gives the server its model. From now on it is ready.
-func (s *Server) Serve(m *model.Model) { s.model.Store(m) }
-
 // ServeHTTP is the http.Handler's method.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.echo.ServeHTTP(w, r) }
 
@@ -72,9 +67,7 @@ func (s *Server) Unready() { s.unready.Store(true) }
 func (s *Server) Drain(ctx context.Context) error {
 	s.Unready()
 	s.gate.close()
-	if served := s.model.Load(); served != nil {
-		served.StopWaiting()
-	}
+	s.served.StopWaiting()
 	drained := make(chan struct{})
 	go func() {
 		s.gate.wait()
@@ -93,8 +86,8 @@ func (s *Server) ready(c echo.Context) error {
 	switch {
 	case s.unready.Load():
 		return errDraining
-	case s.model.Load() == nil:
-		return errLoading
+	case !s.served.Ready():
+		return errNotReady
 	}
 	return c.String(http.StatusOK, "ready\n")
 }

@@ -29,7 +29,7 @@ var (
 	errBusy        = &failure{status: http.StatusServiceUnavailable, text: "I'm too busy"}
 	errTooLarge    = &failure{status: http.StatusRequestEntityTooLarge, sanic: http.StatusInternalServerError, text: "Too large"}
 	errDraining    = &failure{status: http.StatusServiceUnavailable, text: "the server is shutting down: send the picture to another one"}
-	errLoading     = &failure{status: http.StatusServiceUnavailable, text: "the model is being loaded: try again soon"}
+	errNotReady    = &failure{status: http.StatusServiceUnavailable, text: "the model isn't ready: try again soon"}
 	errDeadline    = &failure{status: http.StatusGatewayTimeout, text: "the request's deadline passed before its picture was ready"}
 	errClientLeft  = &failure{status: statusClientLeft, text: "the client left"}
 	errBadTimeout  = &failure{status: http.StatusBadRequest, text: "X-Request-Timeout must be seconds or a duration above 0, such as 2.5 or 500ms"}
@@ -105,7 +105,7 @@ func (s *Server) answerError(err error, c echo.Context) {
 	}
 	header := c.Response().Header()
 	switch answer {
-	case errBusy, errLoading:
+	case errBusy, errNotReady:
 		header.Set("Retry-After", "1")
 	case errDraining, errTooLarge: // of the latter the rest isn't read
 		header.Set("Connection", "close")

@@ -13,16 +13,21 @@ import (
 	"github.com/torchherd/torchherd/server/internal/picture"
 )
 
+// versionHeader tells a client which version of the model answered.
+const versionHeader = "X-Model-Version"
+
 // image takes a picture through the model: receive, decode, queue and forward, encode, answer.
 func (s *Server) image(c echo.Context) error {
 	if !s.gate.enter() {
 		return errDraining
 	}
 	defer s.gate.leave()
-	served := s.model.Load()
-	if served == nil {
-		return errLoading
+	version, err := s.served.Acquire()
+	if err != nil {
+		return errNotReady
 	}
+	defer version.Release()
+	c.Response().Header().Set(versionHeader, version.String())
 	format, err := answerFormat(c.Request())
 	if err != nil {
 		return err
@@ -33,11 +38,11 @@ func (s *Server) image(c echo.Context) error {
 	}
 	defer cancel()
 	// From here on, other requests may wait for this one's picture.
-	arrival := served.Arrive()
+	arrival := version.Arrive()
 	defer arrival.Leave()
 
 	t := stagesOf(c)
-	input, err := s.receive(ctx, c, t, served)
+	input, err := s.receive(ctx, c, t, version)
 	if err != nil {
 		return err
 	}
@@ -45,17 +50,18 @@ func (s *Server) image(c echo.Context) error {
 	if err != nil {
 		return &modelError{err} // the picture may still be in a running batch, so its memory isn't used again
 	}
-	s.codec.Recycle(input.Pixels)
+	codec := version.Codec()
+	codec.Recycle(input.Pixels)
 	t.queue, t.forward, t.batch = reply.Queue, reply.Run, reply.BatchSize
 
 	start := time.Now()
-	file, err := s.codec.Encode(ctx, reply.Result, format)
+	file, err := codec.Encode(ctx, reply.Result, format)
 	if err != nil {
 		return err
 	}
 	t.encode = time.Since(start)
-	s.codec.Recycle(reply.Result.Pixels)
-	defer s.codec.Recycle(file)
+	codec.Recycle(reply.Result.Pixels)
+	defer codec.Recycle(file)
 
 	header := c.Response().Header()
 	header.Set("Server-Timing", t.header())
@@ -66,7 +72,7 @@ func (s *Server) image(c echo.Context) error {
 }
 
 // receive reads the body and decodes it.
-func (s *Server) receive(ctx context.Context, c echo.Context, t *stages, served *model.Model) (picture.Picture, error) {
+func (s *Server) receive(ctx context.Context, c echo.Context, t *stages, version *model.Version) (picture.Picture, error) {
 	start := time.Now()
 	body, err := s.readBody(ctx, c)
 	t.receive = time.Since(start)
@@ -77,11 +83,11 @@ func (s *Server) receive(ctx context.Context, c echo.Context, t *stages, served 
 	t.received = len(body)
 	// Decoding is most of the work that isn't the model's. When the queue is full now, the next batch is complete
 	// already, and this picture would most likely be refused after all that work.
-	if served.Full() {
+	if version.Full() {
 		return picture.Picture{}, errBusy
 	}
 	start = time.Now()
-	input, err := s.codec.Decode(ctx, body)
+	input, err := version.Codec().Decode(ctx, body)
 	t.decode = time.Since(start)
 	return input, err
 }

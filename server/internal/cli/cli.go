@@ -24,6 +24,7 @@ Every flag can also be set by an environment variable (TORCHHERD_MAX_WAIT=2s) or
 // commands is the command line as kong reads it.
 type commands struct {
 	Serve   Serve   `cmd:"" help:"Serve a model."`
+	Models  Models  `cmd:"" help:"List and change what a running server serves."`
 	Bench   Bench   `cmd:"" help:"Send pictures to a server and measure its answers."`
 	Tune    Tune    `cmd:"" help:"Find the settings by which this machine answers the most pictures."`
 	Health  Health  `cmd:"" help:"Ask a running server whether it is ready; exits with 0 if it is, else with 1."`
@@ -38,7 +39,7 @@ func newParser(c *commands, options ...kong.Option) (*kong.Kong, error) {
 		kong.DefaultEnvars("TORCHHERD"),
 		kong.Configuration(loadYAML),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
-		kong.Vars{"max_pixels": strconv.Itoa(picture.DefaultMaxPixels), "quality": strconv.Itoa(picture.DefaultQuality)},
+		kong.Vars{"admin_listen": "127.0.0.1:8002", "max_pixels": strconv.Itoa(picture.DefaultMaxPixels), "quality": strconv.Itoa(picture.DefaultQuality)},
 	)...)
 }
 

@@ -102,7 +102,7 @@ func TestBadSettingsSayWhatIsWrong(t *testing.T) {
 		{[]string{goldens.Path("modules/other_range.pt")}, "its values lie in -1..1"},
 		{[]string{goldens.Path("modules/two_channels.pt")}, "1 or 3, height, width"},
 	} {
-		arguments := append([]string{"serve", "--listen=127.0.0.1:0"}, test.arguments...)
+		arguments := append([]string{"serve", "--listen=127.0.0.1:0", "--admin-listen=off"}, test.arguments...)
 		if status, out, err := run(arguments...); status == 0 || out != "" || !strings.Contains(err, test.want) {
 			t.Errorf("%v: status %d, printed %q and %q", test.arguments, status, out, err)
 		}

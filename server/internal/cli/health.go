@@ -20,14 +20,11 @@ type Health struct {
 func (h *Health) Run(p program) error {
 	ctx, cancel := context.WithTimeout(context.Background(), h.Timeout)
 	defer cancel()
-	host, port, err := net.SplitHostPort(h.Listen)
+	address, err := dialable(h.Listen)
 	if err != nil {
 		return err
 	}
-	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() { // all addresses; this is one of them
-		host = "127.0.0.1"
-	}
-	url := "http://" + net.JoinHostPort(host, port) + "/readyz"
+	url := "http://" + address + "/readyz"
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return err
@@ -47,4 +44,16 @@ func (h *Health) Run(p program) error {
 	}
 	_, err = fmt.Fprintln(p.out, answer)
 	return err
+}
+
+// dialable is the address at which a server can be asked that listens on the given one.
+func dialable(listen string) (string, error) {
+	host, port, err := net.SplitHostPort(listen)
+	if err != nil {
+		return "", err
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() { // all addresses; this is one of them
+		host = "127.0.0.1"
+	}
+	return net.JoinHostPort(host, port), nil
 }

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"syscall"
@@ -17,6 +18,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/torchherd/torchherd/models"
+	"github.com/torchherd/torchherd/server/internal/admin"
 	"github.com/torchherd/torchherd/server/internal/api"
 	"github.com/torchherd/torchherd/server/internal/batch"
 	"github.com/torchherd/torchherd/server/internal/cork"
@@ -50,6 +52,7 @@ type Serve struct {
 	PackageFolder string `type:"path" help:"Where a .pt2 is unpacked, in a folder that is removed again; by default the system's for temporary files." placeholder:"FOLDER" group:"Machine"`
 
 	Listen         string        `default:":8000" help:"Address to listen on." group:"Server"`
+	AdminListen    string        `default:"${admin_listen}" help:"Address of the administration, which asks nobody who they are; off: none." group:"Server"`
 	RequestTimeout time.Duration `default:"1m" help:"Time limit of a request; a client can shorten it by X-Request-Timeout. 0: none." group:"Server"`
 	DrainDelay     time.Duration `default:"0s" help:"On SIGTERM or Ctrl-C, how long to go on as before, but with /readyz at 503, so that load balancers notice." group:"Server"`
 	DrainTimeout   time.Duration `default:"30s" help:"Then, how long accepted requests may take, while new ones are refused." group:"Server"`
@@ -75,6 +78,9 @@ func (s *Serve) Run(p program) error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
+	reload := make(chan os.Signal, 1)
+	signal.Notify(reload, syscall.SIGHUP)
+	defer signal.Stop(reload)
 
 	if s.MaxQueueSize < s.MaxBatchSize {
 		log.Warn().Int("max_queue_size", s.MaxQueueSize).Int("max_batch_size", s.MaxBatchSize).Msg("the queue is smaller than a batch, so no batch can fill")
@@ -83,24 +89,15 @@ func (s *Serve) Run(p program) error {
 	if err != nil {
 		return err
 	}
-	size, err := s.size()
-	if err != nil {
-		return fmt.Errorf("can't serve %s: %w", s.modelName(), err)
-	}
 	cores := runtime.GOMAXPROCS(0) // affinity and cgroup limits included
 	workers := workersFor(cores)
 	if p.process {
 		runtime.GOMAXPROCS(workers)
 	}
-	codec, err := picture.NewCodec(picture.Config{
-		Workers: workers, MaxPixels: s.MaxPixels, Width: size.width, Height: size.height,
-		Quality: s.Quality, ScaledDecode: s.JPEGScale, KeepOrientation: s.sanic(), RefusePalette: s.sanic(),
-	})
-	if err != nil {
-		return err
-	}
-
-	handler := api.New(api.Config{MaxUpload: int64(s.MaxUpload), RequestTimeout: s.RequestTimeout, Sanic: s.sanic()}, codec, log)
+	prepare := s.preparer(options, cores, picture.NewWorkers(workers), log)
+	served := model.NewServed(s.name(), prepare, log)
+	defer served.Close() // after the connections have been closed: what they brought must have ended
+	handler := api.New(api.Config{MaxUpload: int64(s.MaxUpload), RequestTimeout: s.RequestTimeout, Sanic: s.sanic()}, served, log)
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.Listen)
 	if err != nil {
 		return fmt.Errorf("%w; choose another address by --listen", err)
@@ -114,40 +111,63 @@ func (s *Serve) Run(p program) error {
 	defer func() { _ = server.Close() }()
 	log.Info().Str("version", p.version).Str("libtorch", torch.Version()).Str("address", listener.Addr().String()).Msg("listening; loading the model")
 
-	served, err := s.load(ctx, s.modelConfig(options, cores, size, codec, log))
+	if err := s.administrate(ctx, served, log); err != nil {
+		return err
+	}
+
+	version, err := s.load(ctx, served)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = served.Close() }()
-	handler.Serve(served)
-	s.announce(log, served, size, listener.Addr())
+	s.announce(log, version, listener.Addr())
 
-	select {
-	case err := <-failed:
-		return err
-	case <-ctx.Done():
+	for {
+		select {
+		case <-reload:
+			log.Info().Msg("loading the model's file anew")
+			go func() { _, _ = served.Load() }() // which tells the log what came of it
+			continue
+		case err := <-failed:
+			return err
+		case <-ctx.Done():
+		}
+		stop() // puts the default action back, so that a second signal ends the process
+		return s.drain(log, handler, server)
 	}
-	stop() // puts the default action back, so that a second signal ends the process
-	return s.drain(log, handler, server)
+}
+
+// administrate opens the address of the administration, for as long as the process lives.
+func (s *Serve) administrate(ctx context.Context, served *model.Served, log zerolog.Logger) error {
+	if s.AdminListen == "off" {
+		return nil
+	}
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.AdminListen)
+	if err != nil {
+		return fmt.Errorf("%w; choose another address by --admin-listen, or none by --admin-listen=off", err)
+	}
+	server := &http.Server{Handler: admin.New(served, log), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10}
+	go func() { _ = server.Serve(listener) }()
+	log.Info().Str("address", listener.Addr().String()).Msg("the administration is listening")
+	return nil
 }
 
 // load reads and warms the model. A signal ends it: there is nobody to answer yet.
-func (s *Serve) load(ctx context.Context, config model.Config) (*model.Model, error) {
+func (s *Serve) load(ctx context.Context, served *model.Served) (*model.Version, error) {
 	type loaded struct {
-		model *model.Model
-		err   error
+		version *model.Version
+		err     error
 	}
 	done := make(chan loaded, 1)
 	go func() {
-		m, err := model.Load(config)
-		done <- loaded{m, err}
+		v, err := served.Load()
+		done <- loaded{v, err}
 	}()
 	select {
 	case l := <-done:
 		if l.err != nil {
 			return nil, fmt.Errorf("can't serve %s: %w", s.modelName(), l.err)
 		}
-		return l.model, nil
+		return l.version, nil
 	case <-ctx.Done():
 		return nil, errors.New("stopped while the model was being loaded")
 	}
@@ -221,12 +241,28 @@ func (s *Serve) size() (sizeFlag, error) {
 	return size, size.UnmarshalText([]byte(settings.Size))
 }
 
+// preparer returns the function that tells, for each load, what to load and how: by the flags and by what the model's
+// file says at that time.
+func (s *Serve) preparer(options torch.Options, cores int, workers *picture.Workers, log zerolog.Logger) func() (model.Config, error) {
+	return func() (model.Config, error) {
+		size, err := s.size()
+		if err != nil {
+			return model.Config{}, err
+		}
+		codec, err := picture.NewCodec(picture.Config{
+			Workers: workers, MaxPixels: s.MaxPixels, Width: size.width, Height: size.height,
+			Quality: s.Quality, ScaledDecode: s.JPEGScale, KeepOrientation: s.sanic(), RefusePalette: s.sanic(),
+		})
+		return s.modelConfig(options, cores, size, codec, log), err
+	}
+}
+
 func (s *Serve) modelConfig(options torch.Options, cores int, size sizeFlag, codec *picture.Codec, log zerolog.Logger) model.Config {
 	c := model.Config{
 		Path: s.Model, Content: models.Bundled, Options: options, Instances: s.Instances, Threads: s.Threads, Cores: cores,
 		MaxBatchSize: s.MaxBatchSize, MaxQueueSize: s.MaxQueueSize, MaxWait: s.MaxWait, WaitPolicy: batch.Adaptive,
 		WarmUpWidth: size.width, WarmUpHeight: size.height,
-		Alloc: codec.Alloc, Log: log,
+		Codec: codec, Log: log,
 	}
 	if s.WaitPolicy == "fixed" || s.sanic() {
 		c.WaitPolicy = batch.Fixed
@@ -237,6 +273,16 @@ func (s *Serve) modelConfig(options torch.Options, cores int, size sizeFlag, cod
 	return c
 }
 
+// name is what the model is called: as its file, without the ending.
+func (s *Serve) name() string {
+	if s.Model == "" {
+		return models.BundledName
+	}
+	file := filepath.Base(s.Model)
+	return strings.TrimSuffix(file, filepath.Ext(file))
+}
+
+// modelName is the model in a sentence.
 func (s *Serve) modelName() string {
 	if s.Model == "" {
 		return "the bundled model"
@@ -245,7 +291,7 @@ func (s *Serve) modelName() string {
 }
 
 // announce says that the server is ready, and how to try it.
-func (s *Serve) announce(log zerolog.Logger, served *model.Model, size sizeFlag, address net.Addr) {
+func (s *Serve) announce(log zerolog.Logger, served *model.Version, address net.Addr) {
 	if err := served.WarmUp().Err; err != nil {
 		log.Warn().Err(err).Msg("the warm-up failed; pictures of another size may work")
 	}
@@ -256,7 +302,7 @@ func (s *Serve) announce(log zerolog.Logger, served *model.Model, size sizeFlag,
 	}
 	url := "http://" + net.JoinHostPort(host, port) + "/image"
 	info := served.Info()
-	log.Info().Str("model", s.modelName()).Int64("parameters", info.Parameters).Stringer("size", size).Stringer("device", info.Device).
+	log.Info().Str("model", s.modelName()).Int64("parameters", info.Parameters).Str("size", served.Size()).Stringer("device", info.Device).
 		Stringer("precision", info.Precision).Int("instances", s.Instances).Int("threads", served.Threads()).
 		Dur("warm_up_ms", served.WarmUp().Took.Round(time.Millisecond)).Msg("ready")
 	log.Info().Msg("try it: curl -T photo.jpg " + url + " -o answer.jpg")

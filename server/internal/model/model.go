@@ -41,9 +41,11 @@ type Config struct {
 	// all the same, since another size may suit it.
 	AnySize bool
 
-	// Alloc makes the memory of an answer's pixels; nil is make.
-	Alloc func(size int) []byte
+	Codec *picture.Codec // makes the pictures that this model takes, and lends the memory of its answers
 	Log   zerolog.Logger // gets a debug line for each batch
+
+	// Loaded, if set, is called when the files have been read and the warm-up begins.
+	Loaded func()
 }
 
 // A Model is a loaded model that takes requests.
@@ -70,8 +72,8 @@ type WarmUp struct {
 	Err  error // why it failed; only with Config.AnySize
 }
 
-// Load reads the model, runs it once at every batch size, and starts to take requests. It returns torch's errors:
-// for a file that can't be loaded and for a model that can't run.
+// Load reads the model, checks that it answers a picture with finite values, runs it at every batch size, and starts to
+// take requests. It returns torch's errors: for a file that can't be loaded and for a model that can't run.
 func Load(config Config) (*Model, error) {
 	if config.Instances < 1 || config.Threads < 0 {
 		return nil, fmt.Errorf("model: %d instances with %d threads each; at least 1 instance is needed, and 0 threads or more", config.Instances, config.Threads)
@@ -101,6 +103,9 @@ func (m *Model) setUp(instance int) error {
 		return err
 	}
 	m.modules = append(m.modules, module)
+	if instance == 0 && m.config.Loaded != nil {
+		m.config.Loaded()
+	}
 	start := time.Now()
 	m.warmUp.Err = m.warm(instance)
 	m.warmUp.Took += time.Since(start)
@@ -141,6 +146,9 @@ func (m *Model) warm(instance int) error {
 	// The setting is the calling thread's, and so each instance's.
 	if err := torch.SetNumThreads(m.threads); err != nil {
 		return err
+	}
+	if err := m.modules[instance].CheckFinite(pictures(m.testPictures(1))); err != nil {
+		return m.explainWarmUp(1, err)
 	}
 	// The largest first, so that memory is taken at once.
 	for size := m.config.MaxBatchSize; size >= 1; size-- {
@@ -209,10 +217,13 @@ func (m *Model) runOnce(instance int, items []picture.Picture) error {
 		_, err = finish()
 	}
 	if err != nil {
-		return fmt.Errorf("model: the warm-up with %d picture(s) of %dx%d failed: %w",
-			len(items), m.config.WarmUpWidth, m.config.WarmUpHeight, err)
+		return m.explainWarmUp(len(items), err)
 	}
 	return nil
+}
+
+func (m *Model) explainWarmUp(count int, err error) error {
+	return fmt.Errorf("model: the warm-up with %d picture(s) of %dx%d failed: %w", count, m.config.WarmUpWidth, m.config.WarmUpHeight, err)
 }
 
 func (m *Model) testPictures(count int) []picture.Picture {
@@ -234,10 +245,7 @@ func testPicture(width, height int) picture.Picture {
 
 // run is the batch's way through an instance; what it returns waits for the answers.
 func (m *Model) run(instance int, items []picture.Picture) (func() ([]picture.Picture, error), error) {
-	in := torch.Pictures{Width: items[0].Width, Height: items[0].Height, Channels: items[0].Channels, Items: make([][]byte, len(items))}
-	for i, item := range items {
-		in.Items[i] = item.Pixels
-	}
+	in := pictures(items)
 	m.config.Log.Debug().Int("batch", len(items)).Int("width", in.Width).Int("height", in.Height).Msg("forward")
 	answer, err := m.modules[instance].ForwardPictures(in)
 	if err != nil {
@@ -246,8 +254,17 @@ func (m *Model) run(instance int, items []picture.Picture) (func() ([]picture.Pi
 	return func() ([]picture.Picture, error) { return m.read(answer) }, nil
 }
 
+// pictures is a batch as a module takes it.
+func pictures(items []picture.Picture) torch.Pictures {
+	in := torch.Pictures{Width: items[0].Width, Height: items[0].Height, Channels: items[0].Channels, Items: make([][]byte, len(items))}
+	for i, item := range items {
+		in.Items[i] = item.Pixels
+	}
+	return in
+}
+
 func (m *Model) read(answer *torch.Answer) ([]picture.Picture, error) {
-	out, err := answer.Read(m.config.Alloc)
+	out, err := answer.Read(m.config.Codec.Alloc)
 	if err != nil {
 		return nil, err
 	}
@@ -256,6 +273,17 @@ func (m *Model) read(answer *torch.Answer) ([]picture.Picture, error) {
 		answers[i] = picture.Picture{Width: out.Width, Height: out.Height, Channels: out.Channels, Pixels: out.Items[i]}
 	}
 	return answers, nil
+}
+
+// Codec is the one that makes this model's pictures.
+func (m *Model) Codec() *picture.Codec { return m.config.Codec }
+
+// Size is the size that pictures must have, such as "228x228", or "keep": any.
+func (m *Model) Size() string {
+	if m.config.AnySize {
+		return "keep"
+	}
+	return fmt.Sprintf("%dx%d", m.config.WarmUpWidth, m.config.WarmUpHeight)
 }
 
 // Info describes the module.

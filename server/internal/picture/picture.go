@@ -3,8 +3,8 @@
 // JPEG goes through libjpeg-turbo, in C; all other formats through decoders written in Go, so that one C parser
 // alone faces the network. The resize is one for all (package torch).
 //
-// A Codec lets a fixed number of goroutines decode and encode at a time: the work is pure computing, so many more at
-// once than there are cores only cost memory. Encoding goes before decoding.
+// Only so many goroutines decode and encode at a time as there are Workers, for all Codecs together: the work is pure
+// computing, so many more at once than there are cores only cost memory. Encoding goes before decoding.
 package picture
 
 import (
@@ -31,8 +31,8 @@ const DefaultQuality = 75
 
 // Config says how a Codec works.
 type Config struct {
-	Workers   int   // goroutines that decode or encode at a time; 1 or more
-	MaxPixels int64 // of a picture as sent, checked before memory is taken; 1 or more
+	Workers   *Workers // may be other Codecs' too
+	MaxPixels int64    // of a picture as sent, checked before memory is taken; 1 or more
 	// Width and Height are the size that pictures are resized to; both 0 leaves each at its own size.
 	Width, Height int
 	Quality       int // of JPEG answers, 1 to 100
@@ -48,8 +48,8 @@ type Config struct {
 // Validate returns an error that names the first setting out of range.
 func (c *Config) Validate() error {
 	switch {
-	case c.Workers < 1:
-		return fmt.Errorf("picture: %d workers; at least 1 is needed", c.Workers)
+	case c.Workers == nil:
+		return errors.New("picture: there are no workers")
 	case c.MaxPixels < 1:
 		return fmt.Errorf("picture: the pixel limit is %d and must be 1 or more", c.MaxPixels)
 	case (c.Width == 0) != (c.Height == 0) || c.Width < 0 || c.Height < 0 || c.Width > 65500 || c.Height > 65500:
@@ -85,9 +85,8 @@ func broken(format string, err error) error {
 
 // A Codec decodes and encodes pictures. It is safe for concurrent use.
 type Codec struct {
-	config  Config
-	workers workers
-	pool    pool
+	config Config
+	pool   pool
 }
 
 // NewCodec makes a Codec.
@@ -95,7 +94,7 @@ func NewCodec(config Config) (*Codec, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
-	return &Codec{config: config, workers: workers{idle: config.Workers}}, nil
+	return &Codec{config: config}, nil
 }
 
 // Decode turns a file's bytes into an RGB picture of the configured size. The caller may give the picture's
@@ -108,7 +107,7 @@ func (c *Codec) Decode(ctx context.Context, data []byte) (Picture, error) {
 		}
 		return Picture{}, &Error{UnknownFormat, "not a picture in a known format: send " + formatNames}
 	}
-	release, err := c.workers.acquire(ctx, decoding)
+	release, err := c.config.Workers.acquire(ctx, decoding)
 	if err != nil {
 		return Picture{}, err
 	}

@@ -27,7 +27,7 @@ import (
 
 func config() picture.Config {
 	return picture.Config{
-		Workers: 2, MaxPixels: picture.DefaultMaxPixels, Width: 228, Height: 228, Quality: picture.DefaultQuality,
+		Workers: picture.NewWorkers(2), MaxPixels: picture.DefaultMaxPixels, Width: 228, Height: 228, Quality: picture.DefaultQuality,
 	}
 }
 
@@ -305,7 +305,7 @@ func TestEncode(t *testing.T) {
 func busyCodec(t *testing.T) (codec *picture.Codec, release func()) {
 	t.Helper()
 	c := config()
-	c.Workers = 1
+	c.Workers = picture.NewWorkers(1)
 	codec = newCodec(t, c)
 	release, err := picture.Acquire(t.Context(), codec, picture.Decoding)
 	if err != nil {
@@ -402,7 +402,7 @@ func TestCodecsStartNoThreads(t *testing.T) {
 
 func TestConfigIsChecked(t *testing.T) {
 	for name, change := range map[string]func(*picture.Config){
-		"workers": func(c *picture.Config) { c.Workers = 0 },
+		"workers": func(c *picture.Config) { c.Workers = nil },
 		"pixels":  func(c *picture.Config) { c.MaxPixels = 0 },
 		"width":   func(c *picture.Config) { c.Width = 0 },
 		"height":  func(c *picture.Config) { c.Height = 70000 },
@@ -474,7 +474,7 @@ func BenchmarkEncode(b *testing.B) {
 }
 
 func ExampleCodec() {
-	codec, err := picture.NewCodec(picture.Config{Workers: 1, MaxPixels: 1e6, Width: 100, Height: 50, Quality: 75})
+	codec, err := picture.NewCodec(picture.Config{Workers: picture.NewWorkers(1), MaxPixels: 1e6, Width: 100, Height: 50, Quality: 75})
 	if err != nil {
 		fmt.Println(err)
 		return

@@ -18,16 +18,20 @@ const (
 	tasks
 )
 
-// workers lets a number of goroutines work at a time. Of those that wait for the same task, the first goes first.
-type workers struct {
+// Workers lets a number of goroutines decode and encode at a time, whichever Codec they work for. Of those that wait for
+// the same task, the first goes first. It is safe for concurrent use.
+type Workers struct {
 	mu   sync.Mutex
 	idle int
 	// INVARIANT: empty while a worker is idle. Of chan struct{}, which are closed when their turn has come.
 	waiting [tasks]list.List
 }
 
+// NewWorkers makes count workers, at least one.
+func NewWorkers(count int) *Workers { return &Workers{idle: max(1, count)} }
+
 // acquire waits for an idle worker and returns its release, or the context's cause.
-func (w *workers) acquire(ctx context.Context, t task) (release func(), err error) {
+func (w *Workers) acquire(ctx context.Context, t task) (release func(), err error) {
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
@@ -56,14 +60,14 @@ func (w *workers) acquire(ctx context.Context, t task) (release func(), err erro
 	return nil, context.Cause(ctx)
 }
 
-func (w *workers) release() {
+func (w *Workers) release() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.pass()
 }
 
 // pass gives a worker to whoever is next; the caller holds the lock.
-func (w *workers) pass() {
+func (w *Workers) pass() {
 	for t := range w.waiting {
 		if next := w.waiting[t].Front(); next != nil {
 			close(w.waiting[t].Remove(next).(chan struct{}))

@@ -50,7 +50,7 @@ func (s *Servers) Measure(ctx context.Context, settings Settings, sending func(l
 }
 
 func (s *Servers) arguments(settings Settings) []string {
-	arguments := []string{"serve", "--listen=127.0.0.1:0", "--log-format=json", "--log-level=info"}
+	arguments := []string{"serve", "--listen=127.0.0.1:0", "--admin-listen=off", "--log-format=json", "--log-level=info"}
 	arguments = append(arguments, settings.all()...)
 	arguments = append(arguments, queueFlag(s.Config.Clients)...)
 	arguments = append(arguments, s.Config.Passed...)
