@@ -245,7 +245,8 @@ void lone(const Arguments& arguments) {
   check(thd_set_num_threads(threads));
   const thd_load_options options{.device = "cpu", .precision = THD_FP32, .graphs = 0};
   thd_module* module = nullptr;
-  check(thd_module_load(arguments.words[0].c_str(), &options, &module));
+  const std::vector<uint8_t> content = read_file(arguments.words[0]);
+  check(thd_module_load_memory(content.data(), content.size(), &options, &module));
   const std::vector<uint8_t> body = read_file(arguments.words[1]);
   std::vector<uint8_t> pixels(static_cast<size_t>(size.width) * size.height * 3);
   std::vector<uint8_t> out(thd_jpeg_bound(size.width, size.height, 3));

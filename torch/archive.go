@@ -2,59 +2,28 @@ package torch
 
 import (
 	"archive/zip"
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"strings"
 )
 
-// maxExtra bounds a record that ReadExtra reads, in bytes.
+// maxExtra bounds a record that Extra reads, in bytes.
 const maxExtra = 1 << 20
 
-// ReadExtra returns a record of a model's file that isn't PyTorch's own: those that torch.jit.save and
-// aoti_compile_and_package keep in the archive's folder extra. It is read from the file at path, or from content when
-// path is empty. A file without the record, one that is no archive and one that can't be opened have none, and nil is
-// returned: what is wrong with those, Load tells.
-func ReadExtra(path string, content []byte, name string) ([]byte, error) {
-	archive, err := openArchive(path, content)
-	if err != nil {
-		return nil, nil // Load tells
-	}
-	defer archive.close()
-	return archive.extra(name)
-}
+// An archive is the directory of a model's file: a zip with one folder at the top.
+type archive struct{ zip *zip.Reader }
 
-// archive is a model's file: a zip with one folder at the top.
-type archive struct {
-	zip   *zip.Reader
-	close func()
-}
-
-func openArchive(path string, content []byte) (*archive, error) {
-	if path == "" {
-		reader, err := zip.NewReader(bytes.NewReader(content), int64(len(content)))
-		return &archive{zip: reader, close: func() {}}, err
-	}
-	file, err := os.Open(path)
+// openArchive reads the directory; an archive without records stands for a file that is none.
+func openArchive(file io.ReaderAt, size int64) archive {
+	reader, err := zip.NewReader(file, size)
 	if err != nil {
-		return nil, err
+		reader = &zip.Reader{}
 	}
-	info, err := file.Stat()
-	if err == nil && !info.Mode().IsRegular() {
-		err = errors.New("not a file")
-	}
-	var reader *zip.Reader
-	if err == nil {
-		reader, err = zip.NewReader(file, info.Size())
-	}
-	if err != nil {
-		_ = file.Close()
-		return nil, err
-	}
-	return &archive{zip: reader, close: func() { _ = file.Close() }}, nil
+	return archive{reader}
 }
 
 // below returns a record's name without the folder at the top.
@@ -63,17 +32,29 @@ func below(file *zip.File) string {
 	return name
 }
 
-func (a *archive) extra(name string) ([]byte, error) {
+func (a archive) extra(name string) ([]byte, error) {
 	for _, file := range a.zip.File {
 		if below(file) == "extra/"+name {
 			content, err := readRecord(file, maxExtra)
 			if err != nil {
-				return nil, fmt.Errorf("torch: the record extra/%s: %w", name, err)
+				return nil, fmt.Errorf("the record extra/%s: %w", name, err)
 			}
 			return content, nil
 		}
 	}
 	return nil, nil
+}
+
+// size is the bytes of all records, uncompressed.
+func (a archive) size() int64 {
+	sum := int64(0)
+	for _, file := range a.zip.File {
+		if file.UncompressedSize64 > uint64(math.MaxInt64-sum) { // a damaged file can say anything
+			return math.MaxInt64
+		}
+		sum += int64(file.UncompressedSize64)
+	}
+	return sum
 }
 
 // readRecord returns a record's content, limit bytes at most.

@@ -59,39 +59,6 @@ type Options struct {
 	PackageFolder string
 }
 
-// Load reads a model's file onto a device: TorchScript (torch.jit.save, .pt) or an AOTInductor package
-// (torch._inductor.aoti_compile_and_package, .pt2), told apart by content.
-//
-// A package is machine code: load only those whose maker is trusted, as with TorchScript. Its input is checked before
-// each call if it has a record extra/torchherd.json that states it (models/export.py writes one); else it checks by
-// itself.
-//
-// Errors: ErrNotFound, ErrNotAModule, ErrDevice (also for a package that was compiled for another one),
-// ErrOutOfMemory; ErrInvalidArgument for options that the device doesn't have.
-func Load(path string, options Options) (*Module, error) {
-	if archive, err := openArchive(path, nil); err == nil {
-		defer archive.close()
-		if files := archive.packageFiles(); len(files) > 0 {
-			return loadPackage(archive, files, options)
-		}
-	}
-	name := C.CString(path)
-	defer C.free(unsafe.Pointer(name))
-	return load(options, func(options *C.thd_load_options, out **C.thd_module) *C.thd_error {
-		return C.thd_module_load(name, options, out)
-	})
-}
-
-// LoadBytes is Load for the content of a TorchScript file in memory, which isn't used any more when it returns.
-func LoadBytes(content []byte, options Options) (*Module, error) {
-	if len(content) == 0 {
-		return nil, &Error{Op: "load", Kind: ErrNotAModule, Detail: "the file is empty"}
-	}
-	return load(options, func(options *C.thd_load_options, out **C.thd_module) *C.thd_error {
-		return C.thd_module_load_memory(unsafe.Pointer(&content[0]), C.size_t(len(content)), options, out)
-	})
-}
-
 func load(options Options, call func(*C.thd_load_options, **C.thd_module) *C.thd_error) (*Module, error) {
 	if err := checkABI(); err != nil {
 		return nil, err

@@ -27,18 +27,8 @@ import (
 // maker chose otherwise.
 const packageFolder = "data/aotinductor/model/"
 
-// IsPackage tells whether the file at path is an AOTInductor package. One that can't be read is none.
-func IsPackage(path string) bool {
-	archive, err := openArchive(path, nil)
-	if err != nil {
-		return false
-	}
-	defer archive.close()
-	return len(archive.packageFiles()) > 0
-}
-
 // packageFiles returns the files of the package that the archive is; none when it is no package.
-func (a *archive) packageFiles() []*zip.File {
+func (a archive) packageFiles() []*zip.File {
 	var files []*zip.File
 	for _, file := range a.zip.File {
 		if strings.HasPrefix(below(file), packageFolder) && !strings.HasSuffix(file.Name, "/") {
@@ -50,8 +40,8 @@ func (a *archive) packageFiles() []*zip.File {
 
 // loadPackage unpacks a package and loads it. The loaded library keeps its file's content, so on the CPU the folder is
 // removed at once, and a process that is killed leaves nothing behind; CUDA reads its kernels when they first run.
-func loadPackage(a *archive, files []*zip.File, options Options) (*Module, error) {
-	stated, err := a.statement()
+func (f *File) loadPackage(files []*zip.File, options Options) (*Module, error) {
+	stated, err := f.archive.statement()
 	if err != nil {
 		return nil, err
 	}
@@ -196,14 +186,16 @@ type statement struct {
 	Precision string `json:"precision"`
 }
 
-func (a *archive) statement() (statement, error) {
+func (a archive) statement() (statement, error) {
 	var s statement
 	record, err := a.extra("torchherd.json")
 	if err == nil && record != nil {
-		err = json.Unmarshal(record, &s)
+		if err = json.Unmarshal(record, &s); err != nil {
+			err = fmt.Errorf("the record extra/torchherd.json: %w", err)
+		}
 	}
 	if err != nil {
-		return s, &Error{Op: "load", Kind: ErrNotAModule, Detail: "the record extra/torchherd.json: " + err.Error()}
+		return s, &Error{Op: "load", Kind: ErrNotAModule, Detail: err.Error()}
 	}
 	return s, nil
 }

@@ -177,26 +177,6 @@ func TestPackagesSideBySide(t *testing.T) {
 	wg.Wait()
 }
 
-func TestIsPackage(t *testing.T) {
-	for name, want := range map[string]bool{"negate.pt2": true, "negate.pt": false, "garbage.pt": false, "absent.pt": false} {
-		if got := torch.IsPackage(goldens.Path("modules/" + name)); got != want {
-			t.Errorf("%s is a package: %v", name, got)
-		}
-	}
-}
-
-func TestReadExtra(t *testing.T) {
-	content, err := torch.ReadExtra(goldens.Path("modules/negate.pt2"), nil, "torchherd.json")
-	if err != nil || !bytes.Contains(content, []byte(`"size": "32x24"`)) {
-		t.Errorf("%s, %v", content, err)
-	}
-	for _, name := range []string{"negate.pt", "garbage.pt", "absent.pt"} {
-		if content, err := torch.ReadExtra(goldens.Path("modules/"+name), nil, "torchherd.json"); content != nil || err != nil {
-			t.Errorf("%s: %s, %v", name, content, err)
-		}
-	}
-}
-
 func expectEmpty(t *testing.T, folder string) {
 	t.Helper()
 	if entries, err := os.ReadDir(folder); err != nil || len(entries) > 0 {

@@ -4,7 +4,7 @@
 // and torchvision where the meaning is the same. It knows nothing of HTTP or of gathering requests.
 //
 //	device, err := torch.NewDevice("cpu")
-//	module, err := torch.Load("generator.pt", device)
+//	module, err := torch.Load("generator.pt", torch.Options{Device: device})
 //	defer module.Close()
 //	output, err := module.Forward(batch)
 //
@@ -16,7 +16,7 @@
 // # Memory
 //
 // All tensors and pictures are Go memory. The C side borrows them for the length of a call and keeps no
-// pointer. Only a [Module] holds C memory; Close returns it.
+// pointer. Only a [Module] and an [Answer] hold C memory; Close and Read return it.
 //
 // # Threads
 //

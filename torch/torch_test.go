@@ -132,7 +132,7 @@ func TestLoadErrors(t *testing.T) {
 			t.Errorf("%s: the error carries a stack trace: %v", path, err)
 		}
 		if content, readErr := os.ReadFile(path); readErr == nil {
-			_, err = torch.LoadBytes(content, torch.Options{})
+			_, err = torch.NewBytes(content).Load(torch.Options{})
 			expectKind(t, err, torch.ErrNotAModule)
 		}
 	}
@@ -162,7 +162,7 @@ func TestForward(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	fromBytes, err := torch.LoadBytes(content, torch.Options{})
+	fromBytes, err := torch.NewBytes(content).Load(torch.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

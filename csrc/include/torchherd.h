@@ -39,7 +39,7 @@ extern "C" {
 #endif
 
 /* Raised by every change that breaks a caller built against an older header. */
-#define THD_ABI_VERSION 3
+#define THD_ABI_VERSION 4
 
 /* ---- errors ---- */
 
@@ -139,17 +139,20 @@ typedef struct thd_load_options {
   int32_t graphs;          /* CUDA: 1 to replay each batch's shape as a CUDA graph once it is warm; else 0 */
 } thd_load_options;
 
-/* Loads a TorchScript file onto a device. path, options: borrowed. *out: owned, freed by thd_module_free.
- * Errors: NOT_FOUND, NOT_A_MODULE, DEVICE, OUT_OF_MEMORY; INVALID_ARGUMENT for options that the device doesn't
- * have. */
-thd_error* thd_module_load(const char* path, const thd_load_options* options, thd_module** out);
+/* Loads a TorchScript file onto a device. file: a descriptor that is open for reading; borrowed, and its position is
+ * left alone, so that several loads may use it at the same time. name: what messages call the file. name, options:
+ * borrowed. *out: owned, freed by thd_module_free.
+ * Errors: NOT_A_MODULE, also for a file that becomes shorter meanwhile; DEVICE, OUT_OF_MEMORY; INVALID_ARGUMENT for
+ * options that the device doesn't have and for a file that isn't open. */
+thd_error* thd_module_load(int32_t file, const char* name, const thd_load_options* options, thd_module** out);
 /* The same from a file's content in memory. data: borrowed. */
 thd_error* thd_module_load_memory(const void* data, size_t size, const thd_load_options* options,
                                   thd_module** out);
 /* Loads an AOTInductor package that the caller has unpacked. library: its shared object; folder: where its other
  * files lie. Both are borrowed; on the CPU the files may be removed as soon as this returns, on CUDA when the module
  * is freed. A package can run on the device's kind that it was compiled for, and only with inputs of the dtype and of
- * the shapes that it was compiled for; it answers others with FORWARD. Errors: as above. */
+ * the shapes that it was compiled for; it answers others with FORWARD. Errors: as above, and NOT_FOUND for the shared
+ * object. */
 thd_error* thd_module_load_package(const char* library, const char* folder, const thd_load_options* options,
                                    thd_module** out);
 /* module: owned, given back here; NULL does nothing. */

@@ -6,6 +6,7 @@
 #include <torch/csrc/jit/serialization/import.h>
 
 #include <fstream>
+#include <memory>
 #include <string>
 
 #include "device.h"
@@ -13,6 +14,7 @@
 #include "pictures.h"
 #include "precision.h"
 #include "program.h"
+#include "reader.h"
 #include "translate.h"
 
 struct thd_module {
@@ -54,25 +56,27 @@ void require_file(const char* path) {
   }
 }
 
-// Reads from memory that somebody else owns.
-class MemoryBuffer : public std::streambuf {
- public:
-  MemoryBuffer(const void* data, size_t size) {
-    auto* begin = static_cast<char*>(const_cast<void*>(data));
-    setg(begin, begin, begin + size);
+torch::jit::Module read_script(const std::shared_ptr<thd::Reader>& reader, const std::string& name,
+                               c10::Device device) {
+  torch::jit::Module module;
+  try {
+    module = torch::jit::load(reader, device);
+  } catch (const std::exception&) {
+    if (!reader->fell_short()) throw;
   }
+  if (reader->fell_short()) {
+    throw Failure(THD_ERROR_NOT_A_MODULE,
+                  name + ": it ends too early, or can't be read to its end; is it still being written?");
+  }
+  return module;
+}
 
- protected:
-  pos_type seekoff(off_type offset, std::ios_base::seekdir from, std::ios_base::openmode /*which*/) override {
-    char* base = from == std::ios_base::beg ? eback() : from == std::ios_base::cur ? gptr() : egptr();
-    if (offset < eback() - base || offset > egptr() - base) return off_type{-1};
-    setg(eback(), base + offset, egptr());
-    return gptr() - eback();
-  }
-  pos_type seekpos(pos_type position, std::ios_base::openmode which) override {
-    return seekoff(position, std::ios_base::beg, which);
-  }
-};
+thd_module* load_from(const std::shared_ptr<thd::Reader>& reader, const std::string& name,
+                      const thd_load_options& options) {
+  return make_module(options, [&](c10::Device device) {
+    return thd::load_script(name + ": ", device, [&](c10::Device to) { return read_script(reader, name, to); });
+  });
+}
 
 at::ScalarType scalar_type(thd_dtype dtype) {
   switch (dtype) {
@@ -116,14 +120,10 @@ thd_tensor_view view_of(thd_dtype dtype, at::IntArrayRef shape, void* data) {
 
 extern "C" {
 
-thd_error* thd_module_load(const char* path, const thd_load_options* options, thd_module** out) {
+thd_error* thd_module_load(int32_t file, const char* name, const thd_load_options* options, thd_module** out) {
   return thd::guard([&] {
-    require(path != nullptr && options != nullptr && out != nullptr, "no pointer may be NULL");
-    require_file(path);
-    *out = make_module(*options, [&](c10::Device device) {
-      return thd::load_script(std::string(path) + ": ", device,
-                              [&](c10::Device to) { return torch::jit::load(path, to); });
-    });
+    require(name != nullptr && options != nullptr && out != nullptr, "no pointer may be NULL");
+    *out = load_from(std::make_shared<thd::FileReader>(file), name, *options);
   });
 }
 
@@ -131,13 +131,7 @@ thd_error* thd_module_load_memory(const void* data, size_t size, const thd_load_
                                   thd_module** out) {
   return thd::guard([&] {
     require(data != nullptr && options != nullptr && out != nullptr, "no pointer may be NULL");
-    *out = make_module(*options, [&](c10::Device device) {
-      return thd::load_script("module in memory: ", device, [&](c10::Device to) {
-        MemoryBuffer buffer(data, size);
-        std::istream stream(&buffer);
-        return torch::jit::load(stream, to);
-      });
-    });
+    *out = load_from(std::make_shared<thd::MemoryReader>(data, size), "the model in memory", *options);
   });
 }
 

@@ -2,10 +2,12 @@
  * kind of error. Argument: the testdata folder. */
 #include "torchherd.h"
 
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static int failures = 0;
 
@@ -83,41 +85,65 @@ static void test_devices(void) {
 
 static const thd_load_options on_cpu = {.device = "cpu", .precision = THD_FP32, .graphs = 0};
 
+/* Loads a file of the testdata folder by its name there. */
+static thd_error* load_file(const char* name, const thd_load_options* options, thd_module** out) {
+  const int open_file = open(file(name), O_RDONLY);
+  if (open_file < 0) {
+    fprintf(stderr, "smoke.c: can't open %s\n", file(name));
+    exit(1);
+  }
+  thd_error* error = thd_module_load(open_file, name, options, out);
+  close(open_file);
+  return error;
+}
+
 static void test_load_errors(void) {
   thd_module* module = NULL;
-  EXPECT_CODE(thd_module_load(file("modules/absent.pt"), &on_cpu, &module), THD_ERROR_NOT_FOUND);
-  EXPECT_CODE(thd_module_load(file("modules/garbage.pt"), &on_cpu, &module), THD_ERROR_NOT_A_MODULE);
-  EXPECT_CODE(thd_module_load(file("modules/truncated.pt"), &on_cpu, &module), THD_ERROR_NOT_A_MODULE);
-  EXPECT_CODE(thd_module_load(file("modules/checkpoint.pth"), &on_cpu, &module), THD_ERROR_NOT_A_MODULE);
-  EXPECT_CODE(thd_module_load(NULL, &on_cpu, &module), THD_ERROR_INVALID_ARGUMENT);
+  EXPECT_CODE(load_file("modules/garbage.pt", &on_cpu, &module), THD_ERROR_NOT_A_MODULE);
+  EXPECT_CODE(load_file("modules/truncated.pt", &on_cpu, &module), THD_ERROR_NOT_A_MODULE);
+  EXPECT_CODE(load_file("modules/checkpoint.pth", &on_cpu, &module), THD_ERROR_NOT_A_MODULE);
+  EXPECT_CODE(thd_module_load(-1, "no file", &on_cpu, &module), THD_ERROR_INVALID_ARGUMENT);
+  EXPECT_CODE(thd_module_load(0, NULL, &on_cpu, &module), THD_ERROR_INVALID_ARGUMENT);
   EXPECT_CODE(thd_module_load_memory("nonsense", 8, &on_cpu, &module), THD_ERROR_NOT_A_MODULE);
   EXPECT_CODE(thd_module_load_package(file("absent.so"), folder, &on_cpu, &module), THD_ERROR_NOT_FOUND);
   EXPECT_CODE(thd_module_load_package(file("modules/garbage.pt"), folder, &on_cpu, &module),
               THD_ERROR_NOT_A_MODULE);
 
-  const char* negate = file("modules/negate.pt");
-  EXPECT_CODE(thd_module_load(negate, NULL, &module), THD_ERROR_INVALID_ARGUMENT);
+  const char* negate = "modules/negate.pt";
+  EXPECT_CODE(load_file(negate, NULL, &module), THD_ERROR_INVALID_ARGUMENT);
   thd_load_options options = {.device = NULL};
-  EXPECT_CODE(thd_module_load(negate, &options, &module), THD_ERROR_INVALID_ARGUMENT);
+  EXPECT_CODE(load_file(negate, &options, &module), THD_ERROR_INVALID_ARGUMENT);
   options.device = "abacus";
-  EXPECT_CODE(thd_module_load(negate, &options, &module), THD_ERROR_DEVICE);
+  EXPECT_CODE(load_file(negate, &options, &module), THD_ERROR_DEVICE);
   options = on_cpu;
   options.precision = THD_FP16;
-  EXPECT_CODE(thd_module_load(negate, &options, &module), THD_ERROR_INVALID_ARGUMENT);
+  EXPECT_CODE(load_file(negate, &options, &module), THD_ERROR_INVALID_ARGUMENT);
   options.precision = THD_BF16;
-  EXPECT_CODE(thd_module_load_package(negate, folder, &options, &module), THD_ERROR_INVALID_ARGUMENT);
+  EXPECT_CODE(thd_module_load_package(file(negate), folder, &options, &module), THD_ERROR_INVALID_ARGUMENT);
   options = on_cpu;
   options.graphs = 1;
-  EXPECT_CODE(thd_module_load(negate, &options, &module), THD_ERROR_INVALID_ARGUMENT);
+  EXPECT_CODE(load_file(negate, &options, &module), THD_ERROR_INVALID_ARGUMENT);
   EXPECT(module == NULL);
   thd_module_free(NULL);
 }
 
 static thd_module* load(const char* name) {
   thd_module* module = NULL;
-  EXPECT_OK(thd_module_load(file(name), &on_cpu, &module));
+  EXPECT_OK(load_file(name, &on_cpu, &module));
   if (module == NULL) exit(1);
   return module;
+}
+
+/* A module from memory is the one from the file. */
+static void test_load_memory(void) {
+  size_t size = 0;
+  uint8_t* content = read_file("modules/negate.pt", &size);
+  thd_module* module = NULL;
+  EXPECT_OK(thd_module_load_memory(content, size, &on_cpu, &module));
+  free(content);
+  const uint8_t picture[3] = {0, 255, 255};
+  EXPECT_OK(thd_module_check_finite(module, picture, 1, 1));
+  thd_module_free(module);
 }
 
 static void test_forward(void) {
@@ -274,6 +300,7 @@ int main(int count, char** arguments) {
   test_versions();
   test_devices();
   test_load_errors();
+  test_load_memory();
   test_forward();
   test_forward_keeps_no_input();
   test_forward_pictures();

@@ -64,7 +64,7 @@ func (t *Tune) Validate() error {
 func (t *Tune) config() tune.Config {
 	c := tune.Config{
 		Model: t.Model, Clients: t.Clients, Cores: runtime.GOMAXPROCS(0), // affinity and cgroup limits included
-		TargetP99: t.TargetP99, MinPSNR: t.MinPSNR, KeepPrecision: torch.IsPackage(t.Model),
+		TargetP99: t.TargetP99, MinPSNR: t.MinPSNR, KeepPrecision: isPackage(t.Model),
 		Duration: t.Duration, Budget: t.Budget,
 	}
 	if t.Device != "auto" {
@@ -74,6 +74,16 @@ func (t *Tune) config() tune.Config {
 		c.Passed = append(c.Passed, "--size", t.Size.String())
 	}
 	return c
+}
+
+// isPackage tells whether a model's file is an AOTInductor package. What can't be opened, the server will tell.
+func isPackage(path string) bool {
+	file, err := torch.Open(path)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = file.Close() }()
+	return file.IsPackage()
 }
 
 // Run searches and tells what it found.

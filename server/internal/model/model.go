@@ -5,7 +5,6 @@ package model
 import (
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -116,14 +115,20 @@ func (m *Model) setUp(instance int) error {
 }
 
 func (m *Model) load() (*torch.Module, error) {
-	path := m.config.Path
+	file, err := open(m.config.Path, m.config.Content)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = file.Close() }()
+	return file.Load(m.config.Options)
+}
+
+// open opens a model's file, or its content when path is empty.
+func open(path string, content []byte) (*torch.File, error) {
 	if path == "" {
-		return torch.LoadBytes(m.config.Content, m.config.Options)
+		return torch.NewBytes(content), nil
 	}
-	if info, err := os.Stat(path); err == nil && info.IsDir() {
-		return nil, fmt.Errorf("model: %s is a folder; name a model's file (.pt, .pt2)", path)
-	}
-	return torch.Load(path, m.config.Options)
+	return torch.Open(path)
 }
 
 // runsToWarm is how often a module must run before it runs at full speed: TorchScript watches the first run of

@@ -3,8 +3,6 @@ package model
 import (
 	"encoding/json"
 	"fmt"
-
-	"github.com/torchherd/torchherd/torch"
 )
 
 // Settings is what a model's file says of itself. models/export.py writes it; a file of another maker has none.
@@ -22,7 +20,12 @@ const settingsRecord = "torchherd.json"
 // them, one that is no archive and one that can't be read have none: what is wrong with those, Load tells. It returns
 // an error for settings that are broken or that can't be served.
 func ReadSettings(path string, content []byte) (Settings, error) {
-	text, err := torch.ReadExtra(path, content, settingsRecord)
+	file, err := open(path, content)
+	if err != nil {
+		return Settings{}, nil // Load tells
+	}
+	defer func() { _ = file.Close() }()
+	text, err := file.Extra(settingsRecord)
 	if err != nil || text == nil {
 		return Settings{}, err
 	}
