@@ -90,6 +90,9 @@ RESIZES = (
     ((228, 228), (114, 57)),
 )
 
+# Not a multiple of what any vector instructions take at a time.
+GRAY_SIZE = (211, 97)
+
 
 @dataclass
 class Picture:
@@ -339,6 +342,18 @@ def lcg_bytes(seed: int, count: int) -> bytes:
     return bytes(out)
 
 
+def gray_golden(seed: int, size: tuple[int, int]) -> dict[str, object]:
+    """Noise of that size, made grey by Pillow."""
+    width, height = size
+    noise = lcg_bytes(seed, width * height * 3)
+    return {
+        "seed": seed,
+        "width": width,
+        "height": height,
+        "output_sha256": files.sha256(Image.frombytes("RGB", size, noise).convert("L").tobytes()),
+    }
+
+
 def resize_golden(
     seed: int, before: tuple[int, int], after: tuple[int, int], goldens: Goldens
 ) -> dict[str, object]:
@@ -411,6 +426,7 @@ def make_all() -> dict[str, bytes]:
                 for seed, (before, after) in enumerate(RESIZES, start=1)
             ],
         },
+        "gray": gray_golden(1, GRAY_SIZE),
     }
     made = {f"pictures/{picture.file}": picture.data for picture in pictures}
     made["pictures/LICENSES.md"] = licences(pictures)

@@ -206,6 +206,27 @@ func TestCUDAPixels(t *testing.T) {
 	}
 }
 
+// Values of every kind come out as on the CPU, in batches' graphs too.
+func TestCUDAValues(t *testing.T) {
+	device := cuda(t, "cuda:0")
+	settings := allValues()
+	settings["gray"] = torch.Values{Channels: torch.Gray, Mean: [3]float64{0.5}, Std: [3]float64{0.5}, Output: torch.Range{Low: -1, High: 1}}
+	for name, values := range settings {
+		reference := loadOn(t, goldens.Path("modules/identity.pt"), torch.Options{Values: values})
+		for _, graphs := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/graphs=%v", name, graphs), func(t *testing.T) {
+				m := loadOn(t, goldens.Path("modules/identity.pt"), torch.Options{Device: device, Values: values, CUDAGraphs: graphs})
+				for range 4 { // a graph is made in the third
+					expectSame(t, name, m, reference, pictures(3, 31, 33))
+				}
+				if err := m.CheckFinite(pictures(1, 8, 8)); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}
+}
+
 // With graphs and without, each batch has the same answer: while a shape gets warm, when its graph is made, and in
 // replays with other pictures, among those of other shapes.
 func TestCUDAGraphs(t *testing.T) {

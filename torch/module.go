@@ -27,8 +27,9 @@ import (
 // are safe for concurrent use and take turns. Close it when it is done with: a model's memory is large and lies outside
 // Go's heap, so the garbage collector can't know when it is time, and nothing is freed without Close.
 type Module struct {
-	info   Info
-	limits limits // of what forward takes; only a package has any
+	info     Info
+	limits   limits // of what forward takes; only a package has any
+	channels int64  // of a picture as the model gets it
 
 	mu     sync.Mutex // one call at a time
 	handle *C.thd_module
@@ -54,6 +55,8 @@ type Options struct {
 	// CUDAGraphs replays each shape of a batch as a CUDA graph once it has run twice. For ForwardPictures only. A model
 	// that no graph can hold runs without.
 	CUDAGraphs bool
+	// Values are what the model's tensors hold of pictures; for ForwardPictures and CheckFinite.
+	Values Values
 	// PackageFolder is where a package is unpacked, into a folder of its own that is removed again: on the CPU before
 	// Load returns, on CUDA by Close. Empty: os.TempDir(). It must allow files to be executed.
 	PackageFolder string
@@ -68,7 +71,12 @@ func load(options Options, call func(*C.thd_load_options, **C.thd_module) *C.thd
 	if options.CUDAGraphs {
 		c.graphs = 1
 	}
-	m := &Module{}
+	values := options.Values.c()
+	var pinner runtime.Pinner
+	defer pinner.Unpin()
+	pinner.Pin(&values)
+	c.values = &values
+	m := &Module{channels: options.Values.Channels.count()}
 	if err := take("load", call(&c, &m.handle)); err != nil {
 		return nil, err
 	}
@@ -163,8 +171,8 @@ type Pictures struct {
 
 func (p *Pictures) size() int { return p.Height * p.Width * p.Channels }
 
-// ForwardPictures runs the module on RGB pictures: it stacks them in their order, turns them into float32 NCHW in
-// 0..1, and runs. On CUDA it returns when the work is queued, so that the next batch can be given while this one runs.
+// ForwardPictures runs the module on RGB pictures: it stacks them in their order, turns them into float32 NCHW with the
+// module's Values, and runs. On CUDA it returns when the work is queued, so that the next batch can be given while this one runs.
 // The caller reads the answer once.
 //
 // Errors: as for Forward; ErrOutput also when the answer isn't floating point [items, 1 or 3, height, width].
@@ -223,7 +231,7 @@ func (m *Module) checkInput(op string, batch Pictures) error {
 			return &Error{Op: op, Kind: ErrShape, Detail: fmt.Sprintf("picture %d has %d bytes instead of %d", i, len(item), batch.size())}
 		}
 	}
-	shape := [...]int64{int64(len(batch.Items)), 3, int64(batch.Height), int64(batch.Width)}
+	shape := [...]int64{int64(len(batch.Items)), m.channels, int64(batch.Height), int64(batch.Width)}
 	return m.limits.check(op, Float32, shape[:])
 }
 
@@ -234,8 +242,8 @@ type Answer struct {
 	result                  *C.thd_result
 }
 
-// Read waits for the answer, writes it as bytes (clamped to 0..1, NaN as 0, times 255, cut off) and returns the memory
-// that the answer held. Item i belongs to item i of the batch. A second Read returns ErrClosed. It may run on another
+// Read waits for the answer, writes it as bytes, RGB or grey (brought to 0..1 by the module's Values and clamped, NaN as
+// 0, times 255, cut off), and returns the memory that the answer held. Item i belongs to item i of the batch. A second Read returns ErrClosed. It may run on another
 // goroutine while the module runs another batch, and after the module was closed.
 //
 // alloc makes the memory of each picture: size bytes, which are all overwritten. It lets a server use its memory again;

@@ -133,10 +133,29 @@ typedef enum thd_precision {
   THD_FP16 = 3  /* CUDA: likewise in float16 */
 } thd_precision;
 
+/* The channels of the tensor that a module gets of a picture, in their order. */
+typedef enum thd_channels {
+  THD_RGB = 0,
+  THD_BGR = 1, /* of an answer of three channels, too */
+  THD_GRAY = 2 /* one: (19595 R + 38470 G + 7471 B + 32768) >> 16 of the bytes, as Pillow's convert("L") */
+} thd_channels;
+
+/* What a module wants of its pixels, and what its answers mean. Of a byte v it gets (x - mean[c]) / std[c], where
+ * x = input_low + v/255 * (input_high - input_low) and c counts the channels of its tensor; of a value y of its answer
+ * comes the byte of (y - output_low) / (output_high - output_low). All numbers are finite, the two of a range differ,
+ * and std is above 0. */
+typedef struct thd_values {
+  thd_channels channels;
+  float input_low, input_high;
+  float mean[3], std[3]; /* of gray the first alone */
+  float output_low, output_high;
+} thd_values;
+
 typedef struct thd_load_options {
-  const char* device;      /* "cpu", "cuda", "cuda:1"; borrowed */
-  thd_precision precision; /* of a package THD_FP32: it computes as it was compiled */
-  int32_t graphs;          /* CUDA: 1 to replay each batch's shape as a CUDA graph once it is warm; else 0 */
+  const char* device;       /* "cpu", "cuda", "cuda:1"; borrowed */
+  thd_precision precision;  /* of a package THD_FP32: it computes as it was compiled */
+  int32_t graphs;           /* CUDA: 1 to replay each batch's shape as a CUDA graph once it is warm; else 0 */
+  const thd_values* values; /* for pictures; borrowed; NULL: RGB in 0..1, and answers in 0..1 */
 } thd_load_options;
 
 /* Loads a TorchScript file onto a device. file: a descriptor that is open for reading; borrowed, and its position is
@@ -185,8 +204,8 @@ thd_error* thd_module_forward(thd_module* module, const thd_tensor_view* input, 
 thd_error* thd_module_check_finite(thd_module* module, const uint8_t* picture, int32_t height, int32_t width);
 
 /* Runs the module on a batch of RGB pictures of one size: stacks them in their order, turns them into
- * float32 NCHW in 0..1 (value/255), runs, and keeps the answer for thd_result_read_pictures. On CUDA it returns
- * when the work is queued: the next batch can be given while this one runs.
+ * float32 NCHW with the values that the module was loaded for, runs, and keeps the answer for
+ * thd_result_read_pictures. On CUDA it returns when the work is queued: the next batch can be given while this one runs.
  *
  * pictures: count pointers to height*width*3 bytes; borrowed. *out: owned. *view gives the answer's shape
  * {count, channels, height, width} (dtype uint8, what will be read); its data is NULL.
@@ -195,8 +214,8 @@ thd_error* thd_module_check_finite(thd_module* module, const uint8_t* picture, i
 thd_error* thd_module_forward_pictures(thd_module* module, const uint8_t* const* pictures, int32_t count,
                                        int32_t height, int32_t width, thd_result** out, thd_tensor_view* view);
 
-/* Waits for the answer and writes its picture i to pictures[i] as height*width*channels bytes: values are clamped
- * to 0..1 (NaN becomes 0), times 255, cut off to whole numbers. pictures: count pointers; borrowed. From any
+/* Waits for the answer and writes its picture i to pictures[i] as height*width*channels bytes, RGB or grey: values
+ * are brought to 0..1 by the module's thd_values and clamped (NaN becomes 0), times 255, cut off to whole numbers. pictures: count pointers; borrowed. From any
  * thread, also while its module runs another batch. Errors: FORWARD for what fails on CUDA only as it runs. */
 thd_error* thd_result_read_pictures(const thd_result* result, uint8_t* const* pictures, int32_t count);
 

@@ -16,6 +16,7 @@
 #include "program.h"
 #include "reader.h"
 #include "translate.h"
+#include "values.h"
 
 struct thd_module {
   c10::Device device;
@@ -38,11 +39,13 @@ thd_module* make_module(const thd_load_options& options, Load&& load) {
   const c10::Device device = thd::usable_device(options.device);
   thd::require_precision(options.precision, device);
   require(options.graphs == 0 || device.is_cuda(), "options: graphs are for CUDA devices");
+  const thd_values& values = options.values == nullptr ? thd::kPlainValues : *options.values;
+  thd::require_values(values);
   const c10::InferenceMode inference;
   const c10::DeviceGuard on(device);
   std::unique_ptr<thd::Program> program = load(device);
-  auto pictures = device.is_cpu() ? thd::make_host_runner(program.get())
-                                  : thd::make_device_runner(program.get(), device, options.graphs != 0);
+  auto pictures = device.is_cpu() ? thd::make_host_runner(program.get(), values)
+                                  : thd::make_device_runner(program.get(), device, values, options.graphs != 0);
   return new thd_module{.device = device,
                         .device_name = device.str(),
                         .precision = options.precision,
@@ -191,15 +194,10 @@ thd_error* thd_module_check_finite(thd_module* module, const uint8_t* picture, i
     const c10::InferenceMode inference;
     const c10::DeviceGuard on(module->device);
     const thd::PrecisionScope scope(module->precision, module->device);
-    const at::Tensor bytes =
-        at::from_blob(const_cast<uint8_t*>(picture), {1, height, width, thd::kRgb}, at::kByte);
-    const bool finite = translate(THD_ERROR_FORWARD, "forward: ", [&] {
-      const at::Tensor input =
-          bytes.to(module->device).permute({0, 3, 1, 2}).to(at::kFloat).div(255).contiguous();
-      const at::Tensor output = module->program->run(input);
-      thd::require_pictures(output, 1);
-      return at::isfinite(output).all().item<bool>();
-    });
+    const at::Tensor output =
+        module->pictures->answer({.pictures = &picture, .count = 1, .height = height, .width = width});
+    const bool finite =
+        translate(THD_ERROR_FORWARD, "forward: ", [&] { return at::isfinite(output).all().item<bool>(); });
     if (!finite)
       throw Failure(THD_ERROR_OUTPUT, "the module answered a picture with values that are NaN or infinite");
   });

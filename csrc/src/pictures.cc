@@ -9,33 +9,55 @@
 
 #include "pixels.h"
 #include "translate.h"
+#include "values.h"
 
 namespace thd {
 namespace {
 
 class HostRunner : public PictureRunner {
  public:
-  explicit HostRunner(Program* program) : program_(program) {}
+  HostRunner(Program* program, const thd_values& values)
+      : program_(program), channels_(values.channels), scale_(values, c10::kCPU) {}
 
   std::unique_ptr<thd_result> run(const Batch& batch) override {
+    at::Tensor output = answer(batch);
+    output = translate(THD_ERROR_FORWARD,
+                       "forward: ", [&] { return scale_.undo(output.to(at::kFloat)).contiguous(); });
+    return std::make_unique<thd_result>(thd_result{.tensor = std::move(output), .bgr = channels_ == THD_BGR});
+  }
+
+  at::Tensor answer(const Batch& batch) override {
     at::Tensor output = program_->run(stack(batch));
     require_pictures(output, batch.count);
-    output = translate(THD_ERROR_FORWARD, "forward: ", [&] { return output.to(at::kFloat).contiguous(); });
-    return std::make_unique<thd_result>(thd_result{.tensor = std::move(output)});
+    return output;
   }
 
  private:
-  static at::Tensor stack(const Batch& batch) {
+  at::Tensor stack(const Batch& batch) const {
     const int64_t plane = batch.height * batch.width;
-    at::Tensor stacked = at::empty({batch.count, kRgb, batch.height, batch.width}, at::kFloat);
+    const int64_t channels = channels_of(channels_);
+    at::Tensor stacked = at::empty({batch.count, channels, batch.height, batch.width}, at::kFloat);
     auto* values = stacked.mutable_data_ptr<float>();
-    for (int64_t i = 0; i < batch.count; i++) {
-      pixels_to_planes(batch.pictures[i], plane, values + i * kRgb * plane);
+    for (int64_t i = 0; i < batch.count; i++, values += channels * plane) {
+      switch (channels_) {
+        case THD_RGB:
+          pixels_to_planes(batch.pictures[i], plane, {values, values + plane, values + 2 * plane});
+          break;
+        case THD_BGR:
+          pixels_to_planes(batch.pictures[i], plane, {values + 2 * plane, values + plane, values});
+          break;
+        case THD_GRAY:
+          pixels_to_gray_plane(batch.pictures[i], plane, values);
+          break;
+      }
     }
+    scale_.apply(stacked);
     return stacked;
   }
 
   Program* program_;
+  thd_channels channels_;
+  Scale scale_;
 };
 
 std::string shape_text(at::IntArrayRef shape) {
@@ -54,8 +76,8 @@ bool is_pixels(const at::Tensor& tensor) { return tensor.scalar_type() == at::kB
 
 }  // namespace
 
-std::unique_ptr<PictureRunner> make_host_runner(Program* program) {
-  return std::make_unique<HostRunner>(program);
+std::unique_ptr<PictureRunner> make_host_runner(Program* program, const thd_values& values) {
+  return std::make_unique<HostRunner>(program, values);
 }
 
 void require_pictures(const at::Tensor& output, int64_t count) {
@@ -81,13 +103,20 @@ void read_pictures(const thd_result& result, uint8_t* const* pictures) {
     translate(THD_ERROR_FORWARD, "forward: ", [&] { wait_for(*result.arrived); });
   }
   const auto [count, channels, height, width] = picture_shape(result);
-  const int64_t size = channels * height * width;
+  const int64_t plane = height * width;
+  const int64_t size = channels * plane;
   for (int64_t i = 0; i < count; i++) {
     if (is_pixels(result.tensor)) {
       std::memcpy(pictures[i], result.tensor.const_data_ptr<uint8_t>() + i * size, size);
+      continue;
+    }
+    const auto* values = result.tensor.const_data_ptr<float>() + i * size;
+    if (channels == 1) {
+      plane_to_pixels(values, plane, pictures[i]);
+    } else if (result.bgr) {
+      planes_to_pixels({values + 2 * plane, values + plane, values}, plane, pictures[i]);
     } else {
-      planes_to_pixels(result.tensor.const_data_ptr<float>() + i * size, static_cast<int>(channels),
-                       height * width, pictures[i]);
+      planes_to_pixels({values, values + plane, values + 2 * plane}, plane, pictures[i]);
     }
   }
 }

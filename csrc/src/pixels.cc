@@ -21,10 +21,16 @@ inline uint8_t to_byte(float value) {
   return static_cast<uint8_t>(static_cast<int32_t>(clamped * kScale));
 }
 
-void interleave_plain(const float* planes, int64_t plane, int64_t count, uint8_t* pixels) {
-  for (int64_t i = 0; i < count; i++) {
-    for (int64_t c = 0; c < 3; c++) pixels[3 * i + c] = to_byte(planes[c * plane + i]);
+// From pixel `begin` on.
+void interleave_plain(const std::array<const float*, 3>& planes, int64_t begin, int64_t count,
+                      uint8_t* pixels) {
+  for (int64_t i = begin; i < count; i++) {
+    for (int64_t c = 0; c < 3; c++) pixels[3 * i + c] = to_byte(planes[c][i]);
   }
+}
+
+inline uint8_t gray_of(const uint8_t* pixel) {
+  return static_cast<uint8_t>((19595U * pixel[0] + 38470U * pixel[1] + 7471U * pixel[2] + 32768U) >> 16);
 }
 
 #if THD_AVX2
@@ -66,12 +72,12 @@ constexpr Places make_places() {
 }
 constexpr Places kPlaces = make_places();
 
-__attribute__((target("avx2"))) void interleave_avx2(const float* planes, int64_t plane, int64_t count,
+__attribute__((target("avx2"))) void interleave_avx2(const std::array<const float*, 3>& planes, int64_t count,
                                                      uint8_t* pixels) {
   int64_t i = 0;
   for (; i + kStep <= count; i += kStep) {
-    const __m128i channel[3] = {to_sixteen_bytes(planes + i), to_sixteen_bytes(planes + plane + i),
-                                to_sixteen_bytes(planes + 2 * plane + i)};
+    const __m128i channel[3] = {to_sixteen_bytes(planes[0] + i), to_sixteen_bytes(planes[1] + i),
+                                to_sixteen_bytes(planes[2] + i)};
     for (int v = 0; v < 3; v++) {
       __m128i out = _mm_setzero_si128();
       for (int c = 0; c < 3; c++) {
@@ -81,36 +87,44 @@ __attribute__((target("avx2"))) void interleave_avx2(const float* planes, int64_
       _mm_storeu_si128(reinterpret_cast<__m128i*>(pixels + 3 * i) + v, out);
     }
   }
-  interleave_plain(planes + i, plane, count - i, pixels + 3 * i);
+  interleave_plain(planes, i, count, pixels);
 }
 
 #endif
 
 }  // namespace
 
-THD_CLONES void pixels_to_planes(const uint8_t* pixels, int64_t count, float* planes) {
-  float* red = planes;
-  float* green = planes + count;
-  float* blue = planes + 2 * count;
+THD_CLONES void pixels_to_planes(const uint8_t* pixels, int64_t count, const std::array<float*, 3>& planes) {
+  float* __restrict first = planes[0];
+  float* __restrict second = planes[1];
+  float* __restrict third = planes[2];
   for (int64_t i = 0; i < count; i++) {
-    red[i] = static_cast<float>(pixels[3 * i]) / kScale;
-    green[i] = static_cast<float>(pixels[3 * i + 1]) / kScale;
-    blue[i] = static_cast<float>(pixels[3 * i + 2]) / kScale;
+    first[i] = static_cast<float>(pixels[3 * i]) / kScale;
+    second[i] = static_cast<float>(pixels[3 * i + 1]) / kScale;
+    third[i] = static_cast<float>(pixels[3 * i + 2]) / kScale;
   }
 }
 
-void planes_to_pixels(const float* planes, int channels, int64_t count, uint8_t* pixels) {
-  if (channels == 1) {
-    for (int64_t i = 0; i < count; i++) pixels[i] = to_byte(planes[i]);
-    return;
-  }
+THD_CLONES void pixels_to_gray(const uint8_t* pixels, int64_t count, uint8_t* gray) {
+  for (int64_t i = 0; i < count; i++) gray[i] = gray_of(pixels + 3 * i);
+}
+
+THD_CLONES void pixels_to_gray_plane(const uint8_t* pixels, int64_t count, float* plane) {
+  for (int64_t i = 0; i < count; i++) plane[i] = static_cast<float>(gray_of(pixels + 3 * i)) / kScale;
+}
+
+void planes_to_pixels(const std::array<const float*, 3>& planes, int64_t count, uint8_t* pixels) {
 #if THD_AVX2
   if (has_avx2()) {
-    interleave_avx2(planes, count, count, pixels);
+    interleave_avx2(planes, count, pixels);
     return;
   }
 #endif
-  interleave_plain(planes, count, count, pixels);
+  interleave_plain(planes, 0, count, pixels);
+}
+
+void plane_to_pixels(const float* plane, int64_t count, uint8_t* pixels) {
+  for (int64_t i = 0; i < count; i++) pixels[i] = to_byte(plane[i]);
 }
 
 }  // namespace thd

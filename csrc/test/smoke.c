@@ -238,6 +238,53 @@ static void test_forward_pictures(void) {
   }
 }
 
+/* Of a module that changes nothing, an answer shows what it got. */
+static void test_values(void) {
+  const uint8_t rgb[3] = {255, 0, 51};
+  const uint8_t* picture = rgb;
+  uint8_t out[3] = {0};
+  uint8_t* outs = out;
+  thd_values values = {.channels = THD_BGR,
+                       .input_low = 0,
+                       .input_high = 1,
+                       .mean = {0, 0, 0.5F},
+                       .std = {1, 1, 0.5F},
+                       .output_low = 0,
+                       .output_high = 2};
+  thd_load_options options = on_cpu;
+  options.values = &values;
+  thd_module* module = NULL;
+  thd_result* result = NULL;
+  thd_tensor_view view;
+  EXPECT_OK(load_file("modules/identity.pt", &options, &module));
+  EXPECT_OK(thd_module_forward_pictures(module, &picture, 1, 1, 1, &result, &view));
+  EXPECT_OK(thd_result_read_pictures(result, &outs, 1));
+  /* Red, the third of BGR, is (1 - 0.5) / 0.5, and each answer is half of what it says. */
+  EXPECT(view.shape[1] == 3 && out[0] == 127 && out[1] == 0 && out[2] == 25);
+  thd_result_free(result);
+  thd_module_free(module);
+
+  values.channels = THD_GRAY;
+  values.output_high = 1;
+  EXPECT_OK(load_file("modules/identity.pt", &options, &module));
+  EXPECT_OK(thd_module_forward_pictures(module, &picture, 1, 1, 1, &result, &view));
+  EXPECT_OK(thd_result_read_pictures(result, &outs, 1));
+  EXPECT(view.shape[1] == 1 && out[0] == (19595 * 255 + 7471 * 51 + 32768) >> 16);
+  thd_result_free(result);
+  thd_module_free(module);
+
+  module = NULL;
+  values.std[0] = 0;
+  EXPECT_CODE(load_file("modules/identity.pt", &options, &module), THD_ERROR_INVALID_ARGUMENT);
+  values.std[0] = 1;
+  values.input_high = 0;
+  EXPECT_CODE(load_file("modules/identity.pt", &options, &module), THD_ERROR_INVALID_ARGUMENT);
+  values.input_high = 1;
+  values.channels = (thd_channels)3;
+  EXPECT_CODE(load_file("modules/identity.pt", &options, &module), THD_ERROR_INVALID_ARGUMENT);
+  EXPECT(module == NULL);
+}
+
 static void test_jpeg(void) {
   size_t size = 0;
   uint8_t* jpeg = read_file("pictures/jpeg-420.jpg", &size);
@@ -304,6 +351,7 @@ int main(int count, char** arguments) {
   test_forward();
   test_forward_keeps_no_input();
   test_forward_pictures();
+  test_values();
   test_jpeg();
   test_turns();
   if (failures == 0) printf("smoke: all passed\n");

@@ -52,6 +52,13 @@ type Manifest struct {
 	Resize struct {
 		Cases []Resize `json:"cases"`
 	} `json:"resize"`
+	// Gray is noise as Pillow's grey, with its SHA-256.
+	Gray struct {
+		Seed   uint32 `json:"seed"`
+		Width  int    `json:"width"`
+		Height int    `json:"height"`
+		Output string `json:"output_sha256"`
+	} `json:"gray"`
 }
 
 // Load reads the manifest.
