@@ -127,6 +127,10 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
+// As the server decodes.
+constexpr thd_jpeg_decode_options kDecode{
+    .max_pixels = 0, .orientation = THD_ORIENTATION_EXIF, .scaled = 0, .filter = THD_BILINEAR, .gray = 0};
+
 // Decodes and encodes one picture again and again until the time is up. Gives how often.
 int64_t convert_until(Clock::time_point end, const std::vector<uint8_t>& body, Size size) {
   constexpr int32_t kChannels = 3;
@@ -135,8 +139,7 @@ int64_t convert_until(Clock::time_point end, const std::vector<uint8_t>& body, S
   int64_t converted = 0;
   for (; Clock::now() < end; converted++) {
     size_t written = 0;
-    check(thd_jpeg_decode(body.data(), body.size(), 0, THD_ORIENTATION_EXIF, 0, size.width, size.height,
-                          pixels.data()));
+    check(thd_jpeg_decode(body.data(), body.size(), &kDecode, size.width, size.height, pixels.data()));
     check(thd_jpeg_encode(pixels.data(), size.width, size.height, kChannels, kQuality, out.data(), out.size(),
                           &written));
   }
@@ -220,8 +223,7 @@ void forward(const Arguments& arguments) {
 // One picture's way, from a file's bytes to a file's bytes. pixels and out are its memory.
 void translate(thd_module* module, const std::vector<uint8_t>& body, Size size, std::vector<uint8_t>* pixels,
                std::vector<uint8_t>* out) {
-  check(thd_jpeg_decode(body.data(), body.size(), 0, THD_ORIENTATION_EXIF, 0, size.width, size.height,
-                        pixels->data()));
+  check(thd_jpeg_decode(body.data(), body.size(), &kDecode, size.width, size.height, pixels->data()));
   const uint8_t* in = pixels->data();
   thd_result* result = nullptr;
   thd_tensor_view view;
@@ -243,7 +245,7 @@ void lone(const Arguments& arguments) {
     throw UsageError("lone needs a MODEL, which leaves the size as it is, and a PICTURE");
   }
   check(thd_set_num_threads(threads));
-  const thd_load_options options{.device = "cpu", .precision = THD_FP32, .graphs = 0};
+  const thd_load_options options{.device = "cpu", .precision = THD_FP32, .graphs = 0, .values = nullptr};
   thd_module* module = nullptr;
   const std::vector<uint8_t> content = read_file(arguments.words[0]);
   check(thd_module_load_memory(content.data(), content.size(), &options, &module));

@@ -89,6 +89,22 @@ RESIZES = (
     ((64, 64), (64, 64)),
     ((228, 228), (114, 57)),
 )
+# The same for the other filters: shrinking, growing, both, and one side kept.
+FILTERS = (
+    Image.Resampling.NEAREST,
+    Image.Resampling.LANCZOS,
+    Image.Resampling.BICUBIC,
+    Image.Resampling.BOX,
+    Image.Resampling.HAMMING,
+)
+FILTERED_RESIZES = (
+    ((590, 480), (57, 46)),
+    ((37, 53), (228, 228)),
+    ((40, 300), (111, 60)),
+    ((228, 500), (228, 31)),
+    ((3000, 5), (61, 7)),
+    ((2, 3), (17, 16)),
+)
 
 # Not a multiple of what any vector instructions take at a time.
 GRAY_SIZE = (211, 97)
@@ -354,15 +370,32 @@ def gray_golden(seed: int, size: tuple[int, int]) -> dict[str, object]:
     }
 
 
+def resize_goldens(goldens: Goldens) -> Iterator[dict[str, object]]:
+    """The manifest's entries of all resizes. Their files are added to goldens."""
+    for seed, (before, after) in enumerate(RESIZES, start=1):
+        yield resize_golden(Image.Resampling.BILINEAR, seed, before, after, goldens)
+    for kind in FILTERS:
+        for seed, (before, after) in enumerate(FILTERED_RESIZES, start=1):
+            yield resize_golden(kind, seed, before, after)
+
+
 def resize_golden(
-    seed: int, before: tuple[int, int], after: tuple[int, int], goldens: Goldens
+    kind: Image.Resampling,
+    seed: int,
+    before: tuple[int, int],
+    after: tuple[int, int],
+    goldens: Goldens | None = None,
 ) -> dict[str, object]:
-    """Noise of one size, resized by Pillow's bilinear filter (with antialias) to another."""
+    """Noise of one size, resized by one of Pillow's filters to another.
+
+    A small one is added to goldens, so that a difference can be looked at.
+    """
     width, height = before
     noise = lcg_bytes(seed, width * height * 3)
-    resized = Image.frombytes("RGB", before, noise).resize(after, Image.Resampling.BILINEAR)
+    resized = Image.frombytes("RGB", before, noise).resize(after, kind)
     name = f"resize-{width}x{height}-{after[0]}x{after[1]}.png"
     entry: dict[str, object] = {
+        "filter": kind.name.lower(),
         "seed": seed,
         "width": width,
         "height": height,
@@ -372,7 +405,7 @@ def resize_golden(
         "output_sha256": files.sha256(resized.tobytes()),
     }
     data = encode(resized, "PNG", optimize=True)
-    if len(data) <= MAX_RESIZE_PNG:
+    if goldens is not None and len(data) <= MAX_RESIZE_PNG:
         entry["output"] = goldens.add(name, data)
     return entry
 
@@ -418,13 +451,10 @@ def make_all() -> dict[str, bytes]:
         "pictures": [picture_golden(p, goldens, negate, bundled) for p in pictures],
         "forward": forward_golden(goldens, bundled),
         "resize": {
-            "filter": "Pillow's bilinear with antialias, RGB, uint8",
+            "filters": "Pillow's, RGB, uint8",
             "noise": "state = seed; for each byte, in row-major RGBRGB order: "
             f"state = (state * {LCG_MULTIPLIER} + {LCG_INCREMENT}) mod 2^32; byte = state >> 24",
-            "cases": [
-                resize_golden(seed, before, after, goldens)
-                for seed, (before, after) in enumerate(RESIZES, start=1)
-            ],
+            "cases": list(resize_goldens(goldens)),
         },
         "gray": gray_golden(1, GRAY_SIZE),
     }

@@ -16,7 +16,7 @@ func BenchmarkResize(b *testing.B) {
 			b.Run(fmt.Sprintf("%dx%d/orientation=%d", size[0], size[1], orientation), func(b *testing.B) {
 				b.ReportAllocs()
 				for b.Loop() {
-					if err := torch.Resize(source, size[0], size[1], 3, orientation, 228, 228, pixels); err != nil {
+					if err := torch.Resize(source, size[0], size[1], 3, orientation, torch.Bilinear, 228, 228, pixels); err != nil {
 						b.Fatal(err)
 					}
 				}

@@ -59,13 +59,17 @@ type DecodeOptions struct {
 	// Scaled decodes a picture that is at least twice as large as asked for at 1/2, 1/4 or 1/8 of its size before it is
 	// resized: faster, and with other values.
 	Scaled bool
+	Filter Filter
+	// Gray makes a grey picture RGB with three equal channels, instead of refusing it.
+	Gray bool
 }
 
 // DecodeJPEG decodes a JPEG (baseline or progressive; CMYK is turned into RGB), turns it by its orientation and
 // resizes the turned picture to width x height as Resize does. pixels receives width*height*3 bytes, RGB in HWC
 // order.
 //
-// Errors: ErrBadPicture, ErrTooManyPixels, ErrNotRGB for a grey picture, ErrShape when pixels has another length.
+// Errors: ErrBadPicture, ErrTooManyPixels, ErrNotRGB for a grey picture unless options.Gray, ErrShape when pixels has
+// another length.
 func DecodeJPEG(data []byte, options DecodeOptions, width, height int, pixels []byte) error {
 	const op = "decode jpeg"
 	if err := checkPicture(op, data); err != nil {
@@ -74,21 +78,26 @@ func DecodeJPEG(data []byte, options DecodeOptions, width, height int, pixels []
 	if err := checkPixels(op, pixels, width, height, 3); err != nil {
 		return err
 	}
-	scaled := C.int32_t(0)
-	if options.Scaled {
-		scaled = 1
+	c := C.thd_jpeg_decode_options{
+		max_pixels: C.int64_t(options.MaxPixels), orientation: C.int32_t(options.Orientation), filter: options.Filter.c(),
 	}
-	return take(op, C.thd_jpeg_decode(bytePointer(data), C.size_t(len(data)), C.int64_t(options.MaxPixels),
-		C.int32_t(options.Orientation), scaled, C.int32_t(width), C.int32_t(height), bytePointer(pixels)))
+	if options.Scaled {
+		c.scaled = 1
+	}
+	if options.Gray {
+		c.gray = 1
+	}
+	return take(op, C.thd_jpeg_decode(bytePointer(data), C.size_t(len(data)), &c, C.int32_t(width), C.int32_t(height),
+		bytePointer(pixels)))
 }
 
-// Resize turns a picture by orientation (not FromEXIF) and resizes the turned picture to width x height with the
-// bilinear filter, antialiased when it shrinks. The values equal those of Pillow 13's Image.resize(size, BILINEAR),
+// Resize turns a picture by orientation (not FromEXIF) and resizes the turned picture to width x height with a filter,
+// antialiased when it shrinks, unless it is Nearest. The values equal those of Pillow 13's Image.resize(size, filter),
 // which is what torchvision's resize is for a PIL image.
 //
 // source has sourceWidth*sourceHeight pixels of channels (3 or 4) bytes, and a fourth channel is left out; pixels
 // receives width*height*3 bytes. Errors: ErrShape, ErrInvalidArgument.
-func Resize(source []byte, sourceWidth, sourceHeight, channels int, orientation Orientation, width, height int, pixels []byte) error {
+func Resize(source []byte, sourceWidth, sourceHeight, channels int, orientation Orientation, filter Filter, width, height int, pixels []byte) error {
 	const op = "resize"
 	if err := checkPixels(op, source, sourceWidth, sourceHeight, channels); err != nil {
 		return err
@@ -97,7 +106,7 @@ func Resize(source []byte, sourceWidth, sourceHeight, channels int, orientation 
 		return err
 	}
 	return take(op, C.thd_resize(bytePointer(source), C.int32_t(sourceWidth), C.int32_t(sourceHeight),
-		C.int32_t(channels), C.int32_t(orientation), C.int32_t(width), C.int32_t(height), bytePointer(pixels)))
+		C.int32_t(channels), C.int32_t(orientation), filter.c(), C.int32_t(width), C.int32_t(height), bytePointer(pixels)))
 }
 
 // JPEGBound is the most bytes that EncodeJPEG can need for a picture of that size; 0 for a size that no JPEG can

@@ -385,13 +385,17 @@ func TestForwardEqualsPyTorch(t *testing.T) {
 // Every value of Pillow's.
 func TestResizeEqualsPillow(t *testing.T) {
 	for _, c := range goldens.Load(t).Resize.Cases {
+		filter, err := torch.NewFilter(c.Filter)
+		if err != nil {
+			t.Fatal(err)
+		}
 		source := goldens.Noise(c.Seed, c.Width*c.Height*3)
 		pixels := make([]byte, c.OutWidth*c.OutHeight*3)
-		if err := torch.Resize(source, c.Width, c.Height, 3, torch.Upright, c.OutWidth, c.OutHeight, pixels); err != nil {
+		if err := torch.Resize(source, c.Width, c.Height, 3, torch.Upright, filter, c.OutWidth, c.OutHeight, pixels); err != nil {
 			t.Fatal(err)
 		}
 		if sum := sha256.Sum256(pixels); hex.EncodeToString(sum[:]) != c.Output {
-			t.Errorf("%dx%d to %dx%d differs from Pillow's", c.Width, c.Height, c.OutWidth, c.OutHeight)
+			t.Errorf("%v, %dx%d to %dx%d: differs from Pillow's", filter, c.Width, c.Height, c.OutWidth, c.OutHeight)
 		}
 		// The fourth channel makes no difference.
 		four := make([]byte, 0, c.Width*c.Height*4)
@@ -399,8 +403,8 @@ func TestResizeEqualsPillow(t *testing.T) {
 			four = append(four, source[i], source[i+1], source[i+2], byte(i))
 		}
 		again := make([]byte, len(pixels))
-		if err := torch.Resize(four, c.Width, c.Height, 4, torch.Upright, c.OutWidth, c.OutHeight, again); err != nil || !slices.Equal(pixels, again) {
-			t.Errorf("%dx%d with a fourth channel differs, %v", c.Width, c.Height, err)
+		if err := torch.Resize(four, c.Width, c.Height, 4, torch.Upright, filter, c.OutWidth, c.OutHeight, again); err != nil || !slices.Equal(pixels, again) {
+			t.Errorf("%v, %dx%d with a fourth channel: differs, %v", filter, c.Width, c.Height, err)
 		}
 	}
 }
@@ -438,29 +442,36 @@ func turn(source []byte, width, height int, o torch.Orientation) []byte {
 	return out
 }
 
-// Turning while resizing gives the values of turning first and resizing then, for every orientation and for sizes
-// that grow, shrink and stay.
+// Turning while resizing gives the values of turning first and resizing then, for every filter and orientation and for
+// sizes that grow, shrink and stay.
 func TestTurnedResizeEqualsTurnThenResize(t *testing.T) {
 	for _, size := range [][4]int{{7, 5, 7, 5}, {5, 7, 5, 7}, {90, 61, 20, 31}, {9, 6, 40, 50}, {300, 2, 11, 12}, {1, 1, 3, 2}, {64, 33, 33, 64}} {
-		width, height, outWidth, outHeight := size[0], size[1], size[2], size[3]
-		source := goldens.Noise(uint32(width), width*height*3)
-		for o := torch.Orientation(1); o <= 8; o++ {
-			got := make([]byte, outWidth*outHeight*3)
-			if err := torch.Resize(source, width, height, 3, o, outWidth, outHeight, got); err != nil {
-				t.Fatal(err)
-			}
-			turnedWidth, turnedHeight := width, height
-			if o.SwapsSides() {
-				turnedWidth, turnedHeight = height, width
-			}
-			want := make([]byte, len(got))
-			if err := torch.Resize(turn(source, width, height, o), turnedWidth, turnedHeight, 3, torch.Upright, outWidth, outHeight, want); err != nil {
-				t.Fatal(err)
-			}
-			if !slices.Equal(got, want) {
-				t.Errorf("%v, orientation %d: differs from turning first", size, o)
+		for _, filter := range filters {
+			for o := torch.Orientation(1); o <= 8; o++ {
+				expectTurnedResize(t, size, filter, o)
 			}
 		}
+	}
+}
+
+func expectTurnedResize(t *testing.T, size [4]int, filter torch.Filter, o torch.Orientation) {
+	t.Helper()
+	width, height, outWidth, outHeight := size[0], size[1], size[2], size[3]
+	source := goldens.Noise(uint32(width), width*height*3)
+	got := make([]byte, outWidth*outHeight*3)
+	if err := torch.Resize(source, width, height, 3, o, filter, outWidth, outHeight, got); err != nil {
+		t.Fatal(err)
+	}
+	turnedWidth, turnedHeight := width, height
+	if o.SwapsSides() {
+		turnedWidth, turnedHeight = height, width
+	}
+	want := make([]byte, len(got))
+	if err := torch.Resize(turn(source, width, height, o), turnedWidth, turnedHeight, 3, torch.Upright, filter, outWidth, outHeight, want); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("%v, %v, orientation %d: differs from turning first", size, filter, o)
 	}
 }
 
@@ -479,8 +490,8 @@ func TestPictureErrors(t *testing.T) {
 	}
 	_, err := torch.ReadJPEGHeader(jpeg[:10])
 	expectKind(t, err, torch.ErrBadPicture)
-	expectKind(t, torch.Resize(pixels, 228, 228, 2, torch.Upright, 228, 228, pixels), torch.ErrShape)
-	expectKind(t, torch.Resize(pixels, 228, 228, 3, torch.FromEXIF, 1, 1, make([]byte, 3)), torch.ErrInvalidArgument)
+	expectKind(t, torch.Resize(pixels, 228, 228, 2, torch.Upright, torch.Bilinear, 228, 228, pixels), torch.ErrShape)
+	expectKind(t, torch.Resize(pixels, 228, 228, 3, torch.FromEXIF, torch.Bilinear, 1, 1, make([]byte, 3)), torch.ErrInvalidArgument)
 	_, err = torch.EncodeJPEG(pixels, 228, 228, 3, 101, make([]byte, 1000))
 	expectKind(t, err, torch.ErrInvalidArgument)
 	_, err = torch.EncodeJPEG(pixels, 228, 228, 3, 75, make([]byte, 100))

@@ -237,28 +237,43 @@ thd_error* thd_jpeg_read_header(const uint8_t* data, size_t size, thd_jpeg_info*
 /* Instead of an orientation: the one that the file's own EXIF data states. */
 #define THD_ORIENTATION_EXIF 0
 
-/* Decodes a JPEG (baseline or progressive; grey refused, CMYK turned into RGB) to RGB, turns it by
- * orientation (1 to 8 as EXIF numbers them, 1 being upright; or THD_ORIENTATION_EXIF) and resizes the turned
- * picture to width x height by Pillow's bilinear filter with antialiasing (see thd_resize).
+/* How a picture is resized: the filters of Pillow, with its numbers. */
+typedef enum thd_filter {
+  THD_NEAREST = 0,
+  THD_LANCZOS = 1, /* of three lobes */
+  THD_BILINEAR = 2,
+  THD_BICUBIC = 3, /* a = -0.5 */
+  THD_BOX = 4,
+  THD_HAMMING = 5
+} thd_filter;
+
+typedef struct thd_jpeg_decode_options {
+  int64_t max_pixels;  /* checked on the header, before memory for the picture is taken; 0: no limit */
+  int32_t orientation; /* 1 to 8 as EXIF numbers them, 1 being upright; or THD_ORIENTATION_EXIF */
+  int32_t
+      scaled; /* 1 decodes a picture that is at least twice as large as asked for at 1/2, 1/4 or 1/8 of its size
+                        * before it is resized, which is several times faster and changes its values; else 0 */
+  thd_filter filter;
+  int32_t gray; /* 1 makes a grey picture RGB with equal channels; 0 refuses it */
+} thd_jpeg_decode_options;
+
+/* Decodes a JPEG (baseline or progressive; CMYK turned into RGB) to RGB, turns it by the orientation and resizes the
+ * turned picture to width x height (see thd_resize).
  *
- * max_pixels: checked on the header, before memory for the picture is taken; 0: no limit.
- * scaled: 1 decodes a picture that is at least twice as large as width x height at 1/2, 1/4 or 1/8 of its size
- * before it is resized, which is several times faster and changes its values; else 0.
- * data: borrowed. pixels: borrowed, width*height*3 bytes.
+ * data, options: borrowed. pixels: borrowed, width*height*3 bytes.
  * Errors: BAD_PICTURE, TOO_MANY_PIXELS, NOT_RGB, OUT_OF_MEMORY. From any thread; starts no thread. */
-thd_error* thd_jpeg_decode(const uint8_t* data, size_t size, int64_t max_pixels, int32_t orientation,
-                           int32_t scaled, int32_t width, int32_t height, uint8_t* pixels);
+thd_error* thd_jpeg_decode(const uint8_t* data, size_t size, const thd_jpeg_decode_options* options,
+                           int32_t width, int32_t height, uint8_t* pixels);
 
 /* Turns and resizes RGB pixels. source: source_width*source_height*source_channels bytes, where
  * source_channels is 3 or 4 and a fourth channel is left out; borrowed. orientation: 1 to 8.
  * pixels: width*height*3 bytes; borrowed; must not overlap source. From any thread; starts no thread.
  *
- * The filter is the triangle (bilinear) filter whose width grows with the scale when shrinking; weights are
- * rounded to 22 bits after the point and each of the two passes rounds to uint8: the arithmetic of Pillow 13's
- * Image.resize(size, BILINEAR), so that the values are the same. */
+ * The values are those of Pillow 13's Image.resize(size, filter): the filters but THD_NEAREST grow with the scale when
+ * shrinking (antialiasing); weights are rounded to 22 bits after the point, and each of the two passes rounds to uint8. */
 thd_error* thd_resize(const uint8_t* source, int32_t source_width, int32_t source_height,
-                      int32_t source_channels, int32_t orientation, int32_t width, int32_t height,
-                      uint8_t* pixels);
+                      int32_t source_channels, int32_t orientation, thd_filter filter, int32_t width,
+                      int32_t height, uint8_t* pixels);
 
 /* The most bytes that thd_jpeg_encode can write for a picture of that size; 0 for sizes that JPEG doesn't
  * have (below 1 or above 65500). */

@@ -161,7 +161,7 @@ class Reader {
     }
   }
 
-  // Makes ready to decode and returns the size of the rows that will come. After header().
+  // Makes ready to decode and returns the size of the rows that will come. libjpeg makes RGB of grey too. After header().
   std::pair<int, int> begin() {
     info_.out_color_space = info_.num_components == kCmyk ? JCS_CMYK : JCS_RGB;
     check(start());
@@ -297,28 +297,32 @@ thd_error* thd_jpeg_read_header(const uint8_t* data, size_t size, thd_jpeg_info*
   });
 }
 
-thd_error* thd_jpeg_decode(const uint8_t* data, size_t size, int64_t max_pixels, int32_t orientation,
-                           int32_t scaled, int32_t width, int32_t height, uint8_t* pixels) {
+thd_error* thd_jpeg_decode(const uint8_t* data, size_t size, const thd_jpeg_decode_options* options,
+                           int32_t width, int32_t height, uint8_t* pixels) {
   return thd::guard([&] {
-    require(data != nullptr, "data must not be NULL");
-    thd::require_target(orientation == THD_ORIENTATION_EXIF ? 1 : orientation, width, height, pixels);
+    require(data != nullptr && options != nullptr, "data and options must not be NULL");
+    int32_t orientation = options->orientation;
+    thd::require_target(orientation == THD_ORIENTATION_EXIF ? 1 : orientation, options->filter, width, height,
+                        pixels);
     Reader reader(data, size);
     const thd_jpeg_info info = reader.header();
     if (orientation == THD_ORIENTATION_EXIF) orientation = info.orientation;
     const int64_t count = static_cast<int64_t>(info.width) * info.height;
-    if (max_pixels > 0 && count > max_pixels) {
+    if (options->max_pixels > 0 && count > options->max_pixels) {
       throw Failure(THD_ERROR_TOO_MANY_PIXELS, std::to_string(info.width) + "x" + std::to_string(info.height) +
-                                                   " is more than " + std::to_string(max_pixels) + " pixels");
+                                                   " is more than " + std::to_string(options->max_pixels) +
+                                                   " pixels");
     }
-    if (info.channels < thd::kChannels) {
+    const bool grey = info.channels == 1 && options->gray != 0;
+    if (info.channels < thd::kChannels && !grey) {
       throw Failure(THD_ERROR_NOT_RGB, "the JPEG has " + std::to_string(info.channels) + " channel(s)");
     }
-    if (scaled != 0) {
+    if (options->scaled != 0) {
       const bool sideways = thd::swaps_axes(orientation);
       reader.shrink_to(sideways ? height : width, sideways ? width : height);
     }
     const auto [decoded_width, decoded_height] = reader.begin();
-    thd::Resizer resizer(decoded_width, decoded_height, orientation, width, height, pixels);
+    thd::Resizer resizer(decoded_width, decoded_height, orientation, options->filter, width, height, pixels);
     reader.decode(&resizer);
   });
 }

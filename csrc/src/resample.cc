@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numbers>
 
 #include "cpu.h"
 
@@ -17,6 +18,66 @@ constexpr int kGroup = 4;  // taps that kernel takes at a time
 // Values of a row that are summed up at a time, so that their sums stay in registers.
 constexpr int kBlock = 32;
 static_assert(kBlock <= kRowPadding);
+
+// The filters at a distance from their middle, as Pillow computes them, to the last bit of a double.
+
+double sinc(double x) {
+  if (x == 0) return 1;
+  x *= std::numbers::pi;
+  return std::sin(x) / x;
+}
+
+double bicubic(double x) {
+  constexpr double kA = -0.5;
+  x = std::abs(x);
+  if (x < 1) return ((kA + 2) * x - (kA + 3)) * x * x + 1;
+  if (x < 2) return (((x - 5) * x + 8) * x - 4) * kA;
+  return 0;
+}
+
+double hamming(double x) {
+  x = std::abs(x);
+  if (x == 0) return 1;
+  if (x >= 1) return 0;
+  x *= std::numbers::pi;
+  return std::sin(x) / x * (0.54F + 0.46F * std::cos(x));
+}
+
+double filter_at(thd_filter filter, double x) {
+  switch (filter) {
+    case THD_NEAREST:
+      break;
+    case THD_LANCZOS:
+      return x >= -3 && x < 3 ? sinc(x) * sinc(x / 3) : 0;
+    case THD_BILINEAR:
+      return std::abs(x) < 1 ? 1 - std::abs(x) : 0;
+    case THD_BICUBIC:
+      return bicubic(x);
+    case THD_BOX:
+      return x > -0.5 && x <= 0.5 ? 1 : 0;
+    case THD_HAMMING:
+      return hamming(x);
+  }
+  return 0;
+}
+
+// Half of the filter's width, unstretched.
+double support_of(thd_filter filter) {
+  switch (filter) {
+    case THD_NEAREST:
+      break;
+    case THD_LANCZOS:
+      return 3;
+    case THD_BILINEAR:
+    case THD_HAMMING:
+      return 1;
+    case THD_BICUBIC:
+      return 2;
+    case THD_BOX:
+      return 0.5;
+  }
+  return 0;
+}
 
 uint8_t to_byte(int32_t sum) { return static_cast<uint8_t>(std::clamp(sum >> kWeightBits, 0, 255)); }
 
@@ -80,7 +141,7 @@ int16_t* spread_group(const int16_t (&weights)[kGroup], int16_t* vector) {
 }
 
 // Weights as rows_avx2 multiplies by them, in the order of the outputs: for each group of four taps one vector with
-// their high halves and one with their low ones, where weight = high << kSplitBits | low.
+// their high halves and one with their low ones, where weight = high * 2^kSplitBits + low and low is never negative.
 std::vector<int16_t> spread_weights(const Weights& weights) {
   constexpr int kVector = 16;
   const int groups = (weights.taps() + kGroup - 1) / kGroup;
@@ -145,44 +206,54 @@ __attribute__((target("avx2"))) void rows_avx2(const Weights& weights, const int
 
 }  // namespace
 
-Weights::Weights(int in, int out, bool mirrored)
+Weights::Weights(int in, int out, thd_filter filter, bool mirrored)
     : mirrored_(mirrored), identity_(in == out), start_(out), count_(out) {
   const double scale = static_cast<double>(in) / out;
-  const double support = std::max(scale, 1.0);  // half-width of the filter, in source pixels
-  taps_ = identity_ ? 1 : static_cast<int>(std::ceil(support)) * 2 + 1;
+  if (identity_ || filter == THD_NEAREST) {
+    weights_.assign(out, 1 << kWeightBits);
+    // Added up, as Pillow does: at the border between two pixels the last bit decides.
+    double center = 0.5 * scale;
+    for (int output = 0; output < out; output++, center += scale) {
+      const int source = identity_ ? output : std::min(static_cast<int>(center), in - 1);
+      set_single(target(output), source, in);  // target is its own inverse
+    }
+    return;
+  }
+  taps_ = static_cast<int>(std::ceil(support_of(filter) * std::max(scale, 1.0))) * 2 + 1;
   weights_.assign(static_cast<size_t>(out) * taps_, 0);
   std::vector<double> raw(taps_);
-  for (int entry = 0; entry < out; entry++) {
-    int32_t* weight = &weights_[static_cast<size_t>(entry) * taps_];
-    const int output = target(entry);
-    if (identity_) {
-      start_[entry] = mirrored ? in - 1 - output : output;
-      count_[entry] = 1;
-      weight[0] = 1 << kWeightBits;
-      continue;
-    }
-    // NOLINTBEGIN(bugprone-incorrect-roundings): Pillow rounds so
-    const double center = (output + 0.5) * scale;
-    const int first = std::max(static_cast<int>(center - support + 0.5), 0);
-    const int count = std::min(static_cast<int>(center + support + 0.5), in) - first;
-    double total = 0;
-    for (int k = 0; k < count; k++) {
-      const double distance = std::abs((k + first - center + 0.5) * (1.0 / support));
-      raw[k] = distance < 1.0 ? 1.0 - distance : 0.0;
-      total += raw[k];
-    }
-    for (int k = 0; k < count; k++) {
-      const auto fixed = static_cast<int32_t>(0.5 + raw[k] / total * (1 << kWeightBits));
-      weight[mirrored ? count - 1 - k : k] = fixed;
-    }
-    // NOLINTEND(bugprone-incorrect-roundings)
-    start_[entry] = mirrored ? in - first - count : first;
-    count_[entry] = count;
-  }
+  for (int entry = 0; entry < out; entry++) set_filtered(entry, in, scale, filter, raw.data());
 }
 
-RowResampler::RowResampler(int in, int out, bool mirrored)
-    : weights_(in, out, mirrored), copy_(in == out && !mirrored), wide_(has_avx2()) {
+void Weights::set_single(int entry, int source, int in) {
+  start_[entry] = mirrored_ ? in - 1 - source : source;
+  count_[entry] = 1;
+}
+
+void Weights::set_filtered(int entry, int in, double scale, thd_filter filter, double* raw) {
+  const double stretch = std::max(scale, 1.0);
+  const double support = support_of(filter) * stretch;  // half-width of the filter, in source pixels
+  const double center = (target(entry) + 0.5) * scale;
+  // NOLINTBEGIN(bugprone-incorrect-roundings): Pillow rounds so
+  const int first = std::max(static_cast<int>(center - support + 0.5), 0);
+  const int count = std::min(static_cast<int>(center + support + 0.5), in) - first;
+  double total = 0;
+  for (int k = 0; k < count; k++) {
+    raw[k] = filter_at(filter, (k + first - center + 0.5) * (1.0 / stretch));
+    total += raw[k];
+  }
+  int32_t* weight = &weights_[static_cast<size_t>(entry) * taps_];
+  for (int k = 0; k < count; k++) {
+    const double scaled = (total == 0 ? raw[k] : raw[k] / total) * (1 << kWeightBits);
+    weight[mirrored_ ? count - 1 - k : k] = static_cast<int32_t>(scaled < 0 ? scaled - 0.5 : scaled + 0.5);
+  }
+  // NOLINTEND(bugprone-incorrect-roundings)
+  start_[entry] = mirrored_ ? in - first - count : first;
+  count_[entry] = count;
+}
+
+RowResampler::RowResampler(int in, int out, thd_filter filter, bool mirrored)
+    : weights_(in, out, filter, mirrored), copy_(in == out && !mirrored), wide_(has_avx2()) {
 #if THD_AVX2
   if (wide_ && !copy_) spread_ = spread_weights(weights_);
 #endif
@@ -212,8 +283,8 @@ void RowResampler::run(const uint8_t* in, uint8_t* out) const {
   row_plain(weights_, in, out);
 }
 
-ColumnResampler::ColumnResampler(int in, int out, bool mirrored, int values)
-    : weights_(in, out, mirrored),
+ColumnResampler::ColumnResampler(int in, int out, thd_filter filter, bool mirrored, int values)
+    : weights_(in, out, filter, mirrored),
       values_(values),
       // Rows are written ahead of those that the next target row needs.
       ring_rows_(weights_.taps() + kRowsAtOnce - 1),

@@ -1,4 +1,4 @@
-// Bilinear resize with antialiasing in Pillow's fixed-point arithmetic, along one axis, row by row.
+// Resize by Pillow's filters in its fixed-point arithmetic, along one axis, row by row.
 //
 // Each stage resizes along one axis and rounds to uint8; resizer.h puts two of them together.
 #ifndef TORCHHERD_SRC_RESAMPLE_H
@@ -7,6 +7,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <vector>
+
+#include "torchherd.h"
 
 namespace thd {
 
@@ -18,13 +20,13 @@ constexpr int kRowsAtOnce = 4;
 
 // The weights of one axis: output i is the sum over k of weight[i][k] * input[start[i] + k].
 //
-// Source of the arithmetic: Pillow's ImagingResample for 8-bit pictures. The filter is the triangle of
-// half-width max(scale, 1) around (i + 0.5) * scale; weights are normalised in double, then rounded to
-// 22 bits after the point.
+// Source of the arithmetic: Pillow's ImagingResample for 8-bit pictures. The filter, stretched by max(scale, 1), lies
+// around (i + 0.5) * scale; weights are normalised in double, then rounded to 22 bits after the point. Nearest is one tap
+// of full weight, where Pillow's ImagingScaleAffine has it.
 class Weights {
  public:
   // in, out: sizes of the axis, 1 or more. mirrored: the axis runs backwards in the source.
-  Weights(int in, int out, bool mirrored);
+  Weights(int in, int out, thd_filter filter, bool mirrored);
 
   int outputs() const { return static_cast<int>(start_.size()); }
   // Entries are in ascending order of start; target says which output an entry is for.
@@ -38,9 +40,14 @@ class Weights {
   bool identity() const { return identity_; }
 
  private:
+  // Entry's tap is the one pixel `source` of the source as seen from the target.
+  void set_single(int entry, int source, int in);
+  // raw: room for taps() weights.
+  void set_filtered(int entry, int in, double scale, thd_filter filter, double* raw);
+
   bool mirrored_;
   bool identity_;
-  int taps_;
+  int taps_ = 1;
   std::vector<int> start_;
   std::vector<int> count_;
   std::vector<int32_t> weights_;
@@ -49,7 +56,7 @@ class Weights {
 // Resizes rows of RGB pixels along themselves.
 class RowResampler {
  public:
-  RowResampler(int in, int out, bool mirrored);
+  RowResampler(int in, int out, thd_filter filter, bool mirrored);
   // in: `in` pixels, out: `out` pixels, both with kRowPadding bytes more.
   void run(const uint8_t* in, uint8_t* out) const;
   // The same for 1 to kRowsAtOnce rows.
@@ -67,7 +74,7 @@ class RowResampler {
 class ColumnResampler {
  public:
   // in, out: number of rows before and after. values: bytes in a row.
-  ColumnResampler(int in, int out, bool mirrored, int values);
+  ColumnResampler(int in, int out, thd_filter filter, bool mirrored, int values);
 
   // Where the next source row belongs, or, with ahead (below kRowsAtOnce), one that comes later: room for its
   // values and kRowPadding more.

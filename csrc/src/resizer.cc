@@ -7,7 +7,8 @@
 
 namespace thd {
 
-void require_target(int orientation, int width, int height, const uint8_t* pixels) {
+void require_target(int orientation, thd_filter filter, int width, int height, const uint8_t* pixels) {
+  require(filter >= THD_NEAREST && filter <= THD_HAMMING, "no such filter");
   require(orientation >= 1 && orientation <= 8, "orientation must be 1 to 8");
   require(width >= 1 && height >= 1, "width and height must be 1 or more");
   require(pixels != nullptr, "pixels must not be NULL");
@@ -36,7 +37,8 @@ bool columns_first(int source_width, int source_height, int width, int height) {
 }  // namespace
 
 // Stored rows run along the turned picture's x axis, or along its y axis when the turn swaps them.
-Resizer::Resizer(int source_width, int source_height, int orientation, int width, int height, uint8_t* pixels)
+Resizer::Resizer(int source_width, int source_height, int orientation, thd_filter filter, int width, int height,
+                 uint8_t* pixels)
     : as_it_is_(orientation == 1 && source_width == width && source_height == height),
       sideways_(swaps_axes(orientation)),
       down_first_(sideways_ ? !columns_first(source_height, source_width, width, height)
@@ -44,9 +46,9 @@ Resizer::Resizer(int source_width, int source_height, int orientation, int width
       width_(width),
       height_(height),
       pixels_(pixels),
-      along_(source_width, sideways_ ? height : width,
+      along_(source_width, sideways_ ? height : width, filter,
              sideways_ ? mirrors_y(orientation) : mirrors_x(orientation)),
-      down_(source_height, sideways_ ? width : height,
+      down_(source_height, sideways_ ? width : height, filter,
             sideways_ ? mirrors_x(orientation) : mirrors_y(orientation),
             kChannels * (down_first_ ? source_width : (sideways_ ? height : width))),
       source_height_(source_height),
@@ -92,14 +94,14 @@ void Resizer::store(int index, const uint8_t* row) {
 extern "C" {
 
 thd_error* thd_resize(const uint8_t* source, int32_t source_width, int32_t source_height,
-                      int32_t source_channels, int32_t orientation, int32_t width, int32_t height,
-                      uint8_t* pixels) {
+                      int32_t source_channels, int32_t orientation, thd_filter filter, int32_t width,
+                      int32_t height, uint8_t* pixels) {
   return thd::guard([&] {
     thd::require(source != nullptr, "source must not be NULL");
     thd::require(source_width >= 1 && source_height >= 1, "source_width and source_height must be 1 or more");
     thd::require(source_channels == 3 || source_channels == 4, "source_channels must be 3 or 4");
-    thd::require_target(orientation, width, height, pixels);
-    thd::Resizer resizer(source_width, source_height, orientation, width, height, pixels);
+    thd::require_target(orientation, filter, width, height, pixels);
+    thd::Resizer resizer(source_width, source_height, orientation, filter, width, height, pixels);
     for (int y = 0; y < source_height; y++) {
       uint8_t* row = resizer.next();
       if (source_channels == thd::kChannels) {

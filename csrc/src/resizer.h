@@ -20,7 +20,7 @@
 namespace thd {
 
 // Throws Failure(THD_ERROR_INVALID_ARGUMENT) unless a Resizer can be made with these.
-void require_target(int orientation, int width, int height, const uint8_t* pixels);
+void require_target(int orientation, thd_filter filter, int width, int height, const uint8_t* pixels);
 
 // Whether the turn by an EXIF orientation makes rows columns.
 bool swaps_axes(int orientation);
@@ -30,7 +30,8 @@ class Resizer {
  public:
   // source_width, source_height: as stored. orientation: EXIF's, 1 to 8. width, height: of the turned
   // picture. pixels: width*height*3 bytes, borrowed as long as the Resizer lives.
-  Resizer(int source_width, int source_height, int orientation, int width, int height, uint8_t* pixels);
+  Resizer(int source_width, int source_height, int orientation, thd_filter filter, int width, int height,
+          uint8_t* pixels);
 
   // Where the next source row belongs: room for source_width pixels.
   uint8_t* next() {

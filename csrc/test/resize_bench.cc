@@ -44,8 +44,8 @@ int main() {
     for (int round = 0; round < kRounds; round++) {
       aten.push_back(time_once([&] { at::_upsample_bilinear2d_aa(planes, {kSide, kSide}, false); }));
       ours.push_back(time_once([&] {
-        thd_error_free(
-            thd_resize(pixels.const_data_ptr<uint8_t>(), width, height, 3, 1, kSide, kSide, out.data()));
+        thd_error_free(thd_resize(pixels.const_data_ptr<uint8_t>(), width, height, 3, 1, THD_BILINEAR, kSide,
+                                  kSide, out.data()));
       }));
       ratios.push_back(ours.back() / aten.back());
     }

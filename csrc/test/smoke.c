@@ -279,10 +279,22 @@ static void test_values(void) {
   values.std[0] = 1;
   values.input_high = 0;
   EXPECT_CODE(load_file("modules/identity.pt", &options, &module), THD_ERROR_INVALID_ARGUMENT);
-  values.input_high = 1;
-  values.channels = (thd_channels)3;
-  EXPECT_CODE(load_file("modules/identity.pt", &options, &module), THD_ERROR_INVALID_ARGUMENT);
   EXPECT(module == NULL);
+}
+
+/* A grey JPEG is refused, or becomes RGB with equal channels. */
+static void test_grey_jpeg(void) {
+  size_t size = 0;
+  uint8_t* jpeg = read_file("pictures/jpeg-gray.jpg", &size);
+  uint8_t pixels[8 * 6 * 3];
+  thd_jpeg_decode_options options = {.orientation = THD_ORIENTATION_EXIF, .filter = THD_BOX};
+  EXPECT_CODE(thd_jpeg_decode(jpeg, size, &options, 8, 6, pixels), THD_ERROR_NOT_RGB);
+  options.gray = 1;
+  EXPECT_OK(thd_jpeg_decode(jpeg, size, &options, 8, 6, pixels));
+  for (size_t i = 0; i < sizeof pixels; i += 3) {
+    EXPECT(pixels[i] == pixels[i + 1] && pixels[i] == pixels[i + 2]);
+  }
+  free(jpeg);
 }
 
 static void test_jpeg(void) {
@@ -296,7 +308,9 @@ static void test_jpeg(void) {
   const size_t bound = thd_jpeg_bound(228, 228, 3);
   uint8_t* out = malloc(bound);
   if (pixels == NULL || out == NULL) exit(1);
-  EXPECT_OK(thd_jpeg_decode(jpeg, size, 0, THD_ORIENTATION_EXIF, 0, 228, 228, pixels));
+  thd_jpeg_decode_options options = {
+      .max_pixels = 0, .orientation = THD_ORIENTATION_EXIF, .scaled = 0, .filter = THD_BILINEAR, .gray = 0};
+  EXPECT_OK(thd_jpeg_decode(jpeg, size, &options, 228, 228, pixels));
   size_t written = 0;
   EXPECT_OK(thd_jpeg_encode(pixels, 228, 228, 3, 75, out, bound, &written));
   EXPECT(written > 1000 && written < bound);
@@ -305,18 +319,21 @@ static void test_jpeg(void) {
   EXPECT_CODE(thd_jpeg_encode(pixels, 228, 228, 3, 75, out, 100, &written), THD_ERROR_INVALID_ARGUMENT);
   EXPECT_CODE(thd_jpeg_encode(pixels, 228, 228, 2, 75, out, bound, &written), THD_ERROR_INVALID_ARGUMENT);
 
-  EXPECT_CODE(thd_jpeg_decode(jpeg, size, 1000, 1, 0, 228, 228, pixels), THD_ERROR_TOO_MANY_PIXELS);
-  EXPECT_CODE(thd_jpeg_decode(jpeg, size, 0, 9, 0, 228, 228, pixels), THD_ERROR_INVALID_ARGUMENT);
+  EXPECT_CODE(thd_jpeg_decode(jpeg, size, NULL, 228, 228, pixels), THD_ERROR_INVALID_ARGUMENT);
+  options.max_pixels = 1000;
+  EXPECT_CODE(thd_jpeg_decode(jpeg, size, &options, 228, 228, pixels), THD_ERROR_TOO_MANY_PIXELS);
+  options.max_pixels = 0;
+  options.orientation = 9;
+  EXPECT_CODE(thd_jpeg_decode(jpeg, size, &options, 228, 228, pixels), THD_ERROR_INVALID_ARGUMENT);
+  options.orientation = 1;
+  options.filter = THD_BICUBIC;
   for (int percent = 0; percent < 100; percent++) {
-    EXPECT_CODE(thd_jpeg_decode(jpeg, size * (size_t)percent / 100, 0, 1, 0, 228, 228, pixels),
+    EXPECT_CODE(thd_jpeg_decode(jpeg, size * (size_t)percent / 100, &options, 228, 228, pixels),
                 THD_ERROR_BAD_PICTURE);
   }
   free(jpeg);
   free(out);
 
-  jpeg = read_file("pictures/jpeg-gray.jpg", &size);
-  EXPECT_CODE(thd_jpeg_decode(jpeg, size, 0, 1, 0, 228, 228, pixels), THD_ERROR_NOT_RGB);
-  free(jpeg);
   free(pixels);
 
   EXPECT(thd_jpeg_bound(0, 1, 3) == 0 && thd_jpeg_bound(65501, 1, 3) == 0 && thd_jpeg_bound(1, 1, 2) == 0);
@@ -328,14 +345,15 @@ static void test_turns(void) {
   for (int orientation = 1; orientation <= 8; orientation++) {
     const int sideways = orientation >= 5;
     uint8_t pixels[2 * 3];
-    EXPECT_OK(thd_resize(source, 2, 1, 4, orientation, sideways ? 1 : 2, sideways ? 2 : 1, pixels));
+    EXPECT_OK(
+        thd_resize(source, 2, 1, 4, orientation, THD_NEAREST, sideways ? 1 : 2, sideways ? 2 : 1, pixels));
     const int backwards = orientation == 2 || orientation == 3 || orientation == 7 || orientation == 8;
     EXPECT(pixels[0] == (backwards ? 40 : 10) && pixels[3] == (backwards ? 10 : 40));
   }
   uint8_t pixel[3];
-  EXPECT_CODE(thd_resize(source, 2, 1, 2, 1, 1, 1, pixel), THD_ERROR_INVALID_ARGUMENT);
-  EXPECT_CODE(thd_resize(source, 2, 1, 4, 0, 1, 1, pixel), THD_ERROR_INVALID_ARGUMENT);
-  EXPECT_CODE(thd_resize(NULL, 2, 1, 4, 1, 1, 1, pixel), THD_ERROR_INVALID_ARGUMENT);
+  EXPECT_CODE(thd_resize(source, 2, 1, 2, 1, THD_BILINEAR, 1, 1, pixel), THD_ERROR_INVALID_ARGUMENT);
+  EXPECT_CODE(thd_resize(source, 2, 1, 4, 0, THD_BILINEAR, 1, 1, pixel), THD_ERROR_INVALID_ARGUMENT);
+  EXPECT_CODE(thd_resize(NULL, 2, 1, 4, 1, THD_BILINEAR, 1, 1, pixel), THD_ERROR_INVALID_ARGUMENT);
 }
 
 int main(int count, char** arguments) {
@@ -353,6 +371,7 @@ int main(int count, char** arguments) {
   test_forward_pictures();
   test_values();
   test_jpeg();
+  test_grey_jpeg();
   test_turns();
   if (failures == 0) printf("smoke: all passed\n");
   return failures == 0 ? 0 : 1;

@@ -33,6 +33,7 @@ type Picture struct {
 
 // A Resize is a case of resizing noise, with the SHA-256 of Pillow's answer.
 type Resize struct {
+	Filter    string `json:"filter"`
 	Seed      uint32 `json:"seed"`
 	Width     int    `json:"width"`
 	Height    int    `json:"height"`

@@ -185,7 +185,7 @@ func (c *Codec) decodeOther(format *format, data []byte) (Picture, error) {
 		width, height = raw.width, raw.height
 	}
 	p := c.newPicture(width, height)
-	err = torch.Resize(raw.pixels, raw.width, raw.height, raw.channels, torch.Upright, width, height, p.Pixels)
+	err = torch.Resize(raw.pixels, raw.width, raw.height, raw.channels, torch.Upright, torch.Bilinear, width, height, p.Pixels)
 	return p, err
 }
 

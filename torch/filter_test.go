@@ -1,0 +1,82 @@
+package torch_test
+
+import (
+	"testing"
+
+	"github.com/torchherd/torchherd/internal/goldens"
+	"github.com/torchherd/torchherd/torch"
+)
+
+// Filters are all that there are.
+var filters = []torch.Filter{torch.Bilinear, torch.Nearest, torch.Lanczos, torch.Bicubic, torch.Box, torch.Hamming}
+
+func TestFilterNames(t *testing.T) {
+	for i, name := range []string{"bilinear", "nearest", "lanczos", "bicubic", "box", "hamming"} {
+		if f, err := torch.NewFilter(name); err != nil || f != filters[i] || f.String() != name {
+			t.Errorf("%s: %v, %v", name, f, err)
+		}
+	}
+	if default_ := (torch.DecodeOptions{}).Filter; default_ != torch.Bilinear {
+		t.Errorf("without a word the filter is %v", default_)
+	}
+	_, err := torch.NewFilter("cubic")
+	expectKind(t, err, torch.ErrInvalidArgument)
+	pixels := make([]byte, 228*228*3)
+	for _, absent := range []torch.Filter{-1, 6} {
+		expectKind(t, torch.Resize(pixels, 228, 228, 3, torch.Upright, absent, 1, 1, make([]byte, 3)), torch.ErrInvalidArgument)
+		options := torch.DecodeOptions{Filter: absent}
+		expectKind(t, torch.DecodeJPEG(goldens.Read(t, "pictures/jpeg-420.jpg"), options, 228, 228, pixels), torch.ErrInvalidArgument)
+	}
+}
+
+// A decode with a filter gives the values of decoding first and resizing then.
+func TestDecodeJPEGByEachFilter(t *testing.T) {
+	jpeg := goldens.Read(t, "pictures/exif-6.jpg")
+	header, err := torch.ReadJPEGHeader(jpeg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stored := make([]byte, header.Width*header.Height*3)
+	if err := torch.DecodeJPEG(jpeg, torch.DecodeOptions{Orientation: torch.Upright}, header.Width, header.Height, stored); err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]torch.Filter{}
+	for _, filter := range filters {
+		got, want := make([]byte, 50*40*3), make([]byte, 50*40*3)
+		if err := torch.DecodeJPEG(jpeg, torch.DecodeOptions{Filter: filter}, 50, 40, got); err != nil {
+			t.Fatal(err)
+		}
+		if err := torch.Resize(stored, header.Width, header.Height, 3, header.Orientation, filter, 50, 40, want); err != nil {
+			t.Fatal(err)
+		}
+		if string(got) != string(want) {
+			t.Errorf("%v: decoding differs from decoding and resizing", filter)
+		}
+		if other, ok := seen[string(got)]; ok {
+			t.Errorf("%v gives what %v gives", filter, other)
+		}
+		seen[string(got)] = filter
+	}
+}
+
+// A grey JPEG becomes RGB with equal channels where that is asked for.
+func TestDecodeGrayJPEG(t *testing.T) {
+	jpeg := goldens.Read(t, "pictures/jpeg-gray.jpg")
+	pixels := make([]byte, 64*48*3)
+	expectKind(t, torch.DecodeJPEG(jpeg, torch.DecodeOptions{}, 64, 48, pixels), torch.ErrNotRGB)
+	for _, scaled := range []bool{false, true} {
+		if err := torch.DecodeJPEG(jpeg, torch.DecodeOptions{Gray: true, Scaled: scaled}, 64, 48, pixels); err != nil {
+			t.Fatal(err)
+		}
+		different := map[byte]bool{}
+		for i := 0; i < len(pixels); i += 3 {
+			different[pixels[i]] = true
+			if pixels[i] != pixels[i+1] || pixels[i] != pixels[i+2] {
+				t.Fatalf("pixel %d is %v", i/3, pixels[i:i+3])
+			}
+		}
+		if len(different) < 50 {
+			t.Errorf("only %d levels", len(different))
+		}
+	}
+}
