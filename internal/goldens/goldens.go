@@ -25,6 +25,9 @@ type Picture struct {
 	Expect string `json:"expect"` // "ok" or the text of the error
 	// Input names the picture as the model gets it: turned, RGB, resized to 228x228.
 	Input string `json:"input"`
+	// GrayInput is the SHA-256 of a grey picture's pixels, turned, RGB with equal channels and resized to 228x228. Of one
+	// with 16 bits there is none.
+	GrayInput string `json:"gray_input_sha256"`
 	// Negate and Bundled name the demo's answers through testdata/modules/negate.pt and the bundled model; empty
 	// where there is none.
 	Negate  string `json:"negate"`

@@ -33,9 +33,16 @@ const DefaultQuality = 75
 type Config struct {
 	Workers   *Workers // may be other Codecs' too
 	MaxPixels int64    // of a picture as sent, checked before memory is taken; 1 or more
-	// Width and Height are the size that pictures are resized to; both 0 leaves each at its own size.
+	// Width and Height are the size that pictures are resized to; both 0 leaves each at its own size, or near it: see
+	// MultipleOf and MaxSide.
 	Width, Height int
-	Quality       int // of JPEG answers, 1 to 100
+	// MultipleOf is what each side becomes a multiple of, the nearest one; 0 or 1: any number. For pictures that are left
+	// at their own size.
+	MultipleOf int
+	// MaxSide is how long a side can be; a larger picture is made smaller, its shape kept. 0: as long as it is. Likewise.
+	MaxSide int
+	Filter  torch.Filter // of the resize
+	Quality int          // of JPEG answers, 1 to 100
 	// KeepOrientation leaves pictures as they are stored instead of turning them as their EXIF data says.
 	KeepOrientation bool
 	// ScaledDecode decodes a JPEG that is at least twice as large as Width x Height at a half, a quarter or an eighth of
@@ -43,7 +50,12 @@ type Config struct {
 	ScaledDecode bool
 	// RefusePalette answers palette pictures with NotRGB instead of looking their colours up.
 	RefusePalette bool
+	// Grayscale makes grey pictures RGB with three equal channels instead of answering them with NotRGB.
+	Grayscale bool
 }
+
+// maxSide is the longest side that a JPEG can have.
+const maxSide = 65500
 
 // Validate returns an error that names the first setting out of range.
 func (c *Config) Validate() error {
@@ -52,13 +64,46 @@ func (c *Config) Validate() error {
 		return errors.New("picture: there are no workers")
 	case c.MaxPixels < 1:
 		return fmt.Errorf("picture: the pixel limit is %d and must be 1 or more", c.MaxPixels)
-	case (c.Width == 0) != (c.Height == 0) || c.Width < 0 || c.Height < 0 || c.Width > 65500 || c.Height > 65500:
-		return fmt.Errorf("picture: the size %dx%d is not possible; sides are 1 to 65500", c.Width, c.Height)
+	case (c.Width == 0) != (c.Height == 0) || c.Width < 0 || c.Height < 0 || c.Width > maxSide || c.Height > maxSide:
+		return fmt.Errorf("picture: the size %dx%d is not possible; sides are 1 to %d", c.Width, c.Height, maxSide)
+	case c.MultipleOf < 0 || c.MultipleOf > maxSide:
+		return fmt.Errorf("picture: sides can't be a multiple of %d; it must be 1 to %d, or 0 for any", c.MultipleOf, maxSide)
+	case c.MaxSide < 0 || c.MaxSide > maxSide:
+		return fmt.Errorf("picture: the longest side is %d and must be 1 to %d, or 0 for any", c.MaxSide, maxSide)
+	case c.MaxSide != 0 && c.MaxSide < c.MultipleOf:
+		return fmt.Errorf("picture: no side of %d at most is a multiple of %d", c.MaxSide, c.MultipleOf)
+	case c.Width != 0 && (c.MultipleOf != 0 || c.MaxSide != 0):
+		return fmt.Errorf("picture: all pictures become %dx%d, so a multiple or a longest side has no meaning", c.Width, c.Height)
+	case !c.Filter.Valid():
+		return fmt.Errorf("picture: no such filter: %v", c.Filter)
 	case c.Quality < 1 || c.Quality > 100:
 		return fmt.Errorf("picture: JPEG quality is %d and must be 1 to 100", c.Quality)
 	}
 	return nil
 }
+
+// Target is the size that an upright picture of width x height becomes.
+func (c *Config) Target(width, height int) (int, int) {
+	if c.Width != 0 {
+		return c.Width, c.Height
+	}
+	if longer := max(width, height); c.MaxSide != 0 && longer > c.MaxSide {
+		width, height = rounded(width*c.MaxSide, longer), rounded(height*c.MaxSide, longer)
+	}
+	return c.nearestMultiple(width), c.nearestMultiple(height)
+}
+
+func (c *Config) nearestMultiple(side int) int {
+	of := max(1, c.MultipleOf)
+	side = rounded(side, of) * of
+	if c.MaxSide != 0 {
+		side = min(side, c.MaxSide/of*of)
+	}
+	return side
+}
+
+// rounded is a/b, rounded to the nearest whole number, a half up; at least 1.
+func rounded(a, b int) int { return max(1, (a+b/2)/b) }
 
 // A Reason says why bytes can't be used as a picture.
 type Reason int
@@ -68,7 +113,7 @@ const (
 	UnknownFormat Reason = iota // no format that is known here
 	Broken                      // a known format, but damaged or truncated, or of a kind that isn't supported
 	TooManyPixels               // more than Config.MaxPixels
-	NotRGB                      // fewer than three colour channels
+	NotRGB                      // fewer than three colour channels, without Config.Grayscale
 )
 
 // An Error says why bytes can't be used as a picture. Its text is meant for the client who sent them.
@@ -119,7 +164,9 @@ func (c *Codec) Decode(ctx context.Context, data []byte) (Picture, error) {
 }
 
 func (c *Codec) decodeJPEG(data []byte) (Picture, error) {
-	options := torch.DecodeOptions{MaxPixels: c.config.MaxPixels, Scaled: c.config.ScaledDecode}
+	options := torch.DecodeOptions{
+		MaxPixels: c.config.MaxPixels, Scaled: c.config.ScaledDecode, Filter: c.config.Filter, Gray: c.config.Grayscale,
+	}
 	if c.config.KeepOrientation {
 		options.Orientation = torch.Upright
 	}
@@ -135,6 +182,9 @@ func (c *Codec) decodeJPEG(data []byte) (Picture, error) {
 		width, height = header.Width, header.Height
 		if options.Orientation == torch.FromEXIF && header.Orientation.SwapsSides() {
 			width, height = height, width
+		}
+		if width, height, err = c.target(width, height); err != nil {
+			return Picture{}, err
 		}
 	}
 	p := c.newPicture(width, height)
@@ -176,17 +226,29 @@ func (c *Codec) decodeOther(format *format, data []byte) (Picture, error) {
 	if err != nil {
 		return Picture{}, broken(format.name, err)
 	}
-	if isGray(img) || format.gray != nil && format.gray(data) || c.config.RefusePalette && isPalette(img) {
+	gray := isGray(img) || format.gray != nil && format.gray(data)
+	if gray && !c.config.Grayscale || c.config.RefusePalette && isPalette(img) {
 		return Picture{}, errNotRGB
 	}
-	raw := toRaw(img)
-	width, height := c.config.Width, c.config.Height
-	if width == 0 {
-		width, height = raw.width, raw.height
+	width, height, err := c.target(img.Bounds().Dx(), img.Bounds().Dy())
+	if err != nil {
+		return Picture{}, err
 	}
+	raw := toRaw(img)
 	p := c.newPicture(width, height)
-	err = torch.Resize(raw.pixels, raw.width, raw.height, raw.channels, torch.Upright, torch.Bilinear, width, height, p.Pixels)
+	err = torch.Resize(raw.pixels, raw.width, raw.height, raw.channels, torch.Upright, c.config.Filter, width, height, p.Pixels)
 	return p, err
+}
+
+// target is the size that a picture is to have. A small picture can become large: a line of pixels whose sides must be
+// multiples becomes as thick as one multiple. Its pixels have the limit that the sent ones have, unless all pictures
+// have one size.
+func (c *Codec) target(width, height int) (int, int, error) {
+	width, height = c.config.Target(width, height)
+	if c.config.Width != 0 {
+		return width, height, nil
+	}
+	return width, height, c.checkPixels(width, height)
 }
 
 func (c *Codec) checkPixels(width, height int) error {

@@ -3,7 +3,9 @@ package picture_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -18,6 +20,7 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"golang.org/x/image/tiff"
 	"golang.org/x/image/webp"
 
 	"github.com/torchherd/torchherd/internal/goldens"
@@ -93,6 +96,154 @@ func TestKeepSize(t *testing.T) {
 	stored, err := newCodec(t, c).Decode(t.Context(), goldens.Read(t, "pictures/exif-6.jpg"))
 	if err != nil || stored.Width != sideways.Height || stored.Height != sideways.Width {
 		t.Errorf("as stored: %dx%d, turned: %dx%d, %v", stored.Width, stored.Height, sideways.Width, sideways.Height, err)
+	}
+}
+
+func TestTarget(t *testing.T) {
+	for _, test := range []struct {
+		config        picture.Config
+		width, height int
+		wantW, wantH  int
+	}{
+		{picture.Config{}, 3, 5, 3, 5},
+		{picture.Config{Width: 64, Height: 32}, 3, 5, 64, 32},
+		{picture.Config{MultipleOf: 1}, 3, 5, 3, 5},
+		{picture.Config{MultipleOf: 8}, 228, 227, 232, 224}, // a half goes up
+		{picture.Config{MultipleOf: 8}, 227, 229, 224, 232},
+		{picture.Config{MultipleOf: 8}, 8, 16, 8, 16},
+		{picture.Config{MultipleOf: 8}, 1, 3, 8, 8}, // at least one
+		{picture.Config{MultipleOf: 3}, 4, 5, 3, 6},
+		{picture.Config{MaxSide: 100}, 100, 99, 100, 99},
+		{picture.Config{MaxSide: 100}, 200, 100, 100, 50},
+		{picture.Config{MaxSide: 100}, 300, 200, 100, 67},
+		{picture.Config{MaxSide: 100}, 200, 300, 67, 100},
+		{picture.Config{MaxSide: 100}, 400, 2, 100, 1}, // a half goes up
+		{picture.Config{MaxSide: 100}, 65500, 1, 100, 1},
+		{picture.Config{MaxSide: 1}, 7, 9, 1, 1},
+		{picture.Config{MaxSide: 100, MultipleOf: 32}, 100, 100, 96, 96},
+		{picture.Config{MaxSide: 100, MultipleOf: 32}, 1000, 500, 96, 64},
+		{picture.Config{MaxSide: 127, MultipleOf: 32}, 127, 113, 96, 96}, // 128 would be nearer
+		{picture.Config{MaxSide: 128, MultipleOf: 32}, 127, 113, 128, 128},
+		{picture.Config{MaxSide: 32, MultipleOf: 32}, 1, 5000, 32, 32},
+	} {
+		if w, h := test.config.Target(test.width, test.height); w != test.wantW || h != test.wantH {
+			t.Errorf("of at most %d a side, in multiples of %d, %dx%d becomes %dx%d instead of %dx%d",
+				test.config.MaxSide, test.config.MultipleOf, test.width, test.height, w, h, test.wantW, test.wantH)
+		}
+	}
+}
+
+// The target is that of the turned picture, for each way that a format goes.
+func TestKeepNearlyTheSize(t *testing.T) {
+	c := config()
+	c.Width, c.Height, c.MultipleOf, c.MaxSide = 0, 0, 16, 100
+	codec := newCodec(t, c)
+	for _, p := range goldens.Load(t).Pictures {
+		if p.Expect != "ok" {
+			continue
+		}
+		got, err := codec.Decode(t.Context(), goldens.Read(t, p.File))
+		if w, h := c.Target(p.Width, p.Height); err != nil || got.Width != w || got.Height != h || len(got.Pixels) != 3*w*h {
+			t.Errorf("%s: %dx%d instead of %dx%d, %v", p.Name, got.Width, got.Height, w, h, err)
+		}
+	}
+}
+
+// A picture that fits the limit can be refused for what it would become.
+func TestPixelLimitOfTheTarget(t *testing.T) {
+	c := config()
+	c.Width, c.Height, c.MultipleOf, c.MaxPixels = 0, 0, 64, 64*128-1
+	codec := newCodec(t, c)
+	line := make([]byte, torch.JPEGBound(128, 1, 3))
+	n, err := torch.EncodeJPEG(make([]byte, 128*3), 128, 1, 3, 75, line)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, data := range [][]byte{line[:n], encodePNG(t, image.NewNRGBA(image.Rect(0, 0, 1, 128)))} {
+		_, err := codec.Decode(t.Context(), data)
+		expectReason(t, err, picture.TooManyPixels, "is more than 8191 pixels")
+	}
+	c.MaxPixels++
+	if _, err := newCodec(t, c).Decode(t.Context(), line[:n]); err != nil {
+		t.Error(err)
+	}
+}
+
+// The filter holds for each way that a format goes.
+func TestFilter(t *testing.T) {
+	c := config()
+	c.Width, c.Height, c.Filter = 20, 30, torch.Nearest
+	for _, name := range []string{"jpeg-420.jpg", "png-rgb.png"} {
+		file := goldens.Read(t, "pictures/"+name)
+		whole := config()
+		whole.Width, whole.Height = 0, 0
+		source, err := newCodec(t, whole).Decode(t.Context(), file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := make([]byte, 20*30*3)
+		if err := torch.Resize(source.Pixels, source.Width, source.Height, 3, torch.Upright, torch.Nearest, 20, 30, want); err != nil {
+			t.Fatal(err)
+		}
+		got, err := newCodec(t, c).Decode(t.Context(), file)
+		if err != nil || !bytes.Equal(got.Pixels, want) {
+			t.Errorf("%s isn't resized by the nearest pixel, %v", name, err)
+		}
+	}
+}
+
+// Grey pictures become what Pillow's convert("RGB") makes of them, and those of 16 bits what those of 8 become.
+func TestGrayscale(t *testing.T) {
+	c := config()
+	c.Grayscale = true
+	codec := newCodec(t, c)
+	sums := map[string]string{}
+	decoded := map[string][]byte{}
+	for _, p := range goldens.Load(t).Pictures {
+		if p.Expect == "ok" {
+			continue
+		}
+		got, err := codec.Decode(t.Context(), goldens.Read(t, p.File))
+		if err != nil || got.Channels != 3 {
+			t.Fatalf("%s: %d channels, %v", p.Name, got.Channels, err)
+		}
+		sums[p.Name], decoded[p.Name] = p.GrayInput, got.Pixels
+	}
+	sums["png-gray16"] = sums["png-gray"]
+	for name, pixels := range decoded {
+		if sum := sha256.Sum256(pixels); hex.EncodeToString(sum[:]) != sums[name] {
+			t.Errorf("%s differs from Pillow's", name)
+		}
+	}
+	if len(decoded) != 5 {
+		t.Errorf("%d grey pictures", len(decoded))
+	}
+}
+
+// TIFF has grey pictures of 8 and 16 bits too.
+func TestGrayscaleOfTIFF(t *testing.T) {
+	c := config()
+	c.Width, c.Height = 0, 0
+	refusing := newCodec(t, c)
+	c.Grayscale = true
+	codec := newCodec(t, c)
+	gray, gray16 := image.NewGray(image.Rect(0, 0, 3, 2)), image.NewGray16(image.Rect(0, 0, 3, 2))
+	for i := range gray.Pix {
+		gray.Pix[i] = byte(40 * i)
+		gray16.SetGray16(i%3, i/3, color.Gray16{Y: uint16(40*i)<<8 | 0xff})
+	}
+	for _, img := range []image.Image{gray, gray16} {
+		var file bytes.Buffer
+		if err := tiff.Encode(&file, img, nil); err != nil {
+			t.Fatal(err)
+		}
+		_, err := refusing.Decode(t.Context(), file.Bytes())
+		expectReason(t, err, picture.NotRGB, "need rgb image")
+		got, err := codec.Decode(t.Context(), file.Bytes())
+		want := []byte{0, 0, 0, 40, 40, 40, 80, 80, 80, 120, 120, 120, 160, 160, 160, 200, 200, 200}
+		if err != nil || !bytes.Equal(got.Pixels, want) {
+			t.Errorf("%T: %v, %v", img, got.Pixels, err)
+		}
 	}
 }
 
@@ -407,6 +558,15 @@ func TestConfigIsChecked(t *testing.T) {
 		"width":   func(c *picture.Config) { c.Width = 0 },
 		"height":  func(c *picture.Config) { c.Height = 70000 },
 		"quality": func(c *picture.Config) { c.Quality = 101 },
+		"filter":  func(c *picture.Config) { c.Filter = 6 },
+
+		"multiple of a fixed size": func(c *picture.Config) { c.MultipleOf = 4 },
+		"longest of a fixed size":  func(c *picture.Config) { c.MaxSide = 300 },
+		"multiple below 0":         func(c *picture.Config) { c.Width, c.Height, c.MultipleOf = 0, 0, -1 },
+		"multiple too large":       func(c *picture.Config) { c.Width, c.Height, c.MultipleOf = 0, 0, 65501 },
+		"longest below 0":          func(c *picture.Config) { c.Width, c.Height, c.MaxSide = 0, 0, -1 },
+		"longest too large":        func(c *picture.Config) { c.Width, c.Height, c.MaxSide = 0, 0, 65501 },
+		"longest below a multiple": func(c *picture.Config) { c.Width, c.Height, c.MaxSide, c.MultipleOf = 0, 0, 31, 32 },
 	} {
 		c := config()
 		change(&c)

@@ -46,6 +46,10 @@ func toRaw(img image.Image) raw {
 	r.channels = 3
 	r.pixels = make([]byte, 3*r.width*r.height)
 	switch img := img.(type) {
+	case *image.Gray:
+		fromGray(r.pixels, img.Pix, img.Stride, r.width, 1)
+	case *image.Gray16: // big-endian; reduced to the upper 8 bits, as colours are
+		fromGray(r.pixels, img.Pix, img.Stride, r.width, 2)
 	case *image.Paletted:
 		fromPalette(r.pixels, img)
 	case *image.NRGBA64:
@@ -76,6 +80,16 @@ func rgb(c color.Color) [3]byte {
 		n = color.NRGBAModel.Convert(c).(color.NRGBA)
 	}
 	return [3]byte{n.R, n.G, n.B}
+}
+
+// fromGray gives the three channels the first byte of each pixel, which has `bytes` of them.
+func fromGray(out, pixels []byte, stride, width, bytes int) {
+	for ; len(out) > 0; pixels = pixels[min(stride, len(pixels)):] {
+		for x := range width {
+			out[0], out[1], out[2] = pixels[x*bytes], pixels[x*bytes], pixels[x*bytes]
+			out = out[3:]
+		}
+	}
 }
 
 func fromPalette(out []byte, img *image.Paletted) {
