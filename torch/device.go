@@ -58,3 +58,12 @@ func (d Device) Available() error {
 	defer C.free(unsafe.Pointer(name))
 	return take("device", C.thd_device_check(name))
 }
+
+// capability is the device's compute capability, such as 90; 0 when it isn't known. Errors: ErrDevice.
+func (d Device) capability() (int, error) {
+	name := C.CString(d.String())
+	defer C.free(unsafe.Pointer(name))
+	var capability C.int32_t
+	err := take("device", C.thd_device_capability(name, &capability))
+	return int(capability), err
+}

@@ -1,6 +1,7 @@
 package torch_test
 
 import (
+	"bytes"
 	"testing"
 
 	"github.com/torchherd/torchherd/internal/goldens"
@@ -16,8 +17,8 @@ func TestFilterNames(t *testing.T) {
 			t.Errorf("%s: %v, %v", name, f, err)
 		}
 	}
-	if default_ := (torch.DecodeOptions{}).Filter; default_ != torch.Bilinear {
-		t.Errorf("without a word the filter is %v", default_)
+	if filter := (torch.DecodeOptions{}).Filter; filter != torch.Bilinear {
+		t.Errorf("without a word the filter is %v", filter)
 	}
 	_, err := torch.NewFilter("cubic")
 	expectKind(t, err, torch.ErrInvalidArgument)
@@ -49,7 +50,7 @@ func TestDecodeJPEGByEachFilter(t *testing.T) {
 		if err := torch.Resize(stored, header.Width, header.Height, 3, header.Orientation, filter, 50, 40, want); err != nil {
 			t.Fatal(err)
 		}
-		if string(got) != string(want) {
+		if !bytes.Equal(got, want) {
 			t.Errorf("%v: decoding differs from decoding and resizing", filter)
 		}
 		if other, ok := seen[string(got)]; ok {

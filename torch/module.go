@@ -71,7 +71,7 @@ func load(options Options, call func(*C.thd_load_options, **C.thd_module) *C.thd
 	if options.CUDAGraphs {
 		c.graphs = 1
 	}
-	values := options.Values.c()
+	values := valuesForC(options.Values)
 	var pinner runtime.Pinner
 	defer pinner.Unpin()
 	pinner.Pin(&values)

@@ -15,8 +15,10 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"unsafe"
 
@@ -43,6 +45,9 @@ func (a archive) packageFiles() []*zip.File {
 func (f *File) loadPackage(files []*zip.File, options Options) (*Module, error) {
 	stated, err := f.archive.statement()
 	if err != nil {
+		return nil, err
+	}
+	if err := stated.checkMaker(); err != nil {
 		return nil, err
 	}
 	if err := checkTarget(files, options.Device); err != nil {
@@ -122,6 +127,8 @@ type target struct {
 	Machine string `json:"AOTI_MACHINE"`    // "x86_64", "aarch64"
 	ISA     string `json:"AOTI_CPU_ISA"`    // such as "AVX2" or "AVX512 AVX512_VNNI"
 	System  string `json:"AOTI_PLATFORM"`   // "linux"
+	// Capability is of the GPU that it was compiled on, such as "90"; empty for the CPU.
+	Capability string `json:"AOTI_COMPUTE_CAPABILITY"`
 }
 
 // checkTarget makes sure that this machine can run the package: machine code for another processor would end the
@@ -139,12 +146,44 @@ func checkTarget(files []*zip.File, device Device) error {
 		if err != nil {
 			return &Error{Op: "load", Kind: ErrNotAModule, Detail: fmt.Sprintf("the package's metadata (%s): %v", path.Base(file.Name), err)}
 		}
-		if problem := t.problem(device); problem != "" {
+		problem := t.problem(device)
+		if problem == "" && hasKernels(files) {
+			if problem, err = t.problemOfGPU(device); err != nil {
+				return err
+			}
+		}
+		if problem != "" {
 			return &Error{Op: "load", Kind: ErrDevice, Detail: "the package was compiled for " + problem + "; export it for this machine"}
 		}
 	}
 	return nil
 }
+
+// hasKernels tells whether there are kernels in a GPU's own machine code. A package can also carry them in a form that
+// is compiled for the GPU that is there.
+func hasKernels(files []*zip.File) bool {
+	return slices.ContainsFunc(files, func(file *zip.File) bool { return strings.HasSuffix(file.Name, ".cubin") })
+}
+
+// problemOfGPU says what of the target the GPU isn't; empty: nothing, or that can't be known.
+func (t target) problemOfGPU(device Device) (string, error) {
+	compiled, _ := strconv.Atoi(t.Capability)
+	if compiled == 0 { // not said
+		return "", nil
+	}
+	have, err := device.capability()
+	if err != nil || have == 0 || kernelsRun(compiled, have) {
+		return "", err
+	}
+	return fmt.Sprintf("GPUs of compute capability %s, and %v has %s", capabilityText(compiled), device, capabilityText(have)), nil
+}
+
+// kernelsRun tells whether a GPU runs kernels that were compiled for a compute capability: for the same major one, and
+// a minor one that isn't above its own.
+func kernelsRun(compiled, have int) bool { return compiled/10 == have/10 && compiled <= have }
+
+// capabilityText writes 90 as 9.0.
+func capabilityText(capability int) string { return fmt.Sprintf("%d.%d", capability/10, capability%10) }
 
 // problem says what of the target isn't here; empty: nothing.
 func (t target) problem(device Device) string {
@@ -184,6 +223,7 @@ type limits struct {
 type statement struct {
 	limits
 	Precision string `json:"precision"`
+	MadeBy    string `json:"made_by"` // such as "torchherd models/export.py, PyTorch 2.15.0"
 }
 
 func (a archive) statement() (statement, error) {
@@ -198,6 +238,23 @@ func (a archive) statement() (statement, error) {
 		return s, &Error{Op: "load", Kind: ErrNotAModule, Detail: err.Error()}
 	}
 	return s, nil
+}
+
+// checkMaker makes sure that a package that tells its PyTorch was compiled by this one's: its code calls functions of
+// LibTorch, and of another version they may be others.
+func (s *statement) checkMaker() error {
+	_, version, said := strings.Cut(s.MadeBy, "PyTorch ")
+	compiled, have := minorVersion(version), minorVersion(Version())
+	if !said || compiled == "" || compiled == have {
+		return nil
+	}
+	return &Error{Op: "load", Kind: ErrNotAModule, Detail: fmt.Sprintf(
+		"the package was made by PyTorch %s, and this is LibTorch %s: export it anew with PyTorch %s", compiled, have, have)}
+}
+
+// minorVersion is the first two numbers of a version; empty when there are none.
+func minorVersion(version string) string {
+	return regexp.MustCompile(`^\d+\.\d+`).FindString(version)
 }
 
 func (s *statement) precision() Precision {

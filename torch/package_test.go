@@ -109,6 +109,79 @@ func TestPackageOfAnotherMachine(t *testing.T) {
 	}
 }
 
+func TestKernelsRun(t *testing.T) {
+	for _, test := range []struct {
+		compiled, have int
+		want           bool
+	}{{90, 90, true}, {80, 86, true}, {86, 80, false}, {80, 90, false}, {90, 80, false}, {90, 100, false}, {100, 103, true}} {
+		if got := torch.KernelsRun(test.compiled, test.have); got != test.want {
+			t.Errorf("kernels for %d on %d: %v", test.compiled, test.have, got)
+		}
+	}
+}
+
+// A package that says which PyTorch made it is taken from this one's only.
+func TestPackageOfAnotherPyTorch(t *testing.T) {
+	loadPackage(t, goldens.Path("modules/negate.pt2"), torch.Options{})
+	version := strings.Split(torch.Version(), ".")
+	this := version[0] + "." + version[1]
+	for madeBy, want := range map[string]string{
+		"torchherd models/export.py, PyTorch " + this + ".99":      "",
+		"torchherd models/export.py, PyTorch " + this + ".0+cu130": "",
+		"somebody":     "",
+		"PyTorch main": "",
+		"torchherd models/export.py, PyTorch 1.13.1":          "made by PyTorch 1.13, and this is LibTorch " + this + ": export it anew with PyTorch " + this,
+		"torchherd models/export.py, PyTorch " + this + "9.0": "made by PyTorch " + this + "9,",
+	} {
+		path := changed(t, func(records map[string][]byte) {
+			const record = "archive/extra/torchherd.json"
+			records[record] = bytes.ReplaceAll(records[record], []byte("torchherd models/fixtures.py"), []byte(madeBy))
+		})
+		m, err := torch.Load(path, torch.Options{})
+		if want == "" {
+			if err != nil {
+				t.Errorf("%s: %v", madeBy, err)
+			} else {
+				_ = m.Close()
+			}
+			continue
+		}
+		expectKind(t, err, torch.ErrNotAModule)
+		if err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v doesn't say %q", madeBy, err, want)
+		}
+	}
+}
+
+// A library that wants of LibTorch what this one doesn't have.
+func TestPackageThatMissesSomething(t *testing.T) {
+	loadPackage(t, goldens.Path("modules/negate.pt2"), torch.Options{})
+	for name, replacement := range map[string][2]string{
+		"symbol":  {"aoti_torch_delete_tensor_object\x00", "aoti_torch_forget_tensor_object\x00"},
+		"library": {"libtorch.so\x00", "libforch.so\x00"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			folder := t.TempDir()
+			path := changed(t, func(records map[string][]byte) {
+				for record, content := range records {
+					if strings.HasSuffix(record, ".so") {
+						records[record] = bytes.ReplaceAll(content, []byte(replacement[0]), []byte(replacement[1]))
+					}
+				}
+			})
+			_, err := torch.Load(path, torch.Options{PackageFolder: folder})
+			expectKind(t, err, torch.ErrNotAModule)
+			missing := strings.TrimSuffix(replacement[1], "\x00")
+			for _, part := range []string{path, "most likely compiled by another PyTorch", torch.Version(), missing} {
+				if err != nil && !strings.Contains(err.Error(), part) {
+					t.Errorf("the error doesn't say %q: %v", part, err)
+				}
+			}
+			expectEmpty(t, folder)
+		})
+	}
+}
+
 func TestBrokenPackages(t *testing.T) {
 	for name, change := range map[string]func(records map[string][]byte){
 		"no library": func(records map[string][]byte) {

@@ -60,8 +60,8 @@ type Values struct {
 	Std           [3]float64 // all 0: 1
 }
 
-// c is the values as C takes them, which checks them too.
-func (v Values) c() C.thd_values {
+// valuesForC is the values as C takes them, which checks them too.
+func valuesForC(v Values) C.thd_values {
 	if v.Input == (Range{}) {
 		v.Input = Range{0, 1}
 	}

@@ -98,6 +98,10 @@ void thd_release_memory(void);
  * module is loaded, since LibTorch looks for its CUDA part once. device: borrowed. */
 thd_error* thd_device_check(const char* device);
 
+/* *out: the compute capability of a CUDA device, ten times its major number and its minor one, such as 90; 0 for the
+ * CPU, and where the driver doesn't tell. device: borrowed. Errors: DEVICE. */
+thd_error* thd_device_capability(const char* device, int32_t* out);
+
 /* ---- tensors ---- */
 
 typedef enum thd_dtype {

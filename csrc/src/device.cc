@@ -60,6 +60,24 @@ const std::string& load_cuda() {
   return problem;
 }
 
+// The compute capability of a CUDA device as the driver tells it: LibTorch's own function for it needs CUDA's headers.
+int cuda_capability(int index) {
+  constexpr int kMajor = 75;  // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
+  constexpr int kMinor = 76;
+  void* driver = dlopen("libcuda.so.1", RTLD_LAZY);  // is there already, and stays
+  if (driver == nullptr) return 0;
+  const auto get = reinterpret_cast<int (*)(int*, int)>(dlsym(driver, "cuDeviceGet"));
+  const auto attribute = reinterpret_cast<int (*)(int*, int, int)>(dlsym(driver, "cuDeviceGetAttribute"));
+  int device = 0;
+  int major = 0;
+  int minor = 0;
+  if (get == nullptr || attribute == nullptr || get(&device, index) != 0 ||
+      attribute(&major, kMajor, device) != 0 || attribute(&minor, kMinor, device) != 0) {
+    return 0;
+  }
+  return 10 * major + minor;
+}
+
 }  // namespace
 
 namespace thd {
@@ -112,6 +130,14 @@ thd_error* thd_device_check(const char* device) {
   return thd::guard([&] {
     require(device != nullptr, "device must not be NULL");
     thd::usable_device(device);
+  });
+}
+
+thd_error* thd_device_capability(const char* device, int32_t* out) {
+  return thd::guard([&] {
+    require(device != nullptr && out != nullptr, "no pointer may be NULL");
+    const c10::Device usable = thd::usable_device(device);
+    *out = usable.is_cuda() ? cuda_capability(usable.index()) : 0;
   });
 }
 

@@ -4,6 +4,7 @@
 // the process is killed. Unpacking is the caller's; what is left is the runner that the loader would make too, looked up
 // by the device's kind, so that CUDA's comes with LibTorch's CUDA library.
 #include <torch/csrc/inductor/aoti_runner/model_container_runner.h>
+#include <torch/version.h>
 
 #include <cstdlib>
 #include <mutex>
@@ -58,6 +59,12 @@ Facts describe(const AOTIModelContainerRunner& runner) {
   return facts;
 }
 
+// Whether the dynamic linker missed something that another LibTorch has.
+bool misses_something(const std::string& error) {
+  return error.find("undefined symbol") != std::string::npos ||
+         error.find("cannot open shared object file") != std::string::npos;
+}
+
 }  // namespace
 
 std::unique_ptr<Program> load_package(const std::string& library, const std::string& folder,
@@ -77,9 +84,18 @@ std::unique_ptr<Program> load_package(const std::string& library, const std::str
     constexpr size_t kModels = 1;
     // Calls on one module take turns, so the package needs no locks of its own.
     constexpr bool kRunSingleThreaded = true;
-    auto runner = maker->second(library, kModels, device.str(), folder, kRunSingleThreaded);
-    Facts facts = describe(*runner);
-    return std::make_unique<Package>(std::move(facts), std::move(runner));
+    try {
+      auto runner = maker->second(library, kModels, device.str(), folder, kRunSingleThreaded);
+      Facts facts = describe(*runner);
+      return std::make_unique<Package>(std::move(facts), std::move(runner));
+    } catch (const std::exception& e) {
+      const std::string text = text_of(e);
+      if (!misses_something(text)) throw;
+      throw Failure(THD_ERROR_NOT_A_MODULE, subject +
+                                                "most likely compiled by another PyTorch than " TORCH_VERSION
+                                                "; export it anew with that version (" +
+                                                text + ")");
+    }
   });
 }
 

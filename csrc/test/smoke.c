@@ -81,6 +81,11 @@ static void test_devices(void) {
   EXPECT_CODE(thd_device_check("abacus"), THD_ERROR_DEVICE);
   EXPECT_CODE(thd_device_check("meta"), THD_ERROR_DEVICE);
   EXPECT_CODE(thd_device_check(NULL), THD_ERROR_INVALID_ARGUMENT);
+  int32_t capability = -1;
+  EXPECT_OK(thd_device_capability("cpu", &capability));
+  EXPECT(capability == 0);
+  EXPECT_CODE(thd_device_capability("abacus", &capability), THD_ERROR_DEVICE);
+  EXPECT_CODE(thd_device_capability("cpu", NULL), THD_ERROR_INVALID_ARGUMENT);
 }
 
 static const thd_load_options on_cpu = {.device = "cpu", .precision = THD_FP32, .graphs = 0};
