@@ -138,6 +138,37 @@ class Double(nn.Module):
         return F.conv2d(x, self.weight)
 
 
+class SlowToLoad(nn.Module):
+    """The identity, whose file takes a while to read: it computes while it is read."""
+
+    rounds = 10_000  # a quarter of a second of one core
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = self.rounds
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        return x
+
+    @torch.jit.export
+    def __getstate__(self) -> tuple[int, bool]:
+        return self.left, self.training
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[int, bool]) -> None:
+        self.left = state[0]
+        self.training = state[1]
+        x = torch.zeros(64, 64)
+        for _ in range(state[0]):
+            x = torch.mm(x, x)
+
+
+class VerySlowToLoad(SlowToLoad):
+    """Likewise, for half a minute."""
+
+    rounds = 2_200_000
+
+
 MODULES: dict[str, type[nn.Module]] = {
     "identity": Identity,
     "negate": Negate,
@@ -153,6 +184,8 @@ MODULES: dict[str, type[nn.Module]] = {
     "out_of_range": OutOfRange,
     "batch_size": BatchSize,
     "double": Double,
+    "slow_to_load": SlowToLoad,
+    "very_slow_to_load": VerySlowToLoad,
 }
 
 
@@ -165,11 +198,24 @@ SETTINGS: dict[str, tuple[type[nn.Module], formats.Settings]] = {
 }
 
 
+# A module whose file brings a model.yaml along.
+WITH_SETTINGS = "# as beside a model\nsize: 40x40\nmax-batch-size: 4\n"
+
+
 def scripted(kind: type[nn.Module], settings: formats.Settings | None = None) -> bytes:
     """A module of this class as the bytes of a TorchScript file, with settings if any."""
     with formats.quiet_jit():
         module = torch.jit.script(kind().eval().requires_grad_(False))
     return formats.torchscript_bytes(module, settings)
+
+
+def with_settings() -> bytes:
+    """Negate as torch.jit.save writes it with an extra file, for people who don't use export.py."""
+    with formats.quiet_jit():
+        module = torch.jit.script(Negate().eval())
+        data = io.BytesIO()
+        torch.jit.save(module, data, _extra_files={"model.yaml": WITH_SETTINGS})
+    return data.getvalue()
 
 
 def checkpoint() -> bytes:
@@ -183,6 +229,7 @@ def make_all() -> dict[str, bytes]:
     """Every fixture's file name and bytes."""
     made = {f"{name}.pt": scripted(kind) for name, kind in MODULES.items()}
     made |= {f"{name}.pt": scripted(*each) for name, each in SETTINGS.items()}
+    made["with_settings.pt"] = with_settings()
     made["checkpoint.pth"] = checkpoint()
     made["truncated.pt"] = made["negate.pt"][: len(made["negate.pt"]) * 6 // 10]
     made["garbage.pt"] = random.Random(0).randbytes(1024)

@@ -13,26 +13,26 @@ import (
 	"github.com/torchherd/torchherd/server/internal/api"
 	"github.com/torchherd/torchherd/server/internal/model"
 	"github.com/torchherd/torchherd/server/internal/picture"
+	"github.com/torchherd/torchherd/server/internal/repository"
+	"github.com/torchherd/torchherd/server/internal/settings"
 )
 
 // serveNegate serves a model that only negates, in this process, as `torchherd serve` would.
 func serveNegate(t testing.TB) *httptest.Server {
 	t.Helper()
-	codec, err := picture.NewCodec(picture.Config{Workers: picture.NewWorkers(2), MaxPixels: picture.DefaultMaxPixels, Width: 228, Height: 228, Quality: 75})
+	source, err := repository.Open(module("negate.pt"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	served := model.NewServed("negate", func() (model.Config, error) {
-		return model.Config{
-			Path: module("negate.pt"), Instances: 1, Cores: 2, MaxBatchSize: 2, MaxQueueSize: 3,
-			WarmUpWidth: 228, WarmUpHeight: 228, Codec: codec, Log: zerolog.Nop(),
-		}, nil
-	}, zerolog.Nop())
-	if _, err := served.Load(); err != nil {
+	served := model.NewServed(source, &model.Host{
+		Workers: picture.NewWorkers(2), Cores: 2, Shares: model.NewShares(), MaxPixels: picture.DefaultMaxPixels,
+		Override: func(s *settings.Settings) { s.MaxWait = 0 }, Log: zerolog.Nop(),
+	})
+	if err := served.Load(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(served.Close)
-	handler := api.New(api.Config{MaxUpload: 4 << 20, RequestTimeout: time.Minute}, served, zerolog.New(io.Discard))
+	handler := api.New(api.Config{MaxUpload: 4 << 20, RequestTimeout: time.Minute}, model.Models{served}, zerolog.New(io.Discard))
 	server := httptest.NewServer(handler)
 	t.Cleanup(server.Close)
 	return server

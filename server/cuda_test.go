@@ -35,7 +35,7 @@ func TestCUDA(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			flags := append([]string{"--device", "cuda:0", "--max-batch-size", "8", "--max-queue-size", "64"}, flags...)
 			c := start(t, flags...)
-			if on := c.await("ready")["device"]; on != "cuda:0" {
+			if on := c.await("the version is ready")["device"]; on != "cuda:0" {
 				t.Errorf("it serves on %v", on)
 			}
 			if name != "any size" {
@@ -50,6 +50,22 @@ func TestCUDA(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A queue's batches go to the GPU and to the CPU, whichever is free.
+func TestSeveralDevices(t *testing.T) {
+	device, err := torch.NewDevice("cuda:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := device.Available(); err != nil {
+		t.Skip(err)
+	}
+	c := start(t, "--device", "cuda:0,cpu", "--max-queue-size", "64")
+	if line := c.await("the version is ready"); line["device"] != "cuda:0,cpu" || line["instances"] != 2.0 {
+		t.Errorf("it serves on %v", line)
+	}
+	expectAllGood(t, c)
 }
 
 // expectAllGood sends pictures of several sizes by 32 clients.

@@ -157,14 +157,6 @@ func (c *command) count(message string) int {
 	return len(c.said(message))
 }
 
-// last returns the last line of the log so far that has this message, of which there must be one.
-func (c *command) last(message string) map[string]any {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	said := c.said(message)
-	return said[len(said)-1]
-}
-
 // said returns the lines of the log so far that have this message; the caller holds the lock.
 func (c *command) said(message string) []map[string]any {
 	var said []map[string]any

@@ -2,13 +2,14 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
+	"fmt"
 	"image/jpeg"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -38,9 +39,66 @@ func (f modelFile) put(content []byte) {
 	}
 }
 
+// clients send a picture again and again until they are stopped, and check each answer: no request may fail, and each
+// answer is exactly that of the version that it names.
+type clients struct {
+	stop chan struct{}
+	wg   sync.WaitGroup
+	mu   sync.Mutex
+	seen map[int]int // answers by version
+}
+
+// load starts clients. want is what each version answers; it is asked from their goroutines.
+func (c *command) load(count int, photo []byte, want func(version int) []byte) *clients {
+	l := &clients{stop: make(chan struct{}), seen: map[int]int{}}
+	for range count {
+		l.wg.Go(func() {
+			for {
+				select {
+				case <-l.stop:
+					return
+				default:
+				}
+				a, err := c.try("PUT", "/image", bytes.NewReader(photo))
+				version, _ := strconv.Atoi(a.header.Get("X-Model-Version"))
+				if err != nil || a.status != 200 {
+					c.t.Errorf("%v, status %d, version %q, %s", err, a.status, a.header.Get("X-Model-Version"), a.body)
+					return
+				}
+				if !bytes.Equal(a.body, want(version)) {
+					c.t.Errorf("version %d gave another answer than its own", version)
+					return
+				}
+				l.mu.Lock()
+				l.seen[version]++
+				l.mu.Unlock()
+			}
+		})
+	}
+	return l
+}
+
+// answers is how many there were so far.
+func (l *clients) answers() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	sum := 0
+	for _, count := range l.seen {
+		sum += count
+	}
+	return sum
+}
+
+// end stops the clients and tells how many answers came from each version.
+func (l *clients) end() map[int]int {
+	close(l.stop)
+	l.wg.Wait()
+	return l.seen
+}
+
 // Under load one version follows the other: no request fails, and each is answered by the version that it names.
 func TestSwapUnderLoad(t *testing.T) {
-	const swaps, clients = 20, 4
+	const swaps = 20
 	file := newModelFile(t)
 	models := [][]byte{goldens.Read(t, "modules/negate.pt"), goldens.Read(t, "modules/identity.pt")}
 	c := start(t, file.path, "--max-queue-size", "64")
@@ -51,47 +109,24 @@ func TestSwapUnderLoad(t *testing.T) {
 	swap := func(version int) {
 		file.put(models[(version-1)%2])
 		c.signal(syscall.SIGHUP)
-		c.await("the new version has taken over", "version", strconv.Itoa(version))
+		c.await("the version is ready", "version", strconv.Itoa(version))
 	}
 	want[0] = expectVersion(t, c.put(photo), 1)
 	swap(2)
 	want[1] = expectVersion(t, c.put(photo), 2)
-
-	var stop atomic.Bool
-	var seen [swaps + 3]atomic.Int64 // answers by version
-	var wg sync.WaitGroup
-	for range clients {
-		wg.Go(func() {
-			for !stop.Load() {
-				a, err := c.try("PUT", "/image", bytes.NewReader(photo))
-				version, _ := strconv.Atoi(a.header.Get("X-Model-Version"))
-				if err != nil || a.status != 200 || version < 2 || version >= len(seen) {
-					t.Errorf("%v, status %d, version %q, %s", err, a.status, a.header.Get("X-Model-Version"), a.body)
-					return
-				}
-				if !bytes.Equal(a.body, want[(version-1)%2]) {
-					t.Errorf("version %d gave another version's answer", version)
-					return
-				}
-				seen[version].Add(1)
-			}
-		})
+	if bytes.Equal(want[0], want[1]) {
+		t.Fatal("the two models answer the same")
 	}
+
+	load := c.load(4, photo, func(version int) []byte { return want[(version+1)%2] })
 	for i := range swaps {
 		swap(3 + i)
 	}
-	stop.Store(true)
-	wg.Wait()
-	c.awaitCount("the version before is gone", swaps+1)
+	seen := load.end()
+	c.awaitCount("the version is gone", swaps+1)
 	expectVersion(t, c.put(photo), swaps+2)
-	versions := 0
-	for i := range seen {
-		if seen[i].Load() > 0 {
-			versions++
-		}
-	}
-	if versions < swaps/2 {
-		t.Errorf("answers came of %d versions only, so hardly a swap was under load", versions)
+	if len(seen) < swaps/2 {
+		t.Errorf("answers came of %d versions only, so hardly a swap was under load", len(seen))
 	}
 }
 
@@ -105,45 +140,119 @@ func expectVersion(t *testing.T, a answer, version int) []byte {
 	return a.body
 }
 
-// A file that can't be served changes nothing, and the log says why.
-func TestBadSwap(t *testing.T) {
+// A file that can't be served changes nothing, and the log, the metric and GET /models say why.
+func TestBadSwaps(t *testing.T) {
 	file := newModelFile(t)
-	c := start(t, file.path)
+	c := start(t, file.path, "--max-queue-size", "64", "--max-model-memory", "500kB")
+	admin := c.administration()
 	photo := photograph(t, "jpeg-420.jpg")
-	before := expectVersion(t, c.put(photo), 1)
-	for i, bad := range []struct{ name, reason string }{
-		{"truncated.pt", "model.pt"},
-		{"garbage.pt", "model.pt"},
-		{"checkpoint.pth", "model.pt"},
-		{"two_channels.pt", "1 or 3"},
-		{"nan.pt", "NaN or infinite"},
-		{"no_batch_two.pt", "refuses a batch of two"},
-		{"other_range.pt", "0..1"},
-		{"", "no such file"},
+	first := expectVersion(t, c.put(photo), 1)
+	load := c.load(2, photo, func(version int) []byte {
+		if version != 1 {
+			t.Errorf("version %d answered", version)
+		}
+		return first
+	})
+	remove := func() {
+		if err := os.Remove(file.path); err != nil {
+			t.Error(err)
+		}
+	}
+	for i, bad := range []struct {
+		name, reason string
+		meanwhile    func() // while it is being loaded
+	}{
+		{name: "truncated.pt", reason: "model.pt"},
+		{name: "garbage.pt", reason: "model.pt"},
+		{name: "checkpoint.pth", reason: "model.pt"},
+		{name: "two_channels.pt", reason: "1 or 3"},
+		{name: "nan.pt", reason: "NaN or infinite"},
+		{name: "no_batch_two.pt", reason: "refuses a batch of two"},
+		{name: "no_size.pt", reason: "is no size"},
+		{name: "../../models/photo2ink/model.pt", reason: "--max-model-memory is 500000: out of memory"},
+		{name: "slow_to_load.pt", reason: "replaced, changed or deleted while it was being loaded", meanwhile: func() {
+			file.put(goldens.Read(t, "modules/identity.pt"))
+		}},
+		{name: "slow_to_load.pt", reason: "replaced, changed or deleted while it was being loaded", meanwhile: remove},
+		{name: "", reason: "no such file"},
 	} {
-		if bad.name == "" {
-			if err := os.Remove(file.path); err != nil {
-				t.Fatal(err)
-			}
-		} else {
+		version := i + 2
+		if bad.name != "" {
 			file.put(goldens.Read(t, "modules/"+bad.name))
 		}
 		c.signal(syscall.SIGHUP)
-		c.awaitCount("the file can't be served; nothing has changed", i+1)
-		if reason := c.last("the file can't be served; nothing has changed")["error"].(string); !strings.Contains(reason, bad.reason) {
+		if bad.meanwhile != nil {
+			c.await("loading the version", "version", strconv.Itoa(version))
+			bad.meanwhile()
+		}
+		reason := c.await("the version can't be served", "version", strconv.Itoa(version))["error"].(string)
+		if !strings.Contains(reason, bad.reason) {
 			t.Errorf("%s: %s", bad.name, reason)
 		}
-		if after := expectVersion(t, c.put(photo), 1); !bytes.Equal(before, after) {
-			t.Errorf("%s: another answer", bad.name)
+		var models []struct {
+			Versions []struct{ State, Reason string }
 		}
+		if err := json.Unmarshal(admin.do("GET", "/models", nil).body, &models); err != nil {
+			t.Fatal(err)
+		}
+		versions := models[0].Versions
+		if last := versions[len(versions)-1]; versions[0].State != "ready" || last.State != "failed" || last.Reason != reason {
+			t.Errorf("%s: %+v", bad.name, versions)
+		}
+		metric := fmt.Sprintf(`torchherd_model_loads_total{model="model",outcome="failed"} %d`, i+1)
+		if metrics := admin.do("GET", "/metrics", nil); !strings.Contains(string(metrics.body), metric) {
+			t.Errorf("%s: no %s in\n%s", bad.name, metric, metrics.body)
+		}
+	}
+	if seen := load.end(); seen[1] == 0 {
+		t.Error("there was no load")
 	}
 	// And a good one after all that takes over.
 	file.put(goldens.Read(t, "modules/identity.pt"))
 	c.signal(syscall.SIGHUP)
-	c.await("the new version has taken over")
-	if after := c.put(photo); after.status != 200 || bytes.Equal(before, after.body) {
+	c.await("the version is ready", "version", "13")
+	if after := c.put(photo); after.status != 200 || bytes.Equal(first, after.body) {
 		t.Errorf("%d, or the old answer", after.status)
 	}
+}
+
+// A version that takes half a minute to load keeps nobody waiting, not even one who stops the server.
+func TestSlowSwap(t *testing.T) {
+	file := newModelFile(t)
+	c := start(t, file.path)
+	admin := c.administration()
+	file.put(goldens.Read(t, "modules/very_slow_to_load.pt"))
+	c.signal(syscall.SIGHUP)
+	c.await("loading the version", "version", "2")
+	expectVersion(t, c.put(photograph(t, "jpeg-420.jpg")), 1)
+	if list := admin.do("GET", "/models", nil); !strings.Contains(string(list.body), `"version":2,"state":"loading"`) {
+		t.Errorf("%s", list.body)
+	}
+	c.signal(syscall.SIGTERM)
+	if state := c.wait(); state.ExitCode() != 0 {
+		t.Error(state)
+	}
+}
+
+// A server that is killed while it changes its model starts again on a version that is complete.
+func TestKilledDuringASwap(t *testing.T) {
+	folder := newModelFolder(t, map[string]string{"1/model.pt": "negate.pt"})
+	c := start(t, folder)
+	photo := photograph(t, "jpeg-420.jpg")
+	first := expectVersion(t, c.put(photo), 1)
+	putModel(t, filepath.Join(folder, "2", "model.pt"), "slow_to_load.pt")
+	c.signal(syscall.SIGHUP)
+	c.await("loading the version", "version", "2")
+	c.signal(syscall.SIGKILL)
+	c.wait()
+
+	// Version 2 was complete; version 3 is a copy that was killed as well.
+	putModel(t, filepath.Join(folder, "3", "model.pt"), "truncated.pt")
+	c = start(t, folder)
+	if second := expectVersion(t, c.put(photo), 2); bytes.Equal(first, second) {
+		t.Error("version 2 answers as version 1")
+	}
+	c.await("the version can't be served", "version", "3")
 }
 
 // A new file may want pictures of another size.
@@ -152,7 +261,7 @@ func TestSwapToAnotherSize(t *testing.T) {
 	c := start(t, file.path)
 	file.put(goldens.Read(t, "modules/sized.pt"))
 	c.signal(syscall.SIGHUP)
-	c.await("the new version has taken over")
+	c.await("the version is ready", "version", "2")
 	a := c.put(photograph(t, "jpeg-420.jpg"))
 	expectPicture(t, a)
 	answer, err := jpeg.DecodeConfig(bytes.NewReader(a.body))

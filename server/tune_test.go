@@ -5,8 +5,10 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -96,11 +98,20 @@ var short = []string{"--duration=1ms", "--budget=5m", "--clients=2"}
 
 // The whole command against real servers; then a server by the command line that it found.
 func TestTune(t *testing.T) {
-	tu := startTune(t, append(short, "--json=-", "--size=64x32", module("negate.pt"))...)
+	settings := filepath.Join(t.TempDir(), "model.yaml")
+	putFile(t, settings, []byte("# mine\nquality: 90\nmax-batch-size: 7 # for now\n"))
+	tu := startTune(t, append(short, "--json=-", "--size=64x32", "--write", settings, module("negate.pt"))...)
 	if status := tu.wait(); status != 0 {
 		t.Fatalf("status %d", status)
 	}
 	r := readTuning(t, tu.out.Bytes())
+	written, err := os.ReadFile(settings)
+	taken := r.Taken.Settings
+	want := fmt.Sprintf("# mine\nquality: 90\nmax-batch-size: %s # for now\ninstances: %s\nthreads: %s\nprecision: %s\ncuda-graphs: false\nmax-wait: %s\nmax-queue-size: 3\n",
+		taken["max-batch-size"], taken["instances"], taken["threads"], taken["precision"], taken["max-wait"])
+	if err != nil || string(written) != want {
+		t.Errorf("%v, written was %s instead of %s", err, written, want)
+	}
 	if r.BudgetSpent || r.Interrupted || !r.MetTarget || r.SpeedUp <= 0 || r.Taken.Rounds != 3 {
 		t.Errorf("%+v", r)
 	}
@@ -149,6 +160,13 @@ func readTuning(t *testing.T, text []byte) *tuningResult {
 		t.Fatalf("%v in %q", err, text)
 	}
 	return r
+}
+
+// A file that can't be written to is told of before the time is spent.
+func TestTuneRefusesWrongSettings(t *testing.T) {
+	settings := filepath.Join(t.TempDir(), "model.yaml")
+	putFile(t, settings, []byte("qualty: 90\n"))
+	startTune(t, append(short, "--write", settings, module("negate.pt"))...).expect(1, "", settings+": line 1: there is no setting \"qualty\"; is quality meant?")
 }
 
 func TestTuneAModelThatCantBeServed(t *testing.T) {

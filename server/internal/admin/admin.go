@@ -11,6 +11,8 @@ import (
 
 	"github.com/labstack/echo/v4"
 	"github.com/labstack/echo/v4/middleware"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/rs/zerolog"
 
 	"github.com/torchherd/torchherd/server/internal/model"
@@ -40,12 +42,15 @@ var states = map[model.State]string{
 // maxBody bounds a request's body, in bytes.
 const maxBody = "1M"
 
-// New returns the handler for a model's administration.
-func New(served *model.Served, log zerolog.Logger) http.Handler {
-	h := handler{served}
+// New returns the handler for the administration of the models.
+func New(models model.Models, log zerolog.Logger) http.Handler {
+	h := handler{models}
+	metrics := prometheus.NewRegistry()
+	metrics.MustRegister(collector{models})
 	e := echo.New()
 	e.HTTPErrorHandler = func(err error, c echo.Context) { answerError(err, c, log) }
 	e.Use(middleware.Recover(), middleware.BodyLimit(maxBody))
+	e.GET("/metrics", echo.WrapHandler(promhttp.HandlerFor(metrics, promhttp.HandlerOpts{})))
 	e.GET("/models", h.list)
 	e.POST("/v2/repository/index", h.index)
 	e.POST("/v2/repository/models/:name/load", h.load)
@@ -53,10 +58,14 @@ func New(served *model.Served, log zerolog.Logger) http.Handler {
 	return e
 }
 
-type handler struct{ served *model.Served }
+type handler struct{ models model.Models }
 
 func (h handler) list(c echo.Context) error {
-	return c.JSON(http.StatusOK, []Model{{Name: h.served.Name(), Versions: h.served.Statuses()}})
+	list := make([]Model, len(h.models))
+	for i, served := range h.models {
+		list[i] = Model{Name: served.Name(), Versions: served.Statuses()}
+	}
+	return c.JSON(http.StatusOK, list)
 }
 
 func (h handler) index(c echo.Context) error {
@@ -67,52 +76,50 @@ func (h handler) index(c echo.Context) error {
 		return err
 	}
 	entries := []entry{}
-	for _, status := range h.served.Statuses() {
-		if !query.Ready || status.State == model.Ready {
-			entries = append(entries, entry{h.served.Name(), fmt.Sprint(status.Version), states[status.State], status.Reason})
+	for _, served := range h.models {
+		for _, status := range served.Statuses() {
+			if !query.Ready || status.State == model.Ready {
+				entries = append(entries, entry{served.Name(), fmt.Sprint(status.Version), states[status.State], status.Reason})
+			}
 		}
 	}
 	return c.JSON(http.StatusOK, entries)
 }
 
-// load answers when the new version has taken over.
-func (h handler) load(c echo.Context) error {
-	if err := h.expect(c); err != nil {
+// load answers when the wanted versions serve.
+func (h handler) load(c echo.Context) error { return h.change(c, (*model.Served).Load) }
+
+func (h handler) unload(c echo.Context) error { return h.change(c, (*model.Served).Unload) }
+
+func (h handler) change(c echo.Context, change func(*model.Served) error) error {
+	served, err := h.expect(c)
+	if err != nil {
 		return err
 	}
-	if _, err := h.served.Load(); err != nil {
+	if err := change(served); err != nil {
 		return echo.NewHTTPError(http.StatusBadRequest, err.Error())
 	}
 	return c.JSON(http.StatusOK, struct{}{})
 }
 
-func (h handler) unload(c echo.Context) error {
-	if err := h.expect(c); err != nil {
-		return err
-	}
-	if err := h.served.Unload(); err != nil {
-		return echo.NewHTTPError(http.StatusBadRequest, err.Error())
-	}
-	return c.JSON(http.StatusOK, struct{}{})
-}
-
-// expect checks that the path names the model, and that nothing is asked for that can't be done.
-func (h handler) expect(c echo.Context) error {
-	if name := c.Param("name"); name != h.served.Name() {
-		return echo.NewHTTPError(http.StatusNotFound, fmt.Sprintf("no model is called %q; there is %q", name, h.served.Name()))
+// expect returns the model that the path names, or an error if there is none or what is asked for can't be done.
+func (h handler) expect(c echo.Context) (*model.Served, error) {
+	served := h.models.Find(c.Param("name"))
+	if served == nil {
+		return nil, echo.NewHTTPError(http.StatusNotFound, fmt.Sprintf("no model is called %q; there is %s", c.Param("name"), h.models.Names()))
 	}
 	var body struct {
 		Parameters map[string]any `json:"parameters"`
 	}
 	if err := read(c, &body); err != nil {
-		return err
+		return nil, err
 	}
 	for name := range body.Parameters {
 		if name != "unload_dependents" { // Triton's clients send it always; nothing depends on a model here
-			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("no parameter %q: what is loaded is the model's file", name))
+			return nil, echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("no parameter %q: what is loaded is what lies in the model's folder", name))
 		}
 	}
-	return nil
+	return served, nil
 }
 
 // read reads a request's JSON, which may be left out.

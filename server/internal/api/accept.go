@@ -9,23 +9,23 @@ import (
 	"github.com/torchherd/torchherd/server/internal/picture"
 )
 
-// answerFormat is the format that a client asks for: by ?format=, else by Accept, else JPEG as the demo. Of several
-// that it accepts equally, JPEG, then PNG, is taken. A client that accepts none of them gets JPEG all the same: the
-// demo's clients never said what they take.
-func answerFormat(request *http.Request) (picture.Format, error) {
+// answerFormat is the format that a client asks for: by ?format=, else by Accept, else the model's own. Of several that
+// it accepts equally the model's, then JPEG, then PNG, is taken. A client that accepts none of them gets the model's all
+// the same: the Sanic demo's clients never said what they take.
+func answerFormat(request *http.Request, ofModel picture.Format) (picture.Format, error) {
 	if name := request.URL.Query().Get("format"); name != "" {
 		format, ok := picture.ParseFormat(name)
 		if !ok {
-			return picture.JPEG, errBadFormat
+			return ofModel, errBadFormat
 		}
 		return format, nil
 	}
 	accepts := request.Header.Values("Accept")
 	if len(accepts) == 0 {
-		return picture.JPEG, nil
+		return ofModel, nil
 	}
-	best, bestQuality := picture.JPEG, 0.0
-	for _, format := range []picture.Format{picture.JPEG, picture.PNG, picture.WebP} {
+	best, bestQuality := ofModel, 0.0
+	for _, format := range []picture.Format{ofModel, picture.JPEG, picture.PNG, picture.WebP} {
 		if q := quality(accepts, format.ContentType()); q > bestQuality {
 			best, bestQuality = format, q
 		}

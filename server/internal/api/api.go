@@ -28,7 +28,7 @@ type Config struct {
 // A Server answers requests. It is safe for concurrent use.
 type Server struct {
 	config Config
-	served *model.Served
+	models model.Models
 	log    zerolog.Logger
 	echo   *echo.Echo
 	gate   gate
@@ -37,9 +37,9 @@ type Server struct {
 	bodies  sync.Pool // of *[]byte
 }
 
-// New makes a Server, which refuses pictures as long as no version of the model is ready.
-func New(config Config, served *model.Served, log zerolog.Logger) *Server {
-	s := &Server{config: config, served: served, log: log, echo: echo.New()}
+// New makes a Server, which refuses pictures for a model as long as no version of it is ready.
+func New(config Config, models model.Models, log zerolog.Logger) *Server {
+	s := &Server{config: config, models: models, log: log, echo: echo.New()}
 	s.gate.empty = sync.NewCond(&s.gate.mu)
 	s.echo.HTTPErrorHandler = s.answerError
 	// The order matters: the log sees what Recover made of a panic.
@@ -49,8 +49,10 @@ func New(config Config, served *model.Served, log zerolog.Logger) *Server {
 			return err
 		},
 	}))
-	s.echo.PUT("/image", s.image)
-	s.echo.POST("/image", s.image)
+	for _, path := range []string{"/image", "/image/:model", "/image/:model/versions/:version"} {
+		s.echo.PUT(path, s.image)
+		s.echo.POST(path, s.image)
+	}
 	s.echo.GET("/healthz", func(c echo.Context) error { return c.String(http.StatusOK, "ok\n") })
 	s.echo.GET("/readyz", s.ready)
 	return s
@@ -67,7 +69,7 @@ func (s *Server) Unready() { s.unready.Store(true) }
 func (s *Server) Drain(ctx context.Context) error {
 	s.Unready()
 	s.gate.close()
-	s.served.StopWaiting()
+	s.models.StopWaiting()
 	drained := make(chan struct{})
 	go func() {
 		s.gate.wait()
@@ -81,12 +83,12 @@ func (s *Server) Drain(ctx context.Context) error {
 	}
 }
 
-// ready answers whether new pictures are welcome.
+// ready answers whether new pictures are welcome, for each model.
 func (s *Server) ready(c echo.Context) error {
 	switch {
 	case s.unready.Load():
 		return errDraining
-	case !s.served.Ready():
+	case !s.models.Ready():
 		return errNotReady
 	}
 	return c.String(http.StatusOK, "ready\n")

@@ -3,11 +3,13 @@ package api
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 
 	"github.com/labstack/echo/v4"
 
 	"github.com/torchherd/torchherd/server/internal/batch"
+	"github.com/torchherd/torchherd/server/internal/model"
 	"github.com/torchherd/torchherd/server/internal/picture"
 )
 
@@ -40,6 +42,16 @@ var (
 	errNotFound    = &failure{status: http.StatusNotFound, text: "nothing is here: send a picture to /image by curl -T photo.jpg"}
 	errMethod      = &failure{status: http.StatusMethodNotAllowed, text: "send a picture by PUT or POST: curl -T photo.jpg"}
 )
+
+// noSuchModel is the answer to a path with another name.
+func noSuchModel(name string, models model.Models) *failure {
+	return &failure{status: http.StatusNotFound, text: fmt.Sprintf("no model is called %q; there is %s", name, models.Names())}
+}
+
+// noSuchVersion is the answer to a path with a version that isn't ready.
+func noSuchVersion(version string, served *model.Served) *failure {
+	return &failure{status: http.StatusNotFound, text: fmt.Sprintf("version %s of %q isn't served; leave it out of the path for the newest one", version, served.Name())}
+}
 
 // The answers to a picture that can't be used; the text is the picture error's own.
 var pictureStatuses = map[picture.Reason]int{

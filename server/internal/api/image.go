@@ -22,13 +22,15 @@ func (s *Server) image(c echo.Context) error {
 		return errDraining
 	}
 	defer s.gate.leave()
-	version, err := s.served.Acquire()
+	version, err := s.acquire(c)
 	if err != nil {
-		return errNotReady
+		return err
 	}
 	defer version.Release()
 	c.Response().Header().Set(versionHeader, version.String())
-	format, err := answerFormat(c.Request())
+	t := stagesOf(c)
+	t.model, t.version = version.ModelName(), version.String()
+	format, err := answerFormat(c.Request(), version.Format())
 	if err != nil {
 		return err
 	}
@@ -41,7 +43,6 @@ func (s *Server) image(c echo.Context) error {
 	arrival := version.Arrive()
 	defer arrival.Leave()
 
-	t := stagesOf(c)
 	input, err := s.receive(ctx, c, t, version)
 	if err != nil {
 		return err
@@ -69,6 +70,32 @@ func (s *Server) image(c echo.Context) error {
 	return cork.Answer(c.Response(), c.Request(), func() error {
 		return c.Blob(http.StatusOK, format.ContentType(), file)
 	})
+}
+
+// acquire returns the version that the path names: of the default model if it names none, the newest if it names a
+// model alone.
+func (s *Server) acquire(c echo.Context) (*model.Version, error) {
+	served := s.models.Default()
+	if name := c.Param("model"); name != "" {
+		if served = s.models.Find(name); served == nil {
+			return nil, noSuchModel(name, s.models)
+		}
+	}
+	if text := c.Param("version"); text != "" {
+		number, err := strconv.Atoi(text)
+		if err == nil {
+			var version *model.Version
+			if version, err = served.AcquireVersion(number); err == nil {
+				return version, nil
+			}
+		}
+		return nil, noSuchVersion(text, served)
+	}
+	version, err := served.Acquire()
+	if err != nil {
+		return nil, errNotReady
+	}
+	return version, nil
 }
 
 // receive reads the body and decodes it.

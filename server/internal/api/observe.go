@@ -12,6 +12,7 @@ import (
 // stages is what is known of a request: how long its stages took and what became of it.
 type stages struct {
 	receive, decode, queue, forward, encode time.Duration
+	model, version                          string // that the picture went to; empty: none
 	batch                                   int    // size of the batch that it was part of; 0: none
 	received                                int    // bytes of the picture's file
 	failure                                 string // the text of an answer that isn't a picture
@@ -87,6 +88,9 @@ func (s *Server) logRequest(c echo.Context, t *stages, id string, took time.Dura
 		Int("status", response.Status).
 		Int("bytes_in", t.received).Int64("bytes_out", response.Size).
 		Float64("ms", milliseconds(took))
+	if t.model != "" {
+		event.Str("model", t.model).Str("version", t.version)
+	}
 	for _, stage := range t.durations() {
 		if stage.took > 0 {
 			event.Float64(stage.name+"_ms", milliseconds(stage.took))

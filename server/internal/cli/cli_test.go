@@ -11,6 +11,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"github.com/torchherd/torchherd/internal/goldens"
+	"github.com/torchherd/torchherd/server/internal/settings"
 )
 
 // run runs the command and returns its status and what it printed.
@@ -32,6 +33,15 @@ func parse(t *testing.T, arguments ...string) (Serve, error) {
 	return c.Serve, err
 }
 
+// settingsOf is what a command makes of a model of which nothing is said.
+func settingsOf(s Serve) settings.Settings {
+	m := settings.Default()
+	s.override(&m)
+	return m
+}
+
+func module(name string) string { return goldens.Path("modules/" + name) }
+
 func write(t *testing.T, text string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "config.yaml")
@@ -46,12 +56,10 @@ func TestDefaultsAreTheDemos(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.MaxBatchSize != 2 || s.MaxQueueSize != 3 || s.MaxWait != time.Second || s.MaxUpload != 1<<22 ||
-		s.Size != nil || s.Listen != ":8000" || s.Quality != 75 {
-		t.Errorf("%+v", s)
-	}
-	if size, err := s.size(); size != (sizeFlag{228, 228}) || err != nil {
-		t.Errorf("pictures are resized to %v, %v", size, err)
+	m := settingsOf(s)
+	if m.MaxBatchSize != 2 || m.MaxQueueSize != 3 || m.MaxWait != time.Second || s.MaxUpload != 1<<22 ||
+		m.Size != (settings.Size{Width: 228, Height: 228}) || s.Listen != ":8000" || m.Quality != 75 {
+		t.Errorf("%+v, %+v", s, m)
 	}
 }
 
@@ -63,12 +71,13 @@ func TestFlagWinsOverEnvironmentOverFileOverDefault(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.MaxQueueSize != 3000 || s.MaxBatchSize != 200 || s.MaxWait != 2*time.Second || s.MaxUpload != 1<<20 ||
-		*s.Size != (sizeFlag{64, 32}) || s.Quality != 75 {
-		t.Errorf("%+v", s)
+	m := settingsOf(s)
+	if m.MaxQueueSize != 3000 || m.MaxBatchSize != 200 || m.MaxWait != 2*time.Second || s.MaxUpload != 1<<20 ||
+		m.Size != (settings.Size{Width: 64, Height: 32}) || m.Quality != 75 {
+		t.Errorf("%+v, %+v", s, m)
 	}
 	t.Setenv("TORCHHERD_CONFIG", file)
-	if s, err = parse(t); err != nil || s.MaxWait != 2*time.Second {
+	if s, err = parse(t); err != nil || *s.MaxWait != 2*time.Second {
 		t.Errorf("a file named by the environment: %v, %v", s.MaxWait, err)
 	}
 }
@@ -89,18 +98,21 @@ func TestBadSettingsSayWhatIsWrong(t *testing.T) {
 		{[]string{"--config=" + write(t, "max-wat: 1s\n")}, `no setting "max-wat"`},
 		{[]string{"--config=" + write(t, "max-wait: [1\n")}, "config file"},
 		{[]string{"--config=" + write(t, "timeout: 1s\n")}, `no setting "timeout"`},
-		{[]string{"--max-batch-size=0"}, "max batch size"},
+		{[]string{"--max-batch-size=0"}, "max-batch-size is 0"},
 		{[]string{"--quality=0"}, "quality"},
 		{[]string{"--device=gpu"}, "cuda:N"},
-		{[]string{"--threads=-1"}, "threads"},
+		{[]string{"--device=cpu,cpu"}, "for more copies on one device set instances"},
+		{[]string{"--device=cpu,cuda:99"}, "cuda:99"},
+		{[]string{"--threads=-1"}, "threads is -1"},
+		{[]string{"--instances=0"}, "instances is 0"},
 		{[]string{"--listen=127.0.0.1:99999"}, "--listen"},
 		{[]string{"no-such-model.pt"}, "no-such-model.pt"},
-		{[]string{goldens.Path("modules")}, "is a folder"},
-		{[]string{goldens.Path("modules/checkpoint.pth")}, "export it"},
-		{[]string{goldens.Path("modules/no_batch_two.pt")}, "the warm-up with 2 picture(s) of 228x228 failed"},
-		{[]string{goldens.Path("modules/no_size.pt")}, `no_size.pt: "large" is no size`},
-		{[]string{goldens.Path("modules/other_range.pt")}, "its values lie in -1..1"},
-		{[]string{goldens.Path("modules/two_channels.pt")}, "1 or 3, height, width"},
+		{[]string{goldens.Path("modules")}, "no version is there; put a model into it as 1/model.pt"},
+		{[]string{module("checkpoint.pth")}, "export it"},
+		{[]string{module("no_batch_two.pt")}, "the warm-up with 2 picture(s) of 228x228 failed"},
+		{[]string{module("no_size.pt")}, `"large" is no size`},
+		{[]string{module("negate.pt"), module("negate.pt")}, `two models are called "negate"`},
+		{[]string{module("two_channels.pt")}, "1 or 3, height, width"},
 	} {
 		arguments := append([]string{"serve", "--listen=127.0.0.1:0", "--admin-listen=off"}, test.arguments...)
 		if status, out, err := run(arguments...); status == 0 || out != "" || !strings.Contains(err, test.want) {

@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/alecthomas/kong"
@@ -27,32 +26,6 @@ func (b *bytesFlag) UnmarshalText(text []byte) error {
 	}
 	*b = bytesFlag(n)
 	return nil
-}
-
-// sizeFlag is the size that pictures are resized to: WIDTHxHEIGHT, or keep (both 0).
-type sizeFlag struct{ width, height int }
-
-func (s *sizeFlag) UnmarshalText(text []byte) error {
-	if string(text) == "keep" {
-		*s = sizeFlag{}
-		return nil
-	}
-	width, height, found := strings.Cut(string(text), "x")
-	w, errWidth := strconv.Atoi(width)
-	h, errHeight := strconv.Atoi(height)
-	if !found || errWidth != nil || errHeight != nil || w < 1 || h < 1 || w > 65500 || h > 65500 {
-		return fmt.Errorf("%q is no size; write it like 228x228 (1 to 65500 a side), or keep", text)
-	}
-	*s = sizeFlag{w, h}
-	return nil
-}
-
-// String is the size as it is written.
-func (s sizeFlag) String() string {
-	if s == (sizeFlag{}) {
-		return "keep"
-	}
-	return fmt.Sprintf("%dx%d", s.width, s.height)
 }
 
 // loadYAML reads a config file: a flat map from flags' names to values. It is a kong.ConfigurationLoader.

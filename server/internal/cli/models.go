@@ -14,11 +14,12 @@ import (
 	"github.com/torchherd/torchherd/server/internal/admin"
 )
 
-// Models is the subcommand models, which speaks to a running server's --admin-listen.
+// Models is the subcommand models. All but check speak to a running server's --admin-listen.
 type Models struct {
-	List   modelsList   `cmd:"" help:"List the model's versions and their states."`
-	Load   modelsLoad   `cmd:"" help:"Load the model's file anew; returns when the new version has taken over, or with the reason why it can't."`
-	Unload modelsUnload `cmd:"" help:"Serve no version any more, until the next load."`
+	List   modelsList   `cmd:"" help:"List a server's models, their versions and states."`
+	Load   modelsLoad   `cmd:"" help:"Load new versions of a server's model; returns when they serve, or with the reason why they can't."`
+	Unload modelsUnload `cmd:"" help:"Serve no version of a server's model any more, until the next load."`
+	Check  modelsCheck  `cmd:"" help:"Load, warm, time and describe a model, without a server; exits with 1 and the reason if it can't be served."`
 }
 
 // adminAddress is where a server's administration listens.
@@ -52,7 +53,7 @@ type modelsLoad struct {
 	Name string `arg:"" help:"The model's name, as the list has it."`
 }
 
-// Run loads the model anew.
+// Run loads the model's new versions.
 func (l *modelsLoad) Run() error { return l.change(l.Name, "load") }
 
 type modelsUnload struct {

@@ -6,10 +6,11 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -17,42 +18,33 @@ import (
 	"github.com/alecthomas/kong"
 	"github.com/rs/zerolog"
 
-	"github.com/torchherd/torchherd/models"
+	bundled "github.com/torchherd/torchherd/models"
 	"github.com/torchherd/torchherd/server/internal/admin"
 	"github.com/torchherd/torchherd/server/internal/api"
-	"github.com/torchherd/torchherd/server/internal/batch"
 	"github.com/torchherd/torchherd/server/internal/cork"
 	"github.com/torchherd/torchherd/server/internal/model"
 	"github.com/torchherd/torchherd/server/internal/picture"
+	"github.com/torchherd/torchherd/server/internal/repository"
+	"github.com/torchherd/torchherd/server/internal/settings"
 	"github.com/torchherd/torchherd/server/internal/telemetry"
 	"github.com/torchherd/torchherd/torch"
 )
 
 // Serve is the subcommand serve. The defaults of the first group are the constants of the Sanic demo.
 type Serve struct {
-	Model string `arg:"" optional:"" help:"Model to serve: TorchScript (.pt) or an AOTInductor package (.pt2). Without it, the bundled model."`
+	Model []string `arg:"" optional:"" help:"Models to serve, the first of them at /image, each at /image/NAME: TorchScript (.pt), AOTInductor packages (.pt2) or folders with versions. Without any, the bundled model."`
 
-	MaxBatchSize int           `default:"2" help:"Pictures in a batch at most (the demo's MAX_BATCH_SIZE)." group:"Batching"`
-	MaxQueueSize int           `default:"3" help:"Pictures waiting at most; more are refused (MAX_QUEUE_SIZE)." group:"Batching"`
-	MaxWait      time.Duration `default:"1s" help:"How long a picture waits for company at most (MAX_WAIT)." group:"Batching"`
-	WaitPolicy   string        `default:"adaptive" enum:"adaptive,fixed" help:"adaptive: wait only while another picture is on its way; fixed: always wait, as the demo does." group:"Batching"`
+	modelFlags
+	hostFlags
 
 	MaxUpload bytesFlag `default:"4MiB" help:"Bytes of a request's body at most (MAX_SIZE)." group:"Pictures"`
 	MaxPixels int64     `default:"${max_pixels}" help:"Pixels of a picture at most; checked before memory is taken." group:"Pictures"`
-	Size      *sizeFlag `help:"Size that pictures are resized to; keep: each at its own. By default what the model's file says, else 228x228." placeholder:"WIDTHxHEIGHT" group:"Pictures"`
-	Quality   int       `default:"${quality}" help:"Quality of JPEG answers, 1 to 100." group:"Pictures"`
-	JPEGScale bool      `name:"jpeg-scale" help:"Decode JPEGs that are at least twice as large as --size at 1/2, 1/4 or 1/8 of their size: faster, and not the same pixels." group:"Pictures"`
 	Compat    string    `default:"none" enum:"none,sanic" help:"sanic: in the demo's manner: its statuses, its fixed wait, no EXIF turns, no palette pictures." group:"Pictures"`
-
-	Device        string `default:"auto" help:"cpu, cuda:N or auto (cuda:0 where there is one, else cpu)." group:"Machine"`
-	Precision     string `default:"fp32" enum:"fp32,tf32,bf16,fp16" help:"What a TorchScript model computes in: fp32, bf16, or on CUDA also tf32 and fp16." group:"Machine"`
-	Instances     int    `default:"1" help:"Copies of the model that run batches side by side." group:"Machine"`
-	Threads       int    `default:"0" help:"Threads that a forward may use; 0: the cores that this process may use, shared by the instances, or 1 for a small model." group:"Machine"`
-	CUDAGraphs    bool   `name:"cuda-graphs" help:"On CUDA, replay each batch size as a CUDA graph." group:"Machine"`
-	PackageFolder string `type:"path" help:"Where a .pt2 is unpacked, in a folder that is removed again; by default the system's for temporary files." placeholder:"FOLDER" group:"Machine"`
 
 	Listen         string        `default:":8000" help:"Address to listen on." group:"Server"`
 	AdminListen    string        `default:"${admin_listen}" help:"Address of the administration, which asks nobody who they are; off: none." group:"Server"`
+	Watch          bool          `help:"Load new versions as soon as their files are in place." group:"Server"`
+	Settle         time.Duration `default:"1s" help:"With --watch, how long nothing may change there before it is loaded, so that no half-copied file is." group:"Server"`
 	RequestTimeout time.Duration `default:"1m" help:"Time limit of a request; a client can shorten it by X-Request-Timeout. 0: none." group:"Server"`
 	DrainDelay     time.Duration `default:"0s" help:"On SIGTERM or Ctrl-C, how long to go on as before, but with /readyz at 503, so that load balancers notice." group:"Server"`
 	DrainTimeout   time.Duration `default:"30s" help:"Then, how long accepted requests may take, while new ones are refused." group:"Server"`
@@ -82,22 +74,18 @@ func (s *Serve) Run(p program) error {
 	signal.Notify(reload, syscall.SIGHUP)
 	defer signal.Stop(reload)
 
-	if s.MaxQueueSize < s.MaxBatchSize {
-		log.Warn().Int("max_queue_size", s.MaxQueueSize).Int("max_batch_size", s.MaxBatchSize).Msg("the queue is smaller than a batch, so no batch can fill")
-	}
-	options, err := s.options()
-	if err != nil {
-		return err
-	}
 	cores := runtime.GOMAXPROCS(0) // affinity and cgroup limits included
 	workers := workersFor(cores)
 	if p.process {
 		runtime.GOMAXPROCS(workers)
 	}
-	prepare := s.preparer(options, cores, picture.NewWorkers(workers), log)
-	served := model.NewServed(s.name(), prepare, log)
-	defer served.Close() // after the connections have been closed: what they brought must have ended
-	handler := api.New(api.Config{MaxUpload: int64(s.MaxUpload), RequestTimeout: s.RequestTimeout, Sanic: s.sanic()}, served, log)
+	s.findCUDA()
+	models, err := openModels(s.Model, s.host(cores, workers, log))
+	if err != nil {
+		return err
+	}
+	defer models.Close() // after the connections have been closed: what they brought must have ended
+	handler := api.New(api.Config{MaxUpload: int64(s.MaxUpload), RequestTimeout: s.RequestTimeout, Sanic: s.sanic()}, models, log)
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.Listen)
 	if err != nil {
 		return fmt.Errorf("%w; choose another address by --listen", err)
@@ -111,21 +99,24 @@ func (s *Serve) Run(p program) error {
 	defer func() { _ = server.Close() }()
 	log.Info().Str("version", p.version).Str("libtorch", torch.Version()).Str("address", listener.Addr().String()).Msg("listening; loading the model")
 
-	if err := s.administrate(ctx, served, log); err != nil {
+	if err := s.administrate(ctx, models, log); err != nil {
 		return err
 	}
-
-	version, err := s.load(ctx, served)
-	if err != nil {
+	if err := s.watch(ctx, models); err != nil {
 		return err
 	}
-	s.announce(log, version, listener.Addr())
+	if err := loadModels(ctx, models); err != nil {
+		return err
+	}
+	s.announce(log, models, listener.Addr())
 
 	for {
 		select {
 		case <-reload:
-			log.Info().Msg("loading the model's file anew")
-			go func() { _, _ = served.Load() }() // which tells the log what came of it
+			log.Info().Msg("looking for new versions")
+			for _, served := range models {
+				go func() { _ = served.Load() }() // which tells the log what came of it
+			}
 			continue
 		case err := <-failed:
 			return err
@@ -137,7 +128,7 @@ func (s *Serve) Run(p program) error {
 }
 
 // administrate opens the address of the administration, for as long as the process lives.
-func (s *Serve) administrate(ctx context.Context, served *model.Served, log zerolog.Logger) error {
+func (s *Serve) administrate(ctx context.Context, models model.Models, log zerolog.Logger) error {
 	if s.AdminListen == "off" {
 		return nil
 	}
@@ -145,31 +136,60 @@ func (s *Serve) administrate(ctx context.Context, served *model.Served, log zero
 	if err != nil {
 		return fmt.Errorf("%w; choose another address by --admin-listen, or none by --admin-listen=off", err)
 	}
-	server := &http.Server{Handler: admin.New(served, log), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10}
+	server := &http.Server{Handler: admin.New(models, log), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10}
 	go func() { _ = server.Serve(listener) }()
 	log.Info().Str("address", listener.Addr().String()).Msg("the administration is listening")
 	return nil
 }
 
-// load reads and warms the model. A signal ends it: there is nobody to answer yet.
-func (s *Serve) load(ctx context.Context, served *model.Served) (*model.Version, error) {
-	type loaded struct {
-		version *model.Version
-		err     error
+// openModels finds the models at these paths, or the bundled one.
+func openModels(paths []string, host *model.Host) (model.Models, error) {
+	if len(paths) == 0 {
+		return model.Models{model.NewServed(repository.InMemory(bundled.BundledName, bundled.Bundled), host)}, nil
 	}
-	done := make(chan loaded, 1)
+	models := make(model.Models, len(paths))
+	for i, path := range paths {
+		source, err := repository.Open(path)
+		if err != nil {
+			return nil, fmt.Errorf("can't serve %s: %w", path, err)
+		}
+		models[i] = model.NewServed(source, host)
+	}
+	return models, models.Validate()
+}
+
+// watch loads new versions as they come, for as long as the process lives.
+func (s *Serve) watch(ctx context.Context, models model.Models) error {
+	if !s.Watch {
+		return nil
+	}
+	for _, served := range models {
+		err := served.Source().Watch(ctx, s.Settle, func() { _ = served.Refresh() }) // which tells the log what came of it
+		if err != nil {
+			return fmt.Errorf("can't watch %v: %w", served.Source(), err)
+		}
+	}
+	return nil
+}
+
+// loadModels loads the models. A signal ends it: there is nobody to answer yet.
+func loadModels(ctx context.Context, models model.Models) error {
+	done := make(chan error, 1)
 	go func() {
-		v, err := served.Load()
-		done <- loaded{v, err}
+		for _, served := range models {
+			// An error beside a version that is ready is one of a newer version, of which the log tells.
+			if err := served.Load(); !served.Ready() {
+				done <- fmt.Errorf("can't serve %v: %w", served.Source(), err)
+				return
+			}
+		}
+		done <- nil
 	}()
 	select {
-	case l := <-done:
-		if l.err != nil {
-			return nil, fmt.Errorf("can't serve %s: %w", s.modelName(), l.err)
-		}
-		return l.version, nil
+	case err := <-done:
+		return err
 	case <-ctx.Done():
-		return nil, errors.New("stopped while the model was being loaded")
+		return errors.New("stopped while the model was being loaded")
 	}
 }
 
@@ -196,20 +216,15 @@ func (s *Serve) drain(log zerolog.Logger, handler *api.Server, server *http.Serv
 
 func (s *Serve) sanic() bool { return s.Compat == "sanic" }
 
-// device is the device to serve on.
-func (s *Serve) device() (torch.Device, error) {
-	if s.Device != "auto" {
-		device, err := torch.NewDevice(s.Device)
-		if err != nil {
-			return device, err
-		}
-		return device, device.Available()
+// findCUDA makes LibTorch look for CUDA, which it does once, before the first module is loaded: a model on the CPU may be
+// first. What is missing, the load of a model tells that wants it.
+func (s *Serve) findCUDA() {
+	if s.Device != nil && slices.Equal(*s.Device, settings.Devices{"cpu"}) {
+		return
 	}
-	cuda, err := torch.NewDevice("cuda:0")
-	if err == nil && cuda.Available() == nil {
-		return cuda, nil
+	if cuda, err := torch.NewDevice("cuda:0"); err == nil {
+		_ = cuda.Available()
 	}
-	return torch.CPU, nil
 }
 
 // workersFor is how many pictures are decoded or encoded at a time, and how many goroutines Go runs at a time: a quarter
@@ -218,92 +233,34 @@ func (s *Serve) device() (torch.Device, error) {
 // each answered 12 % more pictures of 590x480 than two of each, at 16 clients and a model that negates.)
 func workersFor(cores int) int { return cores + max(1, cores/4) }
 
-// options are how the model is loaded.
-func (s *Serve) options() (torch.Options, error) {
-	device, err := s.device()
-	if err != nil {
-		return torch.Options{}, err
-	}
-	precision, err := torch.NewPrecision(s.Precision)
-	return torch.Options{Device: device, Precision: precision, CUDAGraphs: s.CUDAGraphs, PackageFolder: s.PackageFolder}, err
-}
-
-// size is the size that pictures are resized to: the flag's, else the model file's, else the demo's.
-func (s *Serve) size() (sizeFlag, error) {
-	settings, err := model.ReadSettings(s.Model, models.Bundled)
-	if err != nil || s.Size == nil && settings.Size == "" {
-		return sizeFlag{228, 228}, err
-	}
-	if s.Size != nil {
-		return *s.Size, nil
-	}
-	var size sizeFlag
-	return size, size.UnmarshalText([]byte(settings.Size))
-}
-
-// preparer returns the function that tells, for each load, what to load and how: by the flags and by what the model's
-// file says at that time.
-func (s *Serve) preparer(options torch.Options, cores int, workers *picture.Workers, log zerolog.Logger) func() (model.Config, error) {
-	return func() (model.Config, error) {
-		size, err := s.size()
-		if err != nil {
-			return model.Config{}, err
-		}
-		codec, err := picture.NewCodec(picture.Config{
-			Workers: workers, MaxPixels: s.MaxPixels, Width: size.width, Height: size.height,
-			Quality: s.Quality, ScaledDecode: s.JPEGScale, KeepOrientation: s.sanic(), RefusePalette: s.sanic(),
-		})
-		return s.modelConfig(options, cores, size, codec, log), err
+// host is what the models have in common.
+func (s *Serve) host(cores, workers int, log zerolog.Logger) *model.Host {
+	return &model.Host{
+		Workers: picture.NewWorkers(workers), Cores: cores, Shares: model.NewShares(),
+		MaxPixels: s.MaxPixels, RefusePalette: s.sanic(), PackageFolder: s.PackageFolder, MaxMemory: int64(s.MaxModelMemory),
+		Override: s.override, Log: log,
 	}
 }
 
-func (s *Serve) modelConfig(options torch.Options, cores int, size sizeFlag, codec *picture.Codec, log zerolog.Logger) model.Config {
-	c := model.Config{
-		Path: s.Model, Content: models.Bundled, Options: options, Instances: s.Instances, Threads: s.Threads, Cores: cores,
-		MaxBatchSize: s.MaxBatchSize, MaxQueueSize: s.MaxQueueSize, MaxWait: s.MaxWait, WaitPolicy: batch.Adaptive,
-		WarmUpWidth: size.width, WarmUpHeight: size.height,
-		Codec: codec, Log: log,
+// override has the last word on a model's settings: the flags', and the demo's manner.
+func (s *Serve) override(to *settings.Settings) {
+	s.modelFlags.override(to)
+	if s.sanic() {
+		to.WaitPolicy, to.EXIF, to.Grayscale = settings.Fixed, settings.Ignore, settings.Refuse
 	}
-	if s.WaitPolicy == "fixed" || s.sanic() {
-		c.WaitPolicy = batch.Fixed
-	}
-	if size == (sizeFlag{}) {
-		c.AnySize, c.WarmUpWidth, c.WarmUpHeight = true, 256, 256
-	}
-	return c
-}
-
-// name is what the model is called: as its file, without the ending.
-func (s *Serve) name() string {
-	if s.Model == "" {
-		return models.BundledName
-	}
-	file := filepath.Base(s.Model)
-	return strings.TrimSuffix(file, filepath.Ext(file))
-}
-
-// modelName is the model in a sentence.
-func (s *Serve) modelName() string {
-	if s.Model == "" {
-		return "the bundled model"
-	}
-	return s.Model
 }
 
 // announce says that the server is ready, and how to try it.
-func (s *Serve) announce(log zerolog.Logger, served *model.Version, address net.Addr) {
-	if err := served.WarmUp().Err; err != nil {
-		log.Warn().Err(err).Msg("the warm-up failed; pictures of another size may work")
-	}
+func (s *Serve) announce(log zerolog.Logger, models model.Models, address net.Addr) {
 	_, port, _ := net.SplitHostPort(address.String())
 	host, _, _ := net.SplitHostPort(s.Listen)
 	if host == "" || strings.Contains(host, ":") || host == "0.0.0.0" {
 		host = "localhost"
 	}
-	url := "http://" + net.JoinHostPort(host, port) + "/image"
-	info := served.Info()
-	log.Info().Str("model", s.modelName()).Int64("parameters", info.Parameters).Str("size", served.Size()).Stringer("device", info.Device).
-		Stringer("precision", info.Precision).Int("instances", s.Instances).Int("threads", served.Threads()).
-		Dur("warm_up_ms", served.WarmUp().Took.Round(time.Millisecond)).Msg("ready")
-	log.Info().Msg("try it: curl -T photo.jpg " + url + " -o answer.jpg")
+	base := "http://" + net.JoinHostPort(host, port) + "/image"
+	log.Info().Int("models", len(models)).Msg("ready")
+	log.Info().Msg("try it: curl -T photo.jpg " + base + " -o answer.jpg")
+	for _, served := range models[1:] {
+		log.Info().Msg("try it: curl -T photo.jpg " + base + "/" + url.PathEscape(served.Name()) + " -o answer.jpg")
+	}
 }

@@ -5,13 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/signal"
 	"runtime"
+	"strings"
 	"syscall"
 	"time"
 
 	"github.com/torchherd/torchherd/server/internal/load"
+	"github.com/torchherd/torchherd/server/internal/repository"
+	"github.com/torchherd/torchherd/server/internal/settings"
 	"github.com/torchherd/torchherd/server/internal/tune"
 	"github.com/torchherd/torchherd/torch"
 )
@@ -26,12 +30,13 @@ type Tune struct {
 	Clients int      `default:"16" help:"Clients, of which each sends its next picture when it has its answer." group:"Load"`
 	Picture []string `sep:"none" type:"existingfile" help:"File to send; may be given again, they are sent in turn. Without it, a JPEG of 590x480." placeholder:"FILE" group:"Load"`
 
-	Device string    `default:"auto" help:"serve's --device: cpu, cuda:N or auto." group:"Server"`
-	Size   *sizeFlag `help:"serve's --size." placeholder:"WIDTHxHEIGHT" group:"Server"`
+	Device *settings.Devices `help:"serve's --device." placeholder:"auto" group:"Server"`
+	Size   *settings.Size    `help:"serve's --size." placeholder:"WIDTHxHEIGHT" group:"Server"`
 
 	Duration time.Duration `default:"3s" help:"How long a round takes at least, roughly, once its server is ready." group:"Time"`
 	Budget   time.Duration `default:"5m" help:"How long all of it may take." group:"Time"`
 
+	Write string `help:"Write what it found into this model.yaml, and leave the rest of it as it is." placeholder:"FILE" group:"Output"`
 	JSON  string `name:"json" help:"Write the result as JSON, - to stdout in place of the report." placeholder:"FILE" group:"Output"`
 	Quiet bool   `help:"No progress on stderr." group:"Output"`
 }
@@ -52,11 +57,6 @@ printed then. Ctrl-C ends the search; what is known by then is printed.`
 
 // Validate is called by kong: what it finds is a usage error.
 func (t *Tune) Validate() error {
-	if t.Device != "auto" {
-		if _, err := torch.NewDevice(t.Device); err != nil {
-			return err
-		}
-	}
 	config := t.config()
 	return config.Validate()
 }
@@ -67,8 +67,8 @@ func (t *Tune) config() tune.Config {
 		TargetP99: t.TargetP99, MinPSNR: t.MinPSNR, KeepPrecision: isPackage(t.Model),
 		Duration: t.Duration, Budget: t.Budget,
 	}
-	if t.Device != "auto" {
-		c.Passed = append(c.Passed, "--device", t.Device)
+	if t.Device != nil {
+		c.Passed = append(c.Passed, "--device", strings.Join(*t.Device, ","))
 	}
 	if t.Size != nil {
 		c.Passed = append(c.Passed, "--size", t.Size.String())
@@ -76,9 +76,21 @@ func (t *Tune) config() tune.Config {
 	return c
 }
 
-// isPackage tells whether a model's file is an AOTInductor package. What can't be opened, the server will tell.
+// isPackage tells whether a model's newest version is an AOTInductor package. What can't be opened, the server will tell.
 func isPackage(path string) bool {
-	file, err := torch.Open(path)
+	source, err := repository.Open(path)
+	if err != nil {
+		return false
+	}
+	listing, err := source.List()
+	if err != nil {
+		return false
+	}
+	opened, err := source.Open(listing.Versions[0])
+	if err != nil {
+		return false
+	}
+	file, err := torch.NewFile(opened)
 	if err != nil {
 		return false
 	}
@@ -103,6 +115,9 @@ func (t *Tune) Run(p program) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 
+	if _, err := t.modelYAML(nil); err != nil { // before the time is spent
+		return err
+	}
 	config := t.config()
 	var progress func(tune.Progress)
 	if !t.Quiet {
@@ -115,11 +130,57 @@ func (t *Tune) Run(p program) error {
 	if err := t.write(p.out, result); err != nil {
 		return err
 	}
+	if result.MetTarget && t.Write != "" {
+		if err := t.writeModelYAML(p.out, result); err != nil {
+			return err
+		}
+	}
 	if !result.MetTarget {
 		return &exitError{missedTargetStatus, fmt.Sprintf("no settings keep to --target-p99 %v; the nearest have a p99 of %.1f ms",
 			t.TargetP99, result.Taken.P99)}
 	}
 	return nil
+}
+
+// modelYAML is the file's text with other values.
+func (t *Tune) modelYAML(values []settings.Value) ([]byte, error) {
+	if t.Write == "" {
+		return nil, nil
+	}
+	text, err := os.ReadFile(t.Write)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	text, err = settings.Edit(text, values)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", t.Write, err)
+	}
+	return text, nil
+}
+
+// writeModelYAML puts the file in place as a whole: a server may be watching it.
+func (t *Tune) writeModelYAML(out io.Writer, result *tune.Result) error {
+	var values []settings.Value
+	for _, v := range result.Taken.Settings.Values(t.Clients) {
+		values = append(values, settings.Value(v))
+	}
+	text, err := t.modelYAML(values)
+	if err != nil {
+		return err
+	}
+	// In the same folder, so that it can be renamed; the name is none that a server looks at.
+	part := t.Write + ".new"
+	err = os.WriteFile(part, text, 0o644) //nolint:gosec // settings aren't secret
+	if err == nil {
+		err = os.Rename(part, t.Write)
+	}
+	if err != nil {
+		return err
+	}
+	if t.JSON != "-" {
+		_, err = fmt.Fprintf(out, "\nWritten to %s.\n", t.Write)
+	}
+	return err
 }
 
 // write writes the report and the file.

@@ -56,12 +56,13 @@ func TestTuneBeginsAtServesDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	m := settingsOf(s)
 	got := tune.Settings{
-		MaxBatchSize: s.MaxBatchSize, Threads: s.Threads, Instances: s.Instances, MaxWait: s.MaxWait,
-		Precision: s.Precision, CUDAGraphs: s.CUDAGraphs,
+		MaxBatchSize: m.MaxBatchSize, Threads: m.Threads, Instances: m.Instances, MaxWait: m.MaxWait,
+		Precision: string(m.Precision), CUDAGraphs: m.CUDAGraphs,
 	}
-	if got != tune.Defaults() || s.MaxQueueSize != tune.QueueSize(1) {
-		t.Errorf("%+v with a queue of %d", got, s.MaxQueueSize)
+	if got != tune.Defaults() || m.MaxQueueSize != tune.QueueSize(1) {
+		t.Errorf("%+v with a queue of %d", got, m.MaxQueueSize)
 	}
 }
 

@@ -1,13 +1,18 @@
 package model
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/rs/zerolog"
 
+	"github.com/torchherd/torchherd/server/internal/repository"
+	"github.com/torchherd/torchherd/server/internal/settings"
 	"github.com/torchherd/torchherd/torch"
 )
 
@@ -17,7 +22,7 @@ var ErrNotReady = errors.New("model: no version is ready")
 // keptStatuses is how many versions that are gone or failed are still told of.
 const keptStatuses = 20
 
-// Served is a model by its name: the versions that follow each other, of which one takes the requests.
+// Served is a model by its name: the versions that follow each other, of which those that are ready take the requests.
 //
 // A new version is loaded, checked and warmed beside the one that serves, and takes over in one step: each request
 // belongs to the version that it acquired, from its first byte to its answer. The old one answers what it has, then its
@@ -25,123 +30,384 @@ const keptStatuses = 20
 //
 // Its methods are safe for concurrent use.
 type Served struct {
-	name    string
-	prepare func() (Config, error)
-	log     zerolog.Logger
+	source *repository.Source
+	host   *Host
+	log    zerolog.Logger
 
-	loading  sync.Mutex // one version at a time: loading takes memory and cores
+	loading  sync.Mutex // one load at a time: it takes memory and cores
 	draining sync.WaitGroup
 
 	mu       sync.Mutex
-	current  *Version   // the one that is ready; nil: none
-	versions []*Version // in the order of their numbers; of those that ended, the last keptStatuses
-	number   int        // the last version's
+	ready    []*Version // by their numbers; the last is the one that requests get which don't say
+	versions []*Version // in the order of their loads; of those that ended, the last keptStatuses
+	number   int        // of the last load of a model that has no numbers of its own
+	loads    Loads
+	unloaded bool // until the next Load
 	closed   bool
 }
 
-// NewServed makes a Served without a version. prepare is called for each load and tells what to load and how; it reads
-// what it needs anew.
-func NewServed(name string, prepare func() (Config, error), log zerolog.Logger) *Served {
-	return &Served{name: name, prepare: prepare, log: log.With().Str("model", name).Logger()}
+// Loads is how many loads there were.
+type Loads struct{ Succeeded, Failed int }
+
+// NewServed makes a Served without a version.
+func NewServed(source *repository.Source, host *Host) *Served {
+	s := &Served{source: source, host: host, log: host.Log.With().Str("model", source.Name()).Logger()}
+	host.Shares.set(s.Name(), s.peekWeight())
+	return s
+}
+
+// peekWeight is the weight that the model is going to have, so that a model which is loaded before it knows. What is
+// wrong with the model, its load tells.
+func (s *Served) peekWeight() int {
+	weight := settings.Default().Weight
+	listing, err := s.source.List()
+	if err != nil {
+		return weight
+	}
+	file, content, err := s.open(listing.Versions[0])
+	if err != nil {
+		return weight
+	}
+	defer content.close()
+	if said, err := effective(file, listing.Settings, s.host); err == nil {
+		weight = said.Weight
+	}
+	return weight
 }
 
 // Name is the model's name.
-func (s *Served) Name() string { return s.name }
+func (s *Served) Name() string { return s.source.Name() }
 
-// Acquire returns the version that is ready, for one request, whose end the caller tells by Release. Errors:
+// Source is where the model lies.
+func (s *Served) Source() *repository.Source { return s.source }
+
+// Acquire returns the newest version that is ready, for one request, whose end the caller tells by Release. Errors:
 // ErrNotReady.
 func (s *Served) Acquire() (*Version, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.current == nil {
+	if len(s.ready) == 0 {
 		return nil, ErrNotReady
 	}
-	s.current.use()
-	return s.current, nil
+	v := s.ready[len(s.ready)-1]
+	v.use()
+	return v, nil
+}
+
+// AcquireVersion is Acquire for the version with this number.
+func (s *Served) AcquireVersion(number int) (*Version, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at := s.readyAt(number)
+	if at < 0 {
+		return nil, ErrNotReady
+	}
+	s.ready[at].use()
+	return s.ready[at], nil
+}
+
+// readyAt finds a version among those that are ready, or returns -1; the caller holds the lock.
+func (s *Served) readyAt(number int) int {
+	return slices.IndexFunc(s.ready, func(v *Version) bool { return v.number == number })
 }
 
 // Ready tells whether a version is ready.
 func (s *Served) Ready() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.current != nil
+	return len(s.ready) > 0
 }
 
-// Load makes a new version and returns when it has taken over. On an error the version that was ready still is. The
-// errors are those of prepare and of the function Load, and ErrNotReady after Close.
-func (s *Served) Load() (*Version, error) {
-	v, err := s.add()
-	if err != nil {
-		return nil, err
+// Load looks what lies at the source and returns when the versions that its settings name serve, and no others. Those
+// that serve already, of the same file and settings, just go on. On an error what was ready still is, if nothing else
+// can take its place. The errors are those of the source, of the settings and of the function Load, and ErrNotReady after
+// Close.
+func (s *Served) Load() error {
+	s.mu.Lock()
+	s.unloaded = false
+	s.mu.Unlock()
+	return s.load(true)
+}
+
+// Refresh is Load after something may have changed at the source: it doesn't try again what has failed and is unchanged,
+// nor does it bring back a model that was unloaded.
+func (s *Served) Refresh() error {
+	s.mu.Lock()
+	unloaded := s.unloaded
+	s.mu.Unlock()
+	if unloaded {
+		return nil
 	}
+	return s.load(false)
+}
+
+func (s *Served) load(again bool) error {
 	s.loading.Lock()
 	defer s.loading.Unlock()
-	v.enter(Loading)
-	config, err := s.prepare()
-	if err == nil {
-		config.Loaded = func() { v.enter(Warming) }
-		v.Model, err = Load(config)
+	if s.isClosed() {
+		return ErrNotReady
 	}
+	listing, err := s.source.List()
 	if err != nil {
-		v.fail(err)
-		s.forget()
-		s.tell(v, s.log.Error().Err(err), "the file can't be served; nothing has changed")
-		return nil, err
+		v := newVersion(s.nextNumber(), origin{})
+		s.add(v)
+		s.failed(v, err)
+		return err
 	}
-	if err := s.replace(v); err != nil {
-		return nil, err
+	policy := policyOf(listing.Settings)
+	wanted, missing := choose(listing.Versions, policy)
+	var served []*Version
+	errs := []error{missing}
+	// Of the latest so many, one that can't be served gives its place to the next older one.
+	for next := 0; next < len(wanted) && (policy.Latest == 0 || len(served) < policy.Latest); {
+		upTo := len(wanted)
+		if policy.Latest > 0 {
+			upTo = min(upTo, next+policy.Latest-len(served))
+		}
+		group, err := s.provide(wanted[next:upTo], string(listing.Settings), again)
+		served = append(served, group...)
+		errs = append(errs, err)
+		next = upTo
 	}
-	s.tell(v, s.log.Info(), "the new version has taken over")
-	return v, nil
+	if len(served) > 0 {
+		s.retire(func(v *Version) bool { return !slices.Contains(served, v) })
+	}
+	return errors.Join(errs...)
 }
 
-// tell logs what became of a load; not of the first one, whose caller does.
-func (s *Served) tell(v *Version, event *zerolog.Event, message string) {
-	if v.number > 1 {
-		event.Stringer("version", v).Msg(message)
+// policyOf is which versions a model.yaml wants. One that can't be read makes the loads fail, which tell why.
+func policyOf(text []byte) settings.Policy {
+	said := settings.Default()
+	if said.Read(text) != nil {
+		return settings.Default().Versions
 	}
+	return said.Versions
 }
 
-// add makes a version that has yet to be loaded.
-func (s *Served) add() (*Version, error) {
+// choose returns the versions that a policy may want, the first ones first, and an error for those that aren't there.
+func choose(there []repository.Version, policy settings.Policy) ([]repository.Version, error) {
+	if policy.Latest > 0 || there[0].Number == 0 {
+		return there, nil
+	}
+	var wanted []repository.Version
+	var errs []error
+	for _, number := range policy.Numbers {
+		at := slices.IndexFunc(there, func(v repository.Version) bool { return v.Number == number })
+		if at < 0 {
+			errs = append(errs, fmt.Errorf("model: version %d, which %s names, isn't there", number, settings.FileName))
+			continue
+		}
+		wanted = append(wanted, there[at])
+	}
+	return wanted, errors.Join(errs...)
+}
+
+// provide makes versions ready that aren't, and returns those that are in the end. Where one fails whose number is ready
+// from an earlier file or by earlier settings, that one counts.
+func (s *Served) provide(wanted []repository.Version, text string, again bool) ([]*Version, error) {
+	var fresh, served []*Version
+	for _, file := range wanted {
+		from := origin{file, text}
+		switch last := s.lastOf(from); {
+		case last != nil && last.Status().State == Ready:
+			served = append(served, last)
+		case last != nil && last.Status().State == Failed && !again:
+			served = append(served, s.readyUnder(last.number)...)
+		default:
+			number := file.Number
+			if number == 0 {
+				number = s.nextNumber()
+			}
+			v := newVersion(number, from)
+			s.add(v)
+			fresh = append(fresh, v)
+		}
+	}
+	var errs []error
+	for _, v := range fresh {
+		if err := s.bring(v); err != nil {
+			errs = append(errs, err)
+			served = append(served, s.readyUnder(v.number)...)
+			continue
+		}
+		served = append(served, v)
+	}
+	return served, errors.Join(errs...)
+}
+
+// bring takes a version through its life until it is ready, or has failed.
+func (s *Served) bring(v *Version) error {
+	v.enter(Loading)
+	s.log.Info().Stringer("version", v).Msg("loading the version")
+	model, err := s.loadModel(v)
+	if err != nil {
+		s.failed(v, err)
+		return err
+	}
+	v.Model = model
+	if !s.install(v) {
+		v.enter(Gone)
+		return errors.Join(ErrNotReady, model.Close())
+	}
+	s.announce(v)
+	return nil
+}
+
+func (s *Served) loadModel(v *Version) (*Model, error) {
+	file, content, err := s.open(v.origin.file)
+	if err != nil {
+		return nil, err
+	}
+	defer content.close()
+	said, err := effective(file, []byte(v.origin.settings), s.host)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkDigest(content.reader, said.Digest); err != nil {
+		return nil, err
+	}
+	s.host.Shares.set(s.Name(), said.Weight)
+	model, err := Load(s.Name(), file, said, s.host, s.hasServed(), func() { v.enter(Warming) })
+	if err != nil {
+		return nil, err
+	}
+	// A file that was written to while it was read is neither the old one nor the new one.
+	if err := s.source.Unchanged(v.origin.file); err != nil {
+		return nil, errors.Join(err, model.Close())
+	}
+	return model, nil
+}
+
+// content is a file's bytes as they are.
+type content struct {
+	reader io.Reader
+	close  func()
+}
+
+// open opens a version's file, which content's close closes.
+func (s *Served) open(version repository.Version) (*torch.File, content, error) {
+	if memory := s.source.Content(); memory != nil {
+		file := torch.NewBytes(memory)
+		return file, content{bytes.NewReader(memory), func() { _ = file.Close() }}, nil
+	}
+	raw, err := s.source.Open(version)
+	if err != nil {
+		return nil, content{}, err
+	}
+	file, err := torch.NewFile(raw)
+	if err != nil {
+		return nil, content{}, err
+	}
+	return file, content{raw, func() { _ = file.Close() }}, nil
+}
+
+// add makes a version known.
+func (s *Served) add(v *Version) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed {
-		return nil, ErrNotReady
-	}
-	s.number++
-	v := newVersion(s.number)
 	s.versions = append(s.versions, v)
-	return v, nil
 }
 
-// replace lets v take the requests, none if it is nil, and drains the version that took them so far.
-func (s *Served) replace(v *Version) error {
+// nextNumber numbers loads. 0 stands for a folder as a whole.
+func (s *Served) nextNumber() int {
+	if s.source.Numbered() {
+		return 0
+	}
 	s.mu.Lock()
-	if s.closed && v != nil {
-		s.mu.Unlock()
-		return errors.Join(ErrNotReady, v.drain())
-	}
-	old := s.current
-	s.current = v
-	if v != nil {
-		v.enter(Ready)
-	}
-	if old != nil {
-		s.draining.Add(1)
-	}
-	s.mu.Unlock()
-	if old != nil {
-		go s.drain(old)
+	defer s.mu.Unlock()
+	s.number++
+	return s.number
+}
+
+// hasServed tells whether a version was ready before: the process is serving then.
+func (s *Served) hasServed() bool { return s.Loads().Succeeded > 0 }
+
+func (s *Served) isClosed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closed
+}
+
+// lastOf returns the last version that was made from this; nil: none was.
+func (s *Served) lastOf(from origin) *Version {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, v := range slices.Backward(s.versions) {
+		if v.origin.same(from) {
+			return v
+		}
 	}
 	return nil
 }
 
+// readyUnder returns the version that is ready under a number, or, of a model without numbers, the one that is ready.
+func (s *Served) readyUnder(number int) []*Version {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.source.Numbered() {
+		return slices.Clone(s.ready)
+	}
+	if at := s.readyAt(number); at >= 0 {
+		return []*Version{s.ready[at]}
+	}
+	return nil
+}
+
+// install lets a version take requests, in the place of one with the same number. It tells whether it could: nothing is
+// installed after Close.
+func (s *Served) install(v *Version) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	v.enter(Ready)
+	s.loads.Succeeded++
+	ready := slices.Clone(s.ready)
+	if at := s.readyAt(v.number); at >= 0 {
+		s.drain(ready[at])
+		ready[at] = v
+	} else {
+		ready = append(ready, v)
+		slices.SortFunc(ready, func(a, b *Version) int { return a.number - b.number })
+	}
+	s.ready = ready
+	return true
+}
+
+// retire lets no request come to those versions any more that are unwanted, and drains them.
+func (s *Served) retire(unwanted func(*Version) bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var stay []*Version
+	for _, v := range s.ready {
+		if unwanted(v) {
+			s.drain(v)
+			continue
+		}
+		stay = append(stay, v)
+	}
+	s.ready = stay
+}
+
+// drain closes a version when it has answered its requests; the caller holds the lock.
 func (s *Served) drain(v *Version) {
-	defer s.draining.Done()
-	err := v.drain()
-	torch.ReleaseMemory()
-	s.log.Info().Stringer("version", v).AnErr("problem", err).Msg("the version before is gone")
+	v.enter(Draining)
+	s.draining.Go(func() {
+		err := v.drain()
+		torch.ReleaseMemory()
+		s.log.Info().Stringer("version", v).AnErr("problem", err).Msg("the version is gone")
+		s.forget()
+	})
+}
+
+// failed makes a load one that has failed.
+func (s *Served) failed(v *Version, reason error) {
+	v.fail(reason)
+	s.mu.Lock()
+	s.loads.Failed++
+	s.mu.Unlock()
+	s.log.Error().Err(reason).Stringer("version", v).Msg("the version can't be served")
 	s.forget()
 }
 
@@ -150,25 +416,62 @@ func (s *Served) forget() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	ended := 0
-	for _, v := range slices.Backward(slices.Clone(s.versions)) {
-		if state := v.Status().State; state != Gone && state != Failed {
-			continue
-		}
-		if ended++; ended > keptStatuses {
-			s.versions = slices.DeleteFunc(s.versions, func(each *Version) bool { return each == v })
+	for _, v := range s.versions {
+		if v.Status().State.ended() {
+			ended++
 		}
 	}
+	s.versions = slices.DeleteFunc(s.versions, func(v *Version) bool {
+		if ended <= keptStatuses || !v.Status().State.ended() {
+			return false
+		}
+		ended--
+		return true
+	})
+}
+
+// announce logs what has become ready.
+func (s *Served) announce(v *Version) {
+	if err := v.WarmUp().Err; err != nil {
+		s.log.Warn().Err(err).Msg("the warm-up failed; pictures of another size may work")
+	}
+	if v.settings.MaxQueueSize < v.settings.MaxBatchSize {
+		s.log.Warn().Int("max_queue_size", v.settings.MaxQueueSize).Int("max_batch_size", v.settings.MaxBatchSize).Msg("the queue is smaller than a batch, so no batch can fill")
+	}
+	info := v.Info()
+	s.log.Info().Stringer("version", v).Stringer("from", s.source).Int64("parameters", info.Parameters).
+		Stringer("size", v.settings.Size).Str("device", v.Devices()).Stringer("precision", info.Precision).
+		Int("instances", v.Instances()).Int("threads", v.Threads()).Dur("warm_up_ms", v.WarmUp().Took.Round(time.Millisecond)).
+		Msg("the version is ready")
 }
 
 // Unload lets no version take requests any more, until the next Load. Errors: ErrNotReady when none does.
 func (s *Served) Unload() error {
 	if !s.Ready() {
-		return fmt.Errorf("%w of %s", ErrNotReady, s.name)
+		return fmt.Errorf("%w of %s", ErrNotReady, s.Name())
 	}
-	return s.replace(nil)
+	s.mu.Lock()
+	s.unloaded = true
+	s.mu.Unlock()
+	s.retire(func(*Version) bool { return true })
+	return nil
 }
 
-// Statuses tells of the versions, in the order of their numbers.
+// Versions are those that are ready, by their numbers. They live until the next change of what is served.
+func (s *Served) Versions() []*Version {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.ready)
+}
+
+// Loads tells how many loads there were.
+func (s *Served) Loads() Loads {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.loads
+}
+
+// Statuses tells of the versions, in the order of their loads.
 func (s *Served) Statuses() []Status {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -195,6 +498,6 @@ func (s *Served) Close() {
 	s.mu.Lock()
 	s.closed = true
 	s.mu.Unlock()
-	_ = s.replace(nil)
+	s.retire(func(*Version) bool { return true })
 	s.draining.Wait()
 }

@@ -30,7 +30,7 @@ func (f Format) ContentType() string {
 // Encode writes a picture as a file. The caller may give the file's memory back by Recycle; the picture stays
 // the caller's. Errors: the context's cause while it waits for a worker, or a size that the format can't have.
 func (c *Codec) Encode(ctx context.Context, p Picture, format Format) ([]byte, error) {
-	release, err := c.config.Workers.acquire(ctx, encoding)
+	release, err := c.queue.acquire(ctx, encoding)
 	if err != nil {
 		return nil, err
 	}

@@ -10,5 +10,5 @@ const (
 
 // Acquire keeps a worker busy, for the tests.
 func Acquire(ctx context.Context, c *Codec, t task) (release func(), err error) {
-	return c.config.Workers.acquire(ctx, t)
+	return c.queue.acquire(ctx, t)
 }

@@ -32,6 +32,7 @@ const DefaultQuality = 75
 // Config says how a Codec works.
 type Config struct {
 	Workers   *Workers // may be other Codecs' too
+	Weight    int      // of this Codec among those that share the Workers; 1 or more
 	MaxPixels int64    // of a picture as sent, checked before memory is taken; 1 or more
 	// Width and Height are the size that pictures are resized to; both 0 leaves each at its own size, or near it: see
 	// MultipleOf and MaxSide.
@@ -62,6 +63,8 @@ func (c *Config) Validate() error {
 	switch {
 	case c.Workers == nil:
 		return errors.New("picture: there are no workers")
+	case c.Weight < 1:
+		return fmt.Errorf("picture: the weight is %d and must be 1 or more", c.Weight)
 	case c.MaxPixels < 1:
 		return fmt.Errorf("picture: the pixel limit is %d and must be 1 or more", c.MaxPixels)
 	case (c.Width == 0) != (c.Height == 0) || c.Width < 0 || c.Height < 0 || c.Width > maxSide || c.Height > maxSide:
@@ -131,6 +134,7 @@ func broken(format string, err error) error {
 // A Codec decodes and encodes pictures. It is safe for concurrent use.
 type Codec struct {
 	config Config
+	queue  *queue // before the workers
 	pool   pool
 }
 
@@ -139,8 +143,11 @@ func NewCodec(config Config) (*Codec, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
-	return &Codec{config: config}, nil
+	return &Codec{config: config, queue: config.Workers.newQueue(config.Weight)}, nil
 }
+
+// Target is the size that an upright picture of width x height becomes.
+func (c *Codec) Target(width, height int) (int, int) { return c.config.Target(width, height) }
 
 // Decode turns a file's bytes into an RGB picture of the configured size. The caller may give the picture's
 // memory back by Recycle. Errors: *Error, or the context's cause while it waits for a worker.
@@ -152,7 +159,7 @@ func (c *Codec) Decode(ctx context.Context, data []byte) (Picture, error) {
 		}
 		return Picture{}, &Error{UnknownFormat, "not a picture in a known format: send " + formatNames}
 	}
-	release, err := c.config.Workers.acquire(ctx, decoding)
+	release, err := c.queue.acquire(ctx, decoding)
 	if err != nil {
 		return Picture{}, err
 	}

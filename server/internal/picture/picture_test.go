@@ -30,7 +30,7 @@ import (
 
 func config() picture.Config {
 	return picture.Config{
-		Workers: picture.NewWorkers(2), MaxPixels: picture.DefaultMaxPixels, Width: 228, Height: 228, Quality: picture.DefaultQuality,
+		Workers: picture.NewWorkers(2), Weight: 1, MaxPixels: picture.DefaultMaxPixels, Width: 228, Height: 228, Quality: picture.DefaultQuality,
 	}
 }
 
@@ -634,7 +634,7 @@ func BenchmarkEncode(b *testing.B) {
 }
 
 func ExampleCodec() {
-	codec, err := picture.NewCodec(picture.Config{Workers: picture.NewWorkers(1), MaxPixels: 1e6, Width: 100, Height: 50, Quality: 75})
+	codec, err := picture.NewCodec(picture.Config{Workers: picture.NewWorkers(1), Weight: 1, MaxPixels: 1e6, Width: 100, Height: 50, Quality: 75})
 	if err != nil {
 		fmt.Println(err)
 		return

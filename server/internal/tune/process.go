@@ -99,12 +99,14 @@ func (s *server) learn(text string) bool {
 	if line.Address != "" {
 		s.url = "http://" + line.Address + "/image"
 	}
-	if line.Message != "ready" {
-		return false
+	switch line.Message {
+	case "the version is ready":
+		s.threads, s.device = line.Threads, line.Device
+	case "ready":
+		close(s.ready)
+		return true
 	}
-	s.threads, s.device = line.Threads, line.Device
-	close(s.ready)
-	return true
+	return false
 }
 
 // complaint is what the command begins an error with.

@@ -87,11 +87,27 @@ func (s Settings) String() string {
 	return "defaults"
 }
 
-// MarshalJSON writes all settings as serve's config file has them: the flags' names without dashes, and their values.
+// A Value is a setting as a model.yaml and serve's config file have it.
+type Value struct{ Key, Text string }
+
+// Values are all settings, and the queue for a number of clients.
+func (s Settings) Values(clients int) []Value {
+	return append(s.values(), Value{"max-queue-size", strconv.Itoa(QueueSize(clients))})
+}
+
+func (s Settings) values() []Value {
+	var values []Value
+	for _, f := range s.flags() {
+		values = append(values, Value{strings.TrimPrefix(f.name, "--"), f.value})
+	}
+	return values
+}
+
+// MarshalJSON writes all settings by their keys.
 func (s Settings) MarshalJSON() ([]byte, error) {
 	values := map[string]string{}
-	for _, f := range s.flags() {
-		values[strings.TrimPrefix(f.name, "--")] = f.value
+	for _, v := range s.values() {
+		values[v.Key] = v.Text
 	}
 	return json.Marshal(values)
 }

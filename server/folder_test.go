@@ -1,0 +1,199 @@
+package main
+
+import (
+	"bytes"
+	"image"
+	"image/png"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/torchherd/torchherd/internal/goldens"
+)
+
+// newModelFolder makes a model's folder, called net: its files' names and the modules that they hold, or for model.yaml
+// the text.
+func newModelFolder(t *testing.T, files map[string]string) string {
+	t.Helper()
+	folder := filepath.Join(t.TempDir(), "net")
+	for name, content := range files {
+		if name == "model.yaml" {
+			putSettings(t, folder, content)
+			continue
+		}
+		putModel(t, filepath.Join(folder, name), content)
+	}
+	return folder
+}
+
+func putModel(t *testing.T, path, name string) {
+	t.Helper()
+	putFile(t, path, goldens.Read(t, "modules/"+name))
+}
+
+func putSettings(t *testing.T, folder, text string) {
+	t.Helper()
+	putFile(t, filepath.Join(folder, "model.yaml"), []byte(text))
+}
+
+// putFile puts a file in place in one step.
+func putFile(t *testing.T, path string, content []byte) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path+".new", content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (c *command) putTo(path string, picture []byte) answer {
+	c.t.Helper()
+	return c.do("PUT", path, bytes.NewReader(picture))
+}
+
+// The policies say which versions of a folder serve; the newest answers those who don't ask for one.
+func TestVersionsOfAFolder(t *testing.T) {
+	folder := newModelFolder(t, map[string]string{"1/model.pt": "negate.pt", "2/model.pt": "identity.pt", "4/model.pt": "gray.pt"})
+	c := start(t, folder)
+	photo := photograph(t, "jpeg-420.jpg")
+	expectVersion(t, c.put(photo), 4)
+	expectVersion(t, c.putTo("/image/net/versions/4", photo), 4)
+	expectError(t, c.putTo("/image/net/versions/2", photo), 404, `version 2 of "net" isn't served`)
+	expectError(t, c.putTo("/image/net/versions/x", photo), 404, `version x of "net" isn't served`)
+	expectError(t, c.putTo("/image/other", photo), 404, `no model is called "other"; there is "net"`)
+
+	putSettings(t, folder, "versions: latest 2\n")
+	c.signal(syscall.SIGHUP)
+	c.await("the version is ready", "version", "2")
+	expectVersion(t, c.putTo("/image/net", photo), 4)
+	identity := expectVersion(t, c.putTo("/image/net/versions/2", photo), 2)
+
+	putSettings(t, folder, "versions: [1, 2]\n")
+	c.signal(syscall.SIGHUP)
+	c.await("the version is ready", "version", "1")
+	c.awaitCount("the version is gone", 3) // 4 and 2 by the settings before, then 4 by the last
+	expectVersion(t, c.put(photo), 2)
+	if negated := expectVersion(t, c.putTo("/image/net/versions/1", photo), 1); bytes.Equal(identity, negated) {
+		t.Error("version 1 answers as version 2")
+	}
+	expectError(t, c.putTo("/image/net/versions/4", photo), 404, "isn't served")
+
+	// A version that isn't there, or settings that are wrong, change nothing.
+	putSettings(t, folder, "versions: [1, 7]\n")
+	admin := c.administration()
+	a := admin.post("/v2/repository/models/net/load", "")
+	expectError(t, a, 400, "version 7, which model.yaml names, isn't there")
+	putSettings(t, folder, "version: latest\n")
+	a = admin.post("/v2/repository/models/net/load", "")
+	expectError(t, a, 400, `line 1: there is no setting \"version\"; is versions meant?`)
+	expectVersion(t, c.putTo("/image/net/versions/1", photo), 1)
+}
+
+// A newer version that is taken away gives its place back to the one before.
+func TestRollback(t *testing.T) {
+	folder := newModelFolder(t, map[string]string{"1/model.pt": "negate.pt", "2/model.pt": "identity.pt"})
+	c := start(t, folder)
+	photo := photograph(t, "jpeg-420.jpg")
+	expectVersion(t, c.put(photo), 2)
+	if err := os.RemoveAll(filepath.Join(folder, "2")); err != nil {
+		t.Fatal(err)
+	}
+	c.signal(syscall.SIGHUP)
+	c.await("the version is gone", "version", "2")
+	expectVersion(t, c.put(photo), 1)
+	if err := os.RemoveAll(filepath.Join(folder, "1")); err != nil {
+		t.Fatal(err)
+	}
+	c.signal(syscall.SIGHUP)
+	c.await("the version can't be served")
+	expectVersion(t, c.put(photo), 1)
+}
+
+// With --watch nobody has to say that something is new.
+func TestWatch(t *testing.T) {
+	folder := newModelFolder(t, map[string]string{"1/model.pt": "negate.pt"})
+	c := start(t, folder, "--watch", "--settle", "5ms")
+	photo := photograph(t, "jpeg-420.jpg")
+	before := expectVersion(t, c.put(photo), 1)
+	putModel(t, filepath.Join(folder, "2", "model.pt2"), "negate.pt2")
+	c.await("the version is ready", "version", "2")
+	c.await("the version is gone", "version", "1")
+	after := c.put(photo, "Accept", "image/png")
+	if expectVersionOf(t, after, "2"); bytes.Equal(before, after.body) {
+		t.Error("the old answer")
+	}
+	if size := decodePNG(t, after.body).Bounds().Size(); size != (image.Point{32, 24}) { // as the package wants it
+		t.Errorf("a picture of %v", size)
+	}
+	// One that was unloaded stays so.
+	if a := c.administration().post("/v2/repository/models/net/unload", ""); a.status != 200 {
+		t.Fatalf("%d %s", a.status, a.body)
+	}
+	expectError(t, c.put(photo), 503, "isn't ready")
+}
+
+// No link leads to what lies outside the folder.
+func TestLinkOutside(t *testing.T) {
+	folder := newModelFolder(t, map[string]string{"1/model.pt": "negate.pt", "2/readme": "negate.pt"})
+	if err := os.Symlink(module("identity.pt"), filepath.Join(folder, "2", "model.pt")); err != nil {
+		t.Fatal(err)
+	}
+	c := start(t, folder)
+	if reason := c.await("the version can't be served", "version", "2")["error"].(string); !strings.Contains(reason, "escapes") {
+		t.Error(reason)
+	}
+	photo := photograph(t, "jpeg-420.jpg")
+	expectVersion(t, c.put(photo), 1)
+	for _, path := range []string{"/image/..", "/image/../net", "/image/%2e%2e%2fnet", "/image/net/versions/..%2f2", "/image/net/versions/-1"} {
+		if a := c.putTo(path, photo); a.status != 404 {
+			t.Errorf("%s: %d", path, a.status)
+		}
+	}
+}
+
+// Several models in a process have addresses, queues and versions of their own.
+func TestSeveralModels(t *testing.T) {
+	folder := newModelFolder(t, map[string]string{"3/model.pt": "identity.pt"})
+	c := start(t, module("negate.pt"), folder)
+	photo := photograph(t, "jpeg-420.jpg")
+	negated := expectVersion(t, c.put(photo), 1)
+	if again := expectVersion(t, c.putTo("/image/negate", photo), 1); !bytes.Equal(again, negated) {
+		t.Error("/image/negate isn't the default model")
+	}
+	if other := expectVersion(t, c.putTo("/image/net", photo), 3); bytes.Equal(other, negated) {
+		t.Error("/image/net answers as /image")
+	}
+	admin := c.administration()
+	if a := admin.post("/v2/repository/models/net/unload", ""); a.status != 200 {
+		t.Fatalf("%d %s", a.status, a.body)
+	}
+	expectError(t, c.putTo("/image/net", photo), 503, "isn't ready")
+	expectVersion(t, c.put(photo), 1)
+	expectJSON(t, admin.post("/v2/repository/index", `{"ready":true}`), 200, `[{"name":"negate","version":"1","state":"READY","reason":""}]`)
+	if a := c.do("GET", "/readyz", nil); a.status != 503 {
+		t.Errorf("/readyz with a model that isn't ready: %d", a.status)
+	}
+}
+
+// expectVersionOf checks that a picture of any format is by this version.
+func expectVersionOf(t *testing.T, a answer, version string) {
+	t.Helper()
+	if got := a.header.Get("X-Model-Version"); a.status != 200 || got != version {
+		t.Fatalf("status %d, version %s: %.100s", a.status, got, a.body)
+	}
+}
+
+func decodePNG(t *testing.T, data []byte) image.Image {
+	t.Helper()
+	picture, err := png.Decode(bytes.NewReader(data))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return picture
+}

@@ -1,0 +1,41 @@
+package cli
+
+import (
+	"regexp"
+	"strings"
+	"testing"
+)
+
+func TestModelsCheck(t *testing.T) {
+	status, out, err := run("models", "check", module("upscale2.pt"), "--size", "32x24")
+	want := `^model +upscale2, version 1, of .*/upscale2\.pt
+weights +0 numbers, 0 B
+on +cpu, 1 instance\(s\) of 1 thread\(s\), fp32
+input +rgb, pictures of size 32x24
+warm-up +[0-9.]+m?s
+
+batch +input +output +ms +pictures/s
+1 +32x24 +64x48, 3 channel\(s\) +[0-9.]+ +[0-9.]+
+2 +32x24 +64x48, 3 channel\(s\) +[0-9.]+ +[0-9.]+
+$`
+	if status != 0 || err != "" || !regexp.MustCompile(want).MatchString(out) {
+		t.Errorf("status %d, %q, printed\n%s", status, err, out)
+	}
+	status, out, err = run("models", "check", "--size", "keep", "--max-batch-size", "5", module("negate.pt"))
+	if status != 0 || !strings.Contains(out, "pictures of their own size") || !strings.Contains(out, "\n5      256x256") {
+		t.Errorf("status %d, %q, printed\n%s", status, err, out)
+	}
+	// What serve would serve, and say that it failed at a size that only the warm-up has chosen.
+	status, out, err = run("models", "check", "--size", "keep", module("needs_four.pt"))
+	if status != 0 || !strings.Contains(out, "pictures of another size may work") || strings.Contains(out, "batch ") {
+		t.Errorf("status %d, %q, printed\n%s", status, err, out)
+	}
+	for name, reason := range map[string]string{
+		"nan.pt": "NaN or infinite", "two_channels.pt": "1 or 3", "garbage.pt": "garbage.pt", "no_batch_two.pt": "refuses a batch of two",
+		"no-such.pt": "no such file",
+	} {
+		if status, out, err := run("models", "check", module(name)); status != 1 || out != "" || !strings.Contains(err, reason) {
+			t.Errorf("%s: status %d, %q, %q", name, status, out, err)
+		}
+	}
+}

@@ -1,0 +1,248 @@
+package model
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/torchherd/torchherd/server/internal/picture"
+	"github.com/torchherd/torchherd/server/internal/settings"
+	"github.com/torchherd/torchherd/torch"
+)
+
+// setUp makes an instance ready; the calling thread is its runner's.
+//
+// Most of the work is done once for a module, whatever the thread: the file is read, and TorchScript compiles. Beside
+// others who are being served it is left to a thread in the background, which takes the time that they leave over. Only
+// what belongs to a thread is left to the runner's: what LibTorch caches there. That too takes one thread at first, since
+// two forwards that are spread over the same cores wait for each other's threads.
+func (m *Model) setUp(instance int) error {
+	start := time.Now()
+	var err error
+	if m.gentle {
+		err = inBackground(func() error { return m.prepare(instance) })
+	} else {
+		err = m.prepare(instance)
+	}
+	if err != nil {
+		return err
+	}
+	if err := m.host.Shares.enter(m.name); err != nil {
+		return err
+	}
+	threads := m.threads
+	if m.gentle {
+		threads = 1
+	}
+	if err := torch.SetNumThreads(threads); err != nil {
+		return err
+	}
+	if m.warmUp.Err == nil {
+		err := m.eachSize(func(width, height int) error { return m.eachBatch(width, height, 1, instance) })
+		if err != nil {
+			return err
+		}
+	}
+	// The setting is the calling thread's, and so each instance's.
+	if err := torch.SetNumThreads(m.threads); err != nil {
+		return err
+	}
+	m.warmUp.Took += time.Since(start)
+	if m.host.TimedRuns == 0 || instance > 0 || m.warmUp.Err != nil {
+		return nil
+	}
+	return m.eachSize(func(width, height int) error { return m.time(instance, width, height) })
+}
+
+// inBackground calls f on a thread that runs when nobody else wants its core.
+func inBackground(f func() error) error {
+	done := make(chan error)
+	go func() {
+		// Never unlocked: the thread ends with the goroutine, since nobody unprivileged can give it its priority back.
+		runtime.LockOSThread()
+		yieldAlways()
+		done <- f()
+	}()
+	return <-done
+}
+
+// prepare loads an instance, checks it, and runs it at each batch size until it is warm, all on one thread. It also
+// decides how many threads a forward may use.
+func (m *Model) prepare(instance int) error {
+	options, err := m.options(instance)
+	if err != nil {
+		return err
+	}
+	if err := torch.SetNumThreads(1); err != nil {
+		return err
+	}
+	module, err := m.file.Load(options)
+	if err != nil {
+		return err
+	}
+	m.modules = append(m.modules, module)
+	if instance == 0 {
+		m.warming()
+	}
+	err = m.eachSize(func(width, height int) error { return m.prepareAt(instance, width, height) })
+	if ofSize := (sizeError{}); errors.As(err, &ofSize) && m.guessesSize() {
+		m.warmUp.Err, m.threads, err = ofSize, max(1, m.threads), nil
+	}
+	return err
+}
+
+// runsToWarm is how often an instance runs at each batch size until it runs at full speed. TorchScript watches its first
+// run and compiles what it saw during the second; on the CPU that serves all shapes, so the check is the first run and
+// the largest batch the second. (The bundled model took as long in its first run of a further shape as in later ones.) On
+// CUDA each shape has these two, and a CUDA graph is made in the third.
+func (m *Model) runsToWarm(instance int) int {
+	if m.device(instance) == torch.CPU {
+		return 1
+	}
+	return 3
+}
+
+// defaultWarmUp is the size that a model of any size is warmed up with, unless its settings name others.
+var defaultWarmUp = settings.Size{Width: 256, Height: 256}
+
+// guessesSize tells whether the size of the warm-up is only our choice.
+func (m *Model) guessesSize() bool { return m.settings.Size.Keep() && len(m.settings.WarmUp) == 0 }
+
+// eachSize calls do for each size that pictures are known to have.
+func (m *Model) eachSize(do func(width, height int) error) error {
+	sizes := m.settings.WarmUp
+	switch {
+	case m.guessesSize():
+		sizes = []settings.Size{defaultWarmUp}
+	case !m.settings.Size.Keep():
+		sizes = []settings.Size{m.settings.Size}
+	}
+	for _, size := range sizes {
+		if err := do(m.codec.Target(size.Width, size.Height)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// A sizeError is that of a model that fails already with one picture, perhaps because of the picture's size.
+type sizeError struct{ error }
+
+func (e sizeError) Unwrap() error { return e.error }
+
+func (m *Model) prepareAt(instance, width, height int) error {
+	if err := m.modules[instance].CheckFinite(pictures(testPictures(1, width, height))); err != nil {
+		err = explainWarmUp(1, width, height, err)
+		if errors.Is(err, torch.ErrForward) {
+			return sizeError{err}
+		}
+		return err
+	}
+	if err := m.eachBatch(width, height, m.runsToWarm(instance), instance); err != nil {
+		return err
+	}
+	if m.threads == 0 {
+		return m.chooseThreads(instance, testPictures(1, width, height))
+	}
+	return nil
+}
+
+// Beside others who are being served a run of the warm-up is followed by a rest of so many times its length, so that a
+// swap is no burst of work: they catch up meanwhile.
+const (
+	restAfterRun = 2
+	longestRest  = 2 * time.Second
+)
+
+// eachBatch runs an instance so many times at each batch size. The largest comes first, so that memory is taken at once.
+func (m *Model) eachBatch(width, height, runs, instance int) error {
+	for size := m.settings.MaxBatchSize; size >= 1; size-- {
+		items := testPictures(size, width, height)
+		for range runs {
+			start := time.Now()
+			if _, err := m.runOnce(instance, items); err != nil {
+				return err
+			}
+			if m.gentle {
+				time.Sleep(min(restAfterRun*time.Since(start), longestRest))
+			}
+		}
+	}
+	return nil
+}
+
+// smallForward is how long the forward of one picture takes on one thread at most for a model to be small. Decoding and
+// encoding a picture takes as long or longer, and keeps all cores busy when there are many: a forward that is spread over
+// cores then waits for threads that don't run, and spins meanwhile. (With two cores, sixteen clients and a model that
+// negates, one thread instead of two answered five times as many pictures.)
+const smallForward = 500 * time.Microsecond
+
+// chooseThreads decides by how long a picture takes on one thread, which is the setting at this time.
+func (m *Model) chooseThreads(instance int, items []picture.Picture) error {
+	m.threads = max(1, m.host.Cores/m.Instances())
+	if m.device(instance) != torch.CPU {
+		m.threads = 1
+	}
+	if m.threads == 1 {
+		return nil
+	}
+	// The fastest of some runs, by the processor's time: others may be using the machine just now.
+	const runs, atMost = 10, 20 * smallForward
+	for begun, run := threadTime(), 0; run < runs && threadTime()-begun < atMost; run++ {
+		start := threadTime()
+		if _, err := m.runOnce(instance, items); err != nil {
+			return err
+		}
+		if threadTime()-start < smallForward {
+			m.threads = 1
+			return nil
+		}
+	}
+	return nil
+}
+
+// threadTime is how long the calling thread has been running.
+func threadTime() time.Duration {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &now); err != nil {
+		panic(err) // the clock is there on every system that this builds for
+	}
+	return time.Duration(now.Nano())
+}
+
+// runOnce takes a batch through an instance.
+func (m *Model) runOnce(instance int, items []picture.Picture) ([]picture.Picture, error) {
+	finish, err := m.run(instance, items)
+	var answers []picture.Picture
+	if err == nil {
+		answers, err = finish()
+	}
+	if err != nil {
+		return nil, explainWarmUp(len(items), items[0].Width, items[0].Height, err)
+	}
+	return answers, nil
+}
+
+func explainWarmUp(count, width, height int, err error) error {
+	return fmt.Errorf("model: the warm-up with %d picture(s) of %dx%d failed: %w", count, width, height, err)
+}
+
+func testPictures(count, width, height int) []picture.Picture {
+	items := make([]picture.Picture, count)
+	for i := range items {
+		items[i] = testPicture(width, height)
+	}
+	return items
+}
+
+// testPicture is a soft pattern in colour: nothing that a model for photographs would stumble over.
+func testPicture(width, height int) picture.Picture {
+	p := picture.Picture{Width: width, Height: height, Channels: 3, Pixels: make([]byte, width*height*3)}
+	for i := range p.Pixels {
+		p.Pixels[i] = byte(64 + i%128)
+	}
+	return p
+}
