@@ -17,7 +17,7 @@ PYTHON := $(CACHE)/python/bin/python
 PEERS_PYTHON := $(CACHE)/peers/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run build test race asan fuzz bench bench-go bench-resize floors soak parity models-test model-smoke horse2zebra photo2ink showcase goldens dist gpu-check gpu-bundle lint fmt clean
+.PHONY: help setup run build test race asan fuzz bench bench-go bench-resize floors soak swap-soak parity models-test model-smoke horse2zebra photo2ink showcase goldens dist gpu-check gpu-bundle lint fmt clean
 .PHONY: shim floors-build python peers lint-tools
 
 help: ## list the targets
@@ -79,7 +79,10 @@ bench-resize: shim ## time the resize beside ATen's, one thread
 	@build/csrc/resize_bench
 
 soak: build ## 20,000 requests of mixed pictures; prints the curve of the resident set (REQUESTS=N to change)
-	$(GO) test -count=1 -v -tags soak -run TestSoak -timeout 60m ./server
+	$(GO) test -count=1 -v -tags soak -run "^TestSoak$$" -timeout 60m ./server
+
+swap-soak: build ## 200 new versions under 80 % load; prints latencies beside those without, and the memory (SWAPS=N to change)
+	$(GO) test -count=1 -v -tags soak -run TestSwapSoak -timeout 120m ./server
 
 python: ## the virtual environment for models/ and bench/ (5.8 GB, once)
 	@scripts/setup.sh python3:ensurepip=python3-venv

@@ -1,0 +1,168 @@
+//go:build soak
+
+package main
+
+import (
+	"archive/zip"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/torchherd/torchherd/internal/goldens"
+	"github.com/torchherd/torchherd/server/internal/load"
+)
+
+// TestSwapSoak changes the model of a server that is at 80 % of what it can do, again and again, between two models of
+// one size whose answers differ: the bundled one, and the same with its answers inverted. (Its pictures are small, so
+// that 200 swaps take minutes.) No request may fail, none may
+// be answered by another version than it says, and the memory must come back. The latencies beside those without swaps
+// are printed. `make swap-soak` runs it.
+func TestSwapSoak(t *testing.T) {
+	swaps := 200
+	if text := os.Getenv("SWAPS"); text != "" {
+		var err error
+		if swaps, err = strconv.Atoi(text); err != nil || swaps < 2 {
+			t.Fatalf("SWAPS=%s: give a number from 2 on", text)
+		}
+	}
+	content := goldens.Read(t, "../models/photo2ink/model.pt")
+	models := [][]byte{content, withSettings(t, content, "output-range: [1, 0]\n")}
+	file := newModelFile(t)
+	file.put(models[0])
+	c := start(t, file.path, "--max-queue-size", "64", "--max-wait", "5ms", "--size", "96x96", "--log-level", "info")
+	admin := c.administration()
+	photo := photograph(t, "jpeg-228.jpg")
+	version := 1
+	swap := func() {
+		file.put(models[version%2])
+		version++
+		if a := admin.post("/v2/repository/models/model/load", ""); a.status != http.StatusOK {
+			t.Fatalf("swap to version %d: %d %s", version, a.status, a.body)
+		}
+		c.awaitCount("the version is gone", version-1)
+	}
+	var want [2][]byte
+	for range 4 { // until memory is what a swap leaves
+		want[(version-1)%2] = expectVersion(t, c.put(photo), version)
+		swap()
+	}
+	if bytes.Equal(want[0], want[1]) {
+		t.Fatal("the two models answer the same")
+	}
+
+	capacity, err := load.Run(t.Context(), load.Config{
+		URL: c.url + "/image", Method: http.MethodPut, Pictures: [][]byte{photo}, Clients: 16,
+		WarmUp: time.Second, Duration: 10 * time.Second, RequestTimeout: time.Minute,
+	}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rate := 0.8 * capacity.Goodput
+	fmt.Printf("capacity %.1f pictures/s; the load is %.1f\n", capacity.Goodput, rate)
+	without := c.openLoop(photo, rate, want, 30*time.Second, nil)
+	before := c.resident()
+	begun := time.Now()
+	with := c.openLoop(photo, rate, want, 0, func() {
+		for range swaps {
+			swap()
+		}
+	})
+	fmt.Printf("%d swaps in %.0f s\n", swaps, time.Since(begun).Seconds())
+	after := c.resident()
+	again := c.openLoop(photo, rate, want, 30*time.Second, nil)
+	for _, each := range []struct {
+		name string
+		latencies
+	}{{"without swaps", without}, {"with swaps", with}, {"without, afterwards", again}} {
+		fmt.Printf("%-20s %6d requests, p50 %6.1f ms, p90 %6.1f, p99 %6.1f, greatest %6.1f\n", each.name, len(each.latencies),
+			each.at(0.5), each.at(0.9), each.at(0.99), each.at(1))
+	}
+	fmt.Printf("p99 with swaps: %.2f of that without before, %.2f of that afterwards\n", with.at(0.99)/without.at(0.99), with.at(0.99)/again.at(0.99))
+	change := float64(after)/float64(before) - 1
+	fmt.Printf("resident set: %.1f MiB before, %.1f after: %+.1f %%\n", float64(before)/1024, float64(after)/1024, 100*change)
+	if change > 0.05 {
+		t.Errorf("the resident set has grown by %.1f %%", 100*change)
+	}
+}
+
+// latencies are in ms and sorted.
+type latencies []float64
+
+func (l latencies) at(quantile float64) float64 { return l[int(quantile*float64(len(l)-1))] }
+
+// openLoop sends requests at random times, whatever the server does, for a duration, or as long as something takes. A
+// latency counts from the time at which its request was to be sent. want is what odd and even versions answer.
+func (c *command) openLoop(picture []byte, rate float64, want [2][]byte, duration time.Duration, during func()) latencies {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if during != nil {
+			during()
+		}
+	}()
+	random := rand.New(rand.NewPCG(1, 2))
+	var mu sync.Mutex
+	var all latencies
+	var wg sync.WaitGroup
+	begun := time.Now()
+	for due := begun; ; due = due.Add(time.Duration(random.ExpFloat64() / rate * float64(time.Second))) {
+		select {
+		case <-done:
+			if due.Sub(begun) > duration {
+				wg.Wait()
+				slices.Sort(all)
+				return all
+			}
+		default:
+		}
+		time.Sleep(time.Until(due))
+		wg.Go(func() {
+			a, err := c.try(http.MethodPut, "/image", bytes.NewReader(picture))
+			took := time.Since(due)
+			version, _ := strconv.Atoi(a.header.Get("X-Model-Version"))
+			switch {
+			case err != nil || a.status != http.StatusOK:
+				c.t.Errorf("%v, %d %s", err, a.status, a.body)
+			case !bytes.Equal(a.body, want[(version+1)%2]):
+				c.t.Errorf("version %d gave another answer than its own", version)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			all = append(all, took.Seconds()*1000)
+		})
+	}
+}
+
+// withSettings is a model's file with a model.yaml inside.
+func withSettings(t *testing.T, content []byte, settings string) []byte {
+	t.Helper()
+	archive, err := zip.NewReader(bytes.NewReader(content), int64(len(content)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var file bytes.Buffer
+	out := zip.NewWriter(&file)
+	top, _, _ := strings.Cut(archive.File[0].Name, "/")
+	for _, record := range archive.File {
+		err = errors.Join(err, out.Copy(record))
+	}
+	extra, failed := out.CreateHeader(&zip.FileHeader{Name: path.Join(top, "extra", "model.yaml"), Method: zip.Store})
+	if failed == nil {
+		_, failed = io.WriteString(extra, settings)
+	}
+	if err := errors.Join(err, failed, out.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return file.Bytes()
+}
