@@ -258,7 +258,8 @@ def test_a_grey_picture_is_refused_without_the_setting(segment):
 
 def test_settings_inside_the_file(superres):
     run("python superres/single.py", superres.folder)
-    assert "pictures of their own size" in run("torchherd models check superres.pt", superres.folder)
+    described = run("torchherd models check superres.pt", superres.folder)
+    assert "pictures of their own size" in described
     picture = PICTURES / "jpeg-odd.jpg"
     with serve("superres.pt", superres.folder) as origin:
         alone = serving.put(origin + superres.target, picture.read_bytes())

@@ -40,7 +40,7 @@ func (m *Model) setUp(instance int) error {
 	if err := torch.SetNumThreads(threads); err != nil {
 		return err
 	}
-	if m.warmUp.Err == nil {
+	if m.warms() {
 		err := m.eachSize(func(width, height int) error { return m.eachBatch(width, height, 1, instance) })
 		if err != nil {
 			return err
@@ -51,11 +51,14 @@ func (m *Model) setUp(instance int) error {
 		return err
 	}
 	m.warmUp.Took += time.Since(start)
-	if m.host.TimedRuns == 0 || instance > 0 || m.warmUp.Err != nil {
+	if m.host.TimedRuns == 0 || instance > 0 || !m.warms() {
 		return nil
 	}
 	return m.eachSize(func(width, height int) error { return m.time(instance, width, height) })
 }
+
+// warms tells whether the model takes the pictures of the warm-up.
+func (m *Model) warms() bool { return m.warmUp.Err == nil }
 
 // inBackground calls f on a thread that runs when nobody else wants its core.
 func inBackground(f func() error) error {

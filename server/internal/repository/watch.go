@@ -46,7 +46,11 @@ func (s *Source) follow(ctx context.Context, watcher *fsnotify.Watcher, events c
 				continue
 			}
 			s.watchVersions(watcher)
-		case _ = <-watcher.Errors: // of an overflow, say: then something may have been missed
+		case err := <-watcher.Errors:
+			if err == nil { // it was closed
+				return
+			}
+			// Of an overflow, say: then something may have been missed.
 		case <-ctx.Done():
 			return
 		}
