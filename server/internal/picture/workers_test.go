@@ -75,7 +75,9 @@ func TestIdlenessSavesNothingUp(t *testing.T) {
 		var mu sync.Mutex
 		busy.work(ctx, &wg, &mu)
 		time.Sleep(100 * time.Second)
+		mu.Lock()
 		before := busy.had
+		mu.Unlock()
 		late.work(ctx, &wg, &mu)
 		wg.Wait()
 		if share := (busy.had - before).Seconds() / 10; math.Abs(share-0.5) > 0.01 {
