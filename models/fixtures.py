@@ -210,12 +210,10 @@ def scripted(kind: type[nn.Module], settings: formats.Settings | None = None) ->
 
 
 def with_settings() -> bytes:
-    """Negate as torch.jit.save writes it with an extra file, for people who don't use export.py."""
+    """Negate with an extra file, as people write it who don't use export.py."""
     with formats.quiet_jit():
         module = torch.jit.script(Negate().eval())
-        data = io.BytesIO()
-        torch.jit.save(module, data, _extra_files={"model.yaml": WITH_SETTINGS})
-    return data.getvalue()
+    return formats.torchscript_bytes(module, extra_files={"model.yaml": WITH_SETTINGS})
 
 
 def checkpoint() -> bytes:

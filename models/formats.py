@@ -90,8 +90,14 @@ def load_torchscript(path: Path) -> torch.jit.ScriptModule:
         return torch.jit.load(str(path), map_location="cpu").eval()
 
 
-def torchscript_bytes(module: torch.jit.ScriptModule, settings: Settings | None = None) -> bytes:
+def torchscript_bytes(
+    module: torch.jit.ScriptModule,
+    settings: Settings | None = None,
+    extra_files: Mapping[str, str] | None = None,
+) -> bytes:
     """A scripted or traced module as the bytes of a TorchScript file, with its settings inside.
+
+    extra_files are what torch.jit.save puts beside the module: names and contents.
 
     The same module gives the same bytes with the same PyTorch. Two things stand in the way, and are
     dealt with here: torch.jit.save names the archive after the file (not when it writes to memory),
@@ -100,7 +106,7 @@ def torchscript_bytes(module: torch.jit.ScriptModule, settings: Settings | None 
     """
     full = io.BytesIO()
     with quiet_jit():
-        torch.jit.save(module, full)
+        torch.jit.save(module, full, _extra_files=dict(extra_files or {}))
     return _rewritten(full.getvalue(), _without_traces, settings)
 
 
