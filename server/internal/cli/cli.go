@@ -39,7 +39,7 @@ func newParser(c *commands, options ...kong.Option) (*kong.Kong, error) {
 		kong.DefaultEnvars("TORCHHERD"),
 		kong.Configuration(loadYAML),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
-		kong.Vars{"admin_listen": "127.0.0.1:8002", "max_pixels": strconv.Itoa(picture.DefaultMaxPixels), "quality": strconv.Itoa(picture.DefaultQuality)},
+		kong.Vars{"admin_listen": "127.0.0.1:8002", "max_pixels": strconv.Itoa(picture.DefaultMaxPixels)},
 	)...)
 }
 

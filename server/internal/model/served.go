@@ -363,15 +363,13 @@ func (s *Served) install(v *Version) bool {
 	}
 	v.enter(Ready)
 	s.loads.Succeeded++
-	ready := slices.Clone(s.ready)
 	if at := s.readyAt(v.number); at >= 0 {
-		s.drain(ready[at])
-		ready[at] = v
-	} else {
-		ready = append(ready, v)
-		slices.SortFunc(ready, func(a, b *Version) int { return a.number - b.number })
+		s.drain(s.ready[at])
+		s.ready[at] = v
+		return true
 	}
-	s.ready = ready
+	s.ready = append(s.ready, v)
+	slices.SortFunc(s.ready, func(a, b *Version) int { return a.number - b.number })
 	return true
 }
 
@@ -379,15 +377,13 @@ func (s *Served) install(v *Version) bool {
 func (s *Served) retire(unwanted func(*Version) bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var stay []*Version
-	for _, v := range s.ready {
-		if unwanted(v) {
-			s.drain(v)
-			continue
+	s.ready = slices.DeleteFunc(s.ready, func(v *Version) bool {
+		if !unwanted(v) {
+			return false
 		}
-		stay = append(stay, v)
-	}
-	s.ready = stay
+		s.drain(v)
+		return true
+	})
 }
 
 // drain closes a version when it has answered its requests; the caller holds the lock.
