@@ -104,9 +104,9 @@ func (h handler) change(c echo.Context, change func(*model.Served) error) error 
 
 // expect returns the model that the path names, or an error if there is none or what is asked for can't be done.
 func (h handler) expect(c echo.Context) (*model.Served, error) {
-	served := h.models.Find(c.Param("name"))
-	if served == nil {
-		return nil, echo.NewHTTPError(http.StatusNotFound, fmt.Sprintf("no model is called %q; there is %s", c.Param("name"), h.models.Names()))
+	served, err := h.models.Find(c.Param("name"))
+	if err != nil {
+		return nil, echo.NewHTTPError(http.StatusNotFound, err.Error())
 	}
 	var body struct {
 		Parameters map[string]any `json:"parameters"`

@@ -43,11 +43,6 @@ var (
 	errMethod      = &failure{status: http.StatusMethodNotAllowed, text: "send a picture by PUT or POST: curl -T photo.jpg"}
 )
 
-// noSuchModel is the answer to a path with another name.
-func noSuchModel(name string, models model.Models) *failure {
-	return &failure{status: http.StatusNotFound, text: fmt.Sprintf("no model is called %q; there is %s", name, models.Names())}
-}
-
 // noSuchVersion is the answer to a path with a version that isn't ready.
 func noSuchVersion(version string, served *model.Served) *failure {
 	return &failure{status: http.StatusNotFound, text: fmt.Sprintf("version %s of %q isn't served; leave it out of the path for the newest one", version, served.Name())}

@@ -77,8 +77,9 @@ func (s *Server) image(c echo.Context) error {
 func (s *Server) acquire(c echo.Context) (*model.Version, error) {
 	served := s.models.Default()
 	if name := c.Param("model"); name != "" {
-		if served = s.models.Find(name); served == nil {
-			return nil, noSuchModel(name, s.models)
+		var err error
+		if served, err = s.models.Find(name); err != nil {
+			return nil, &failure{status: http.StatusNotFound, text: err.Error()}
 		}
 	}
 	if text := c.Param("version"); text != "" {

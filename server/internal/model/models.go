@@ -3,6 +3,7 @@ package model
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -26,22 +27,16 @@ func (m Models) Validate() error {
 // Default is the model that requests get which name none.
 func (m Models) Default() *Served { return m[0] }
 
-// Find returns the model with this name; nil: there is none.
-func (m Models) Find(name string) *Served {
-	at := slices.IndexFunc(m, func(each *Served) bool { return each.Name() == name })
-	if at < 0 {
-		return nil
-	}
-	return m[at]
-}
-
-// Names are the models' names, for messages.
-func (m Models) Names() string {
+// Find returns the model with this name, or an error that names those there are.
+func (m Models) Find(name string) (*Served, error) {
 	names := make([]string, len(m))
 	for i, each := range m {
-		names[i] = fmt.Sprintf("%q", each.Name())
+		if each.Name() == name {
+			return each, nil
+		}
+		names[i] = strconv.Quote(each.Name())
 	}
-	return strings.Join(names, ", ")
+	return nil, fmt.Errorf("no model is called %q; there is %s", name, strings.Join(names, ", "))
 }
 
 // Ready tells whether each model has a version that is ready.
