@@ -3,10 +3,7 @@ package model
 import (
 	"errors"
 	"fmt"
-	"runtime"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/torchherd/torchherd/server/internal/picture"
 	"github.com/torchherd/torchherd/server/internal/settings"
@@ -16,9 +13,9 @@ import (
 // setUp makes an instance ready; the calling thread is its runner's.
 //
 // Most of the work is done once for a module, whatever the thread: the file is read, and TorchScript compiles. Beside
-// others who are being served it is left to a thread in the background, which takes the time that they leave over. Only
-// what belongs to a thread is left to the runner's: what LibTorch caches there. That too takes one thread at first, since
-// two forwards that are spread over the same cores wait for each other's threads.
+// others who are being served it is left to a thread in the background. Only what belongs to a thread is left to the
+// runner's: what LibTorch caches there. That too takes one thread at first, since two forwards that are spread over the
+// same cores wait for each other's threads.
 func (m *Model) setUp(instance int) error {
 	start := time.Now()
 	var err error
@@ -60,20 +57,8 @@ func (m *Model) setUp(instance int) error {
 // warms tells whether the model takes the pictures of the warm-up.
 func (m *Model) warms() bool { return m.warmUp.Err == nil }
 
-// inBackground calls f on a thread that runs when nobody else wants its core.
-func inBackground(f func() error) error {
-	done := make(chan error)
-	go func() {
-		// Never unlocked: the thread ends with the goroutine, since nobody unprivileged can give it its priority back.
-		runtime.LockOSThread()
-		yieldAlways()
-		done <- f()
-	}()
-	return <-done
-}
-
-// prepare loads an instance, checks it, and runs it at each batch size until it is warm, all on one thread. It also
-// decides how many threads a forward may use.
+// prepare loads an instance, checks it, and runs it until TorchScript has compiled it, all on one thread. It also decides
+// how many threads a forward may use.
 func (m *Model) prepare(instance int) error {
 	options, err := m.options(instance)
 	if err != nil {
@@ -82,11 +67,16 @@ func (m *Model) prepare(instance int) error {
 	if err := torch.SetNumThreads(1); err != nil {
 		return err
 	}
-	module, err := m.file.Load(options)
+	err = m.sparingly(func() error {
+		module, err := m.file.Load(options)
+		if err == nil {
+			m.modules = append(m.modules, module)
+		}
+		return err
+	})
 	if err != nil {
 		return err
 	}
-	m.modules = append(m.modules, module)
 	if instance == 0 {
 		m.warming()
 	}
@@ -97,15 +87,15 @@ func (m *Model) prepare(instance int) error {
 	return err
 }
 
-// runsToWarm is how often an instance runs at each batch size until it runs at full speed. TorchScript watches its first
-// run and compiles what it saw during the second; on the CPU that serves all shapes, so the check is the first run and
-// the largest batch the second. (The bundled model took as long in its first run of a further shape as in later ones.) On
+// compile runs an instance that has been checked until it runs at full speed. TorchScript watches its first run and
+// compiles what it saw during the second; on the CPU that serves all shapes, so the check is the first run and the
+// largest batch the second. (The bundled model took as long in its first run of a further shape as in later ones.) On
 // CUDA each shape has these two, and a CUDA graph is made in the third.
-func (m *Model) runsToWarm(instance int) int {
+func (m *Model) compile(instance, width, height int) error {
 	if m.device(instance) == torch.CPU {
-		return 1
+		return m.runSparingly(instance, testPictures(m.settings.MaxBatchSize, width, height))
 	}
-	return 3
+	return m.eachBatch(width, height, 3, instance)
 }
 
 // defaultWarmUp is the size that a model of any size is warmed up with, unless its settings name others.
@@ -137,14 +127,15 @@ type sizeError struct{ error }
 func (e sizeError) Unwrap() error { return e.error }
 
 func (m *Model) prepareAt(instance, width, height int) error {
-	if err := m.modules[instance].CheckFinite(pictures(testPictures(1, width, height))); err != nil {
+	err := m.sparingly(func() error { return m.modules[instance].CheckFinite(pictures(testPictures(1, width, height))) })
+	if err != nil {
 		err = explainWarmUp(1, width, height, err)
 		if errors.Is(err, torch.ErrForward) {
 			return sizeError{err}
 		}
 		return err
 	}
-	if err := m.eachBatch(width, height, m.runsToWarm(instance), instance); err != nil {
+	if err := m.compile(instance, width, height); err != nil {
 		return err
 	}
 	if m.threads == 0 {
@@ -153,24 +144,13 @@ func (m *Model) prepareAt(instance, width, height int) error {
 	return nil
 }
 
-// Beside others who are being served a run of the warm-up is followed by a rest of so many times its length, so that a
-// swap is no burst of work: they catch up meanwhile.
-const (
-	restAfterRun = 2
-	longestRest  = 2 * time.Second
-)
-
 // eachBatch runs an instance so many times at each batch size. The largest comes first, so that memory is taken at once.
 func (m *Model) eachBatch(width, height, runs, instance int) error {
 	for size := m.settings.MaxBatchSize; size >= 1; size-- {
 		items := testPictures(size, width, height)
 		for range runs {
-			start := time.Now()
-			if _, err := m.runOnce(instance, items); err != nil {
+			if err := m.runSparingly(instance, items); err != nil {
 				return err
-			}
-			if m.gentle {
-				time.Sleep(min(restAfterRun*time.Since(start), longestRest))
 			}
 		}
 	}
@@ -196,7 +176,7 @@ func (m *Model) chooseThreads(instance int, items []picture.Picture) error {
 	const runs, atMost = 10, 20 * smallForward
 	for begun, run := threadTime(), 0; run < runs && threadTime()-begun < atMost; run++ {
 		start := threadTime()
-		if _, err := m.runOnce(instance, items); err != nil {
+		if err := m.runSparingly(instance, items); err != nil {
 			return err
 		}
 		if threadTime()-start < smallForward {
@@ -207,13 +187,11 @@ func (m *Model) chooseThreads(instance int, items []picture.Picture) error {
 	return nil
 }
 
-// threadTime is how long the calling thread has been running.
-func threadTime() time.Duration {
-	var now unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &now); err != nil {
-		panic(err) // the clock is there on every system that this builds for
-	}
-	return time.Duration(now.Nano())
+func (m *Model) runSparingly(instance int, items []picture.Picture) error {
+	return m.sparingly(func() error {
+		_, err := m.runOnce(instance, items)
+		return err
+	})
 }
 
 // runOnce takes a batch through an instance.
