@@ -40,7 +40,7 @@ func TestSwapSoak(t *testing.T) {
 	models := [][]byte{content, withSettings(t, content, "output-range: [1, 0]\n")}
 	file := newModelFile(t)
 	file.put(models[0])
-	c := start(t, file.path, "--max-queue-size", "64", "--max-wait", "5ms", "--size", "96x96", "--log-level", "info")
+	c := start(t, file.path, "--max-queue-size", "256", "--max-wait", "5ms", "--size", "96x96", "--log-level", "info")
 	admin := c.administration()
 	photo := photograph(t, "jpeg-228.jpg")
 	version := 1
@@ -61,21 +61,24 @@ func TestSwapSoak(t *testing.T) {
 		t.Fatal("the two models answer the same")
 	}
 
-	capacity, err := load.Run(t.Context(), load.Config{
-		URL: c.url + "/image", Method: http.MethodPut, Pictures: [][]byte{photo}, Clients: 16,
-		WarmUp: time.Second, Duration: 10 * time.Second, RequestTimeout: time.Minute,
-	}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	rate := 0.8 * capacity.Goodput
-	fmt.Printf("capacity %.1f pictures/s; the load is %.1f\n", capacity.Goodput, rate)
-	before := c.resident()
-	// The machine's own speed changes within minutes, so that the two kinds take turns.
+	// A machine's own speed can change within minutes, so that the two kinds take turns, and each turn has its own rate.
 	var without, with latencies
+	var before int64
 	var swapping time.Duration
 	for round := range rounds {
-		without = append(without, c.openLoop(photo, rate, want, 20*time.Second, nil)...)
+		capacity, err := load.Run(t.Context(), load.Config{
+			URL: c.url + "/image", Method: http.MethodPut, Pictures: [][]byte{photo}, Clients: 16,
+			WarmUp: time.Second, Duration: 10 * time.Second, RequestTimeout: time.Minute,
+		}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rate := 0.8 * capacity.Goodput
+		fmt.Printf("turn %d: capacity %.1f pictures/s; the load is %.1f\n", round+1, capacity.Goodput, rate)
+		without = append(without, c.openLoop(photo, rate, want, 15*time.Second, nil)...)
+		if round == 0 {
+			before = c.resident() // as a load leaves it
+		}
 		begun := time.Now()
 		with = append(with, c.openLoop(photo, rate, want, 0, func() {
 			for range swaps*(round+1)/rounds - swaps*round/rounds {
