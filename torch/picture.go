@@ -143,13 +143,16 @@ func checkPicture(op string, data []byte) error {
 	return checkABI()
 }
 
+// MaxSide is the longest side of a picture's memory, in pixels: far above any picture, and short enough that the number of
+// its bytes doesn't overflow.
+const MaxSide = 1 << 24
+
 // checkPixels makes sure that a picture's memory has the size that C takes for granted.
 func checkPixels(op string, pixels []byte, width, height, channels int) error {
 	if err := checkABI(); err != nil {
 		return err
 	}
-	const maxSide = 1 << 24 // far above any picture, and low enough that the product doesn't overflow
-	if width < 1 || height < 1 || channels < 1 || width > maxSide || height > maxSide || channels > 4 {
+	if width < 1 || height < 1 || channels < 1 || width > MaxSide || height > MaxSide || channels > 4 {
 		return &Error{Op: op, Kind: ErrShape, Detail: fmt.Sprintf("no picture is %dx%d with %d channels", width, height, channels)}
 	}
 	if len(pixels) != width*height*channels {

@@ -115,7 +115,7 @@ type Reason int
 const (
 	UnknownFormat Reason = iota // no format that is known here
 	Broken                      // a known format, but damaged or truncated, or of a kind that isn't supported
-	TooManyPixels               // more than Config.MaxPixels
+	TooManyPixels               // more than Config.MaxPixels, or a side longer than torch.MaxSide
 	NotRGB                      // fewer than three colour channels, without Config.Grayscale
 )
 
@@ -261,6 +261,9 @@ func (c *Codec) target(width, height int) (int, int, error) {
 func (c *Codec) checkPixels(width, height int) error {
 	if width < 1 || height < 1 {
 		return &Error{Broken, "the picture has no pixels"}
+	}
+	if max(width, height) > torch.MaxSide {
+		return &Error{TooManyPixels, fmt.Sprintf("too many pixels: a side of %dx%d is longer than %d pixels", width, height, torch.MaxSide)}
 	}
 	if pixels := int64(width) * int64(height); pixels > c.config.MaxPixels {
 		return &Error{TooManyPixels, fmt.Sprintf("too many pixels: %dx%d is more than %d pixels", width, height, c.config.MaxPixels)}

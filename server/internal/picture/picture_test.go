@@ -341,9 +341,11 @@ func TestPixelLimitIsCheckedOnTheHeader(t *testing.T) {
 			}
 		})
 	}
+	_, err := codec.Decode(t.Context(), pngHeader(1<<24+1, 1))
+	expectReason(t, err, picture.TooManyPixels, "a side of 16777217x1 is longer than 16777216 pixels")
 	c := config()
 	c.MaxPixels = 59999
-	_, err := newCodec(t, c).Decode(t.Context(), goldens.Read(t, "pictures/jpeg-420.jpg"))
+	_, err = newCodec(t, c).Decode(t.Context(), goldens.Read(t, "pictures/jpeg-420.jpg"))
 	expectReason(t, err, picture.TooManyPixels, "300x200 is more than 59999 pixels")
 	c.Width, c.Height = 0, 0
 	_, err = newCodec(t, c).Decode(t.Context(), goldens.Read(t, "pictures/jpeg-420.jpg"))
