@@ -20,14 +20,14 @@ func inBackground(f func() error) error {
 }
 
 // After each piece of a gentle load its thread rests until the process has left sparePerWork times the processor time
-// over that the piece took, for at most longestRest times that time and at most longestPause. So a swap takes a small
+// over that the piece took, for at most restPerWork times that time and at most longestRest. So a swap takes a small
 // part of what those who are being served leave over, and is quick when they are idle. (The bundled model at 80 % of what
 // two cores can do, with one swap after the other: with rests of twice a piece the 99th percentile of the latencies was
 // 2.3 to 3.0 times that without swaps, and with these 1.2, in turns of 18 s; a swap took 4 instead of 2.5 seconds.)
 const (
 	sparePerWork = 3
-	longestRest  = 20
-	longestPause = 10 * time.Second
+	restPerWork  = 20
+	longestRest  = 10 * time.Second
 )
 
 // sparingly does a piece of the work of a load, and rests afterwards if others are being served.
@@ -38,7 +38,7 @@ func (m *Model) sparingly(work func() error) error {
 	}
 	if m.gentle {
 		took := threadTime() - begun
-		m.awaitSpare(sparePerWork*took, min(longestRest*took, longestPause))
+		m.awaitSpare(sparePerWork*took, min(restPerWork*took, longestRest))
 	}
 	return nil
 }

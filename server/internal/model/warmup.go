@@ -139,7 +139,7 @@ func (m *Model) prepareAt(instance, width, height int) error {
 		return err
 	}
 	if m.threads == 0 {
-		return m.chooseThreads(instance, testPictures(1, width, height))
+		return m.sparingly(func() error { return m.chooseThreads(instance, testPictures(1, width, height)) })
 	}
 	return nil
 }
@@ -176,7 +176,7 @@ func (m *Model) chooseThreads(instance int, items []picture.Picture) error {
 	const runs, atMost = 10, 20 * smallForward
 	for begun, run := threadTime(), 0; run < runs && threadTime()-begun < atMost; run++ {
 		start := threadTime()
-		if err := m.runSparingly(instance, items); err != nil {
+		if _, err := m.runOnce(instance, items); err != nil {
 			return err
 		}
 		if threadTime()-start < smallForward {
