@@ -121,9 +121,33 @@ func (s *Source) List() (Listing, error) {
 		return Listing{}, fmt.Errorf("%s: %w", s.path, err)
 	}
 	if len(l.Versions) == 0 {
+		if name := modelBelow(root); name != "" {
+			return Listing{}, fmt.Errorf("%s holds folders of models; name those instead, such as %s", s.path, filepath.Join(s.path, name))
+		}
 		return Listing{}, fmt.Errorf("%s: no version is there; put a model into it as 1/model.pt or 1/model.pt2", s.path)
 	}
 	return l, nil
+}
+
+// modelBelow is the name of a folder in this one that has a model's versions, or empty: other servers take the folder of
+// all models.
+func modelBelow(root *os.Root) string {
+	entries, err := fs.ReadDir(root.FS(), ".")
+	if err != nil {
+		return ""
+	}
+	for _, entry := range entries {
+		below, err := root.OpenRoot(entry.Name())
+		if err != nil {
+			continue
+		}
+		found, err := versions(below)
+		_ = below.Close()
+		if err == nil && len(found) > 0 {
+			return entry.Name()
+		}
+	}
+	return ""
 }
 
 // maxSettings bounds a model.yaml, in bytes.

@@ -109,9 +109,16 @@ func TestBareFile(t *testing.T) {
 }
 
 func TestNothingThere(t *testing.T) {
-	source := open(t, tree(t, map[string]string{"model.yaml": "", "1/readme": ""}))
-	if _, err := source.List(); err == nil || !strings.Contains(err.Error(), "no version is there; put a model into it as 1/model.pt") {
-		t.Error(err)
+	for _, c := range []struct {
+		files map[string]string
+		says  string
+	}{
+		{map[string]string{"model.yaml": "", "1/readme": ""}, "no version is there; put a model into it as 1/model.pt"},
+		{map[string]string{"a/readme": "", "b/2/model.pt": ""}, "net/b"},
+	} {
+		if _, err := open(t, tree(t, c.files)).List(); err == nil || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%v: %v", c.files, err)
+		}
 	}
 }
 
