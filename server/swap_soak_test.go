@@ -28,7 +28,7 @@ import (
 // that 200 swaps take minutes.) No request may fail, none may be answered by another version than it says, and the memory
 // must come back. The latencies beside those without swaps, measured in turns, are printed. `make swap-soak` runs it.
 func TestSwapSoak(t *testing.T) {
-	const swapsATurn = 5 // about as long as a turn without
+	const swapsATurn = 5 // 15 to 30 s, by the machine
 	swaps := 200
 	if text := os.Getenv("SWAPS"); text != "" {
 		var err error
@@ -61,8 +61,8 @@ func TestSwapSoak(t *testing.T) {
 		t.Fatal("the two models answer the same")
 	}
 
-	// A machine's own speed can change within a minute, so that the two kinds take turns of about one length, and each pair
-	// of turns has its own rate.
+	// A machine's own speed can change within a minute, so that the two kinds take short turns, and each pair of turns has
+	// its own rate.
 	var without, with latencies
 	var before int64
 	var swapping time.Duration
