@@ -11,8 +11,9 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/torchherd/torchherd/server/internal/api"
+	"github.com/torchherd/torchherd/server/internal/cpu"
+	"github.com/torchherd/torchherd/server/internal/imagecodec"
 	"github.com/torchherd/torchherd/server/internal/model"
-	"github.com/torchherd/torchherd/server/internal/picture"
 	"github.com/torchherd/torchherd/server/internal/repository"
 	"github.com/torchherd/torchherd/server/internal/settings"
 )
@@ -25,7 +26,7 @@ func serveNegate(t testing.TB) *httptest.Server {
 		t.Fatal(err)
 	}
 	served := model.NewServed(source, &model.Host{
-		Workers: picture.NewWorkers(2), Cores: 2, Shares: model.NewShares(), MaxPixels: picture.DefaultMaxPixels,
+		Slots: cpu.NewSlots(2), Cores: 2, Shares: cpu.NewShares(), MaxPixels: imagecodec.DefaultMaxPixels,
 		Override: func(s *settings.Settings) { s.MaxWait = 0 }, Log: zerolog.Nop(),
 	})
 	if err := served.Load(); err != nil {

@@ -22,5 +22,5 @@ func TestTheBuiltCommandCanBeMoved(t *testing.T) {
 	process := exec.CommandContext(t.Context(), filepath.Join(moved, "torchherd"), serve(nil)...)
 	process.Env, process.Dir = []string{}, "/"
 	c := startProcess(t, process)
-	expectPicture(t, c.put(photograph(t, "jpeg-420.jpg")))
+	expectImage(t, c.put(photograph(t, "jpeg-420.jpg")))
 }

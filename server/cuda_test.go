@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/torchherd/torchherd/internal/goldens"
-	"github.com/torchherd/torchherd/server/internal/load"
+	"github.com/torchherd/torchherd/server/internal/loadgen"
 	"github.com/torchherd/torchherd/torch"
 )
 
@@ -72,9 +72,9 @@ func TestSeveralDevices(t *testing.T) {
 func expectAllGood(t *testing.T, c *command) {
 	t.Helper()
 	const requests = 1000
-	result, err := load.Run(t.Context(), load.Config{
+	result, err := loadgen.Run(t.Context(), loadgen.Config{
 		URL: c.url + "/image", Method: http.MethodPut, Clients: 32, Requests: requests,
-		Pictures: [][]byte{photograph(t, "jpeg-420.jpg"), photograph(t, "jpeg-large.jpg"), photograph(t, "exif-6.jpg")},
+		Images:   [][]byte{photograph(t, "jpeg-420.jpg"), photograph(t, "jpeg-large.jpg"), photograph(t, "exif-6.jpg")},
 		Duration: limit, RequestTimeout: 10 * time.Second,
 	}, nil)
 	if err != nil {

@@ -73,12 +73,12 @@ func TestBadRequests(t *testing.T) {
 			beside := c.later(good)
 			a := c.do(http.MethodPut, "/image", bad.body)
 			t.Run(bad.name, func(t *testing.T) { expectError(t, a, status, bad.text) })
-			expectPicture(t, <-beside)
+			expectImage(t, <-beside)
 		}
 	}
 	// The demo knows neither of these, so they are errors only in its manner.
 	palette := photograph(t, "png-palette.png")
-	expectPicture(t, ordinary.put(palette))
+	expectImage(t, ordinary.put(palette))
 	expectError(t, sanic.put(palette), 500, "need rgb image")
 }
 
@@ -93,7 +93,7 @@ func TestNotTheImagePath(t *testing.T) {
 	}
 }
 
-func TestExtremePictures(t *testing.T) {
+func TestExtremeImages(t *testing.T) {
 	c := start(t, module("negate.pt"))
 	for _, size := range [][2]int{{1, 1}, {65500, 1}, {1, 65500}} {
 		jpeg := make([]byte, torch.JPEGBound(size[0], size[1], 3))
@@ -101,7 +101,7 @@ func TestExtremePictures(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		expectPicture(t, c.put(jpeg[:n]))
+		expectImage(t, c.put(jpeg[:n]))
 	}
 }
 
@@ -161,7 +161,7 @@ func TestWrongContentLength(t *testing.T) {
 	if status != "HTTP/1.1 400 Bad Request" {
 		t.Errorf("a broken chunk was answered by %s", status)
 	}
-	expectPicture(t, c.put(photo))
+	expectImage(t, c.put(photo))
 }
 
 // A client that leaves while it sends, waits or is being served costs nobody else anything.
@@ -221,7 +221,7 @@ func TestClientsThatLeave(t *testing.T) {
 		t.Errorf("a client that left while running was logged as %v", line)
 	}
 	a := <-other
-	expectPicture(t, a)
+	expectImage(t, a)
 	if timing(a)["batch"] != "2" {
 		t.Errorf("they didn't share a batch: %v", timing(a))
 	}
@@ -244,8 +244,8 @@ func TestAFailingModelFailsOneBatch(t *testing.T) {
 		}
 	}
 	first, second = c.later(white), c.later(white)
-	expectPicture(t, <-first)
-	expectPicture(t, <-second)
+	expectImage(t, <-first)
+	expectImage(t, <-second)
 }
 
 // Of four pictures three wait for a batch of four, as many as the queue holds, and the fourth is refused.
@@ -263,7 +263,7 @@ func TestBusy(t *testing.T) {
 		c.signal(interrupt) // which launches the others
 		for range 3 {
 			a := <-answers
-			expectPicture(t, a)
+			expectImage(t, a)
 			if timing(a)["batch"] != "3" {
 				t.Errorf("batch of %s", timing(a)["batch"])
 			}

@@ -80,7 +80,7 @@ func decodeJPEG(t testing.TB, data []byte) []byte {
 // the same bytes; for the bundled one at least 55 dB, since its last bits depend on the processor.
 func TestAnswersAreTheDemos(t *testing.T) {
 	negate, bundled := start(t, "--compat", "sanic", "--max-wait", "0s", module("negate.pt")), start(t, "--compat", "sanic", "--max-wait", "0s")
-	for _, p := range goldens.Load(t).Pictures {
+	for _, p := range goldens.Load(t).Images {
 		for _, c := range []struct {
 			server *command
 			golden string
@@ -91,7 +91,7 @@ func TestAnswersAreTheDemos(t *testing.T) {
 			}
 			t.Run(c.golden, func(t *testing.T) {
 				a := c.server.put(goldens.Read(t, p.File))
-				expectPicture(t, a)
+				expectImage(t, a)
 				want := goldens.Read(t, "goldens/"+c.golden)
 				got, demo := readJPEG(t, a.body), readJPEG(t, want)
 				if !slices.EqualFunc(got.tables, demo.tables, bytes.Equal) || !bytes.Equal(got.frame, demo.frame) {
@@ -108,7 +108,7 @@ func TestAnswersAreTheDemos(t *testing.T) {
 }
 
 // Batches of five different pictures, a thousand of them: each picture comes back to its own request.
-func TestEachRequestGetsItsOwnPicture(t *testing.T) {
+func TestEachRequestGetsItsOwnImage(t *testing.T) {
 	// With the fixed policy nothing is launched before all five clients' pictures are there.
 	c := start(t, "--max-batch-size", "5", "--max-queue-size", "5", "--wait-policy", "fixed", "--max-wait", "1m", "--size", "8x8", module("negate.pt"))
 	const rounds = 1000
@@ -198,7 +198,7 @@ func TestWaysToSend(t *testing.T) {
 	c := start(t, module("negate.pt"))
 	picture := photograph(t, "jpeg-228.jpg")
 	plain := c.put(picture)
-	expectPicture(t, plain)
+	expectImage(t, plain)
 
 	var form bytes.Buffer
 	writer := multipart.NewWriter(&form)

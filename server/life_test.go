@@ -91,7 +91,7 @@ func TestDrain(t *testing.T) {
 		if a := c.do(http.MethodGet, "/healthz", nil); a.status != 200 {
 			t.Errorf("/healthz while draining: %d", a.status)
 		}
-		expectPicture(t, accepted.finish(t, photo))
+		expectImage(t, accepted.finish(t, photo))
 		if state := c.wait(); state.ExitCode() != 0 {
 			t.Errorf("ended by %v", state)
 		}
@@ -104,7 +104,7 @@ func TestDrainDelay(t *testing.T) {
 	c.signal(terminate)
 	c.await("about to stop: not ready any more; a second signal exits at once")
 	expectError(t, c.do(http.MethodGet, "/readyz", nil), 503, "shutting down")
-	expectPicture(t, c.put(photograph(t, "jpeg-small.jpg")))
+	expectImage(t, c.put(photograph(t, "jpeg-small.jpg")))
 
 	// A short one ends by itself.
 	c = start(t, "--drain-delay", "1ms", module("negate.pt"))
@@ -144,11 +144,11 @@ func TestDrainTimeout(t *testing.T) {
 func TestWaitPolicies(t *testing.T) {
 	photo := photograph(t, "jpeg-small.jpg")
 	lone := start(t, "--max-wait", "1h", module("negate.pt")).put(photo)
-	expectPicture(t, lone)
+	expectImage(t, lone)
 
 	fixed := start(t, "--wait-policy", "fixed", "--max-wait", "200ms", module("negate.pt"))
 	a := fixed.put(photo)
-	expectPicture(t, a)
+	expectImage(t, a)
 	if queued, err := strconv.ParseFloat(timing(a)["queue"], 64); err != nil || queued < 200 {
 		t.Errorf("a lone request was queued for %v ms", queued)
 	}
@@ -156,7 +156,7 @@ func TestWaitPolicies(t *testing.T) {
 	sanic := start(t, "--compat", "sanic", "--max-wait", "1h", module("negate.pt"))
 	first, second := sanic.later(photo), sanic.later(photo)
 	for _, a := range []answer{<-first, <-second} {
-		expectPicture(t, a)
+		expectImage(t, a)
 		if timing(a)["batch"] != "2" {
 			t.Errorf("batch of %s", timing(a)["batch"])
 		}

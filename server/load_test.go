@@ -10,7 +10,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/torchherd/torchherd/server/internal/load"
+	"github.com/torchherd/torchherd/server/internal/loadgen"
 )
 
 // A benchmark is a running `torchherd bench`.
@@ -34,14 +34,14 @@ func startBench(t *testing.T, arguments ...string) *benchmark {
 
 // result waits for the end. Whether a busy machine let the load generator keep up is up to the operating system; that
 // the status says so is not.
-func (b *benchmark) result() *load.Result {
+func (b *benchmark) result() *loadgen.Result {
 	b.t.Helper()
 	err := b.process.Wait()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
 		b.t.Fatal(err)
 	}
-	r := &load.Result{}
+	r := &loadgen.Result{}
 	if err := json.Unmarshal(b.out.Bytes(), r); err != nil {
 		b.t.Fatalf("%v in %q; it said %q", err, &b.out, &b.stderr)
 	}
@@ -60,7 +60,7 @@ func TestBenchMeasuresServe(t *testing.T) {
 	c := start(t, "--max-batch-size", "8", "--max-queue-size", "16", module("negate.pt"))
 	r := startBench(t, c.url+"/image", "--clients", "16", "--requests", "200",
 		"--duration", limit.String(), "--warm-up", "0s").result()
-	if r.Mode != load.Closed || r.Clients != 16 || r.Requests != 200 || r.Good != 200 ||
+	if r.Mode != loadgen.Closed || r.Clients != 16 || r.Requests != 200 || r.Good != 200 ||
 		r.Statuses[200] != 200 || len(r.Errors) != 0 {
 		t.Errorf("%+v", r)
 	}

@@ -269,8 +269,8 @@ func expectError(t testing.TB, a answer, status int, text string) {
 	}
 }
 
-// expectPicture makes sure that an answer is a JPEG.
-func expectPicture(t testing.TB, a answer) {
+// expectImage makes sure that an answer is a JPEG.
+func expectImage(t testing.TB, a answer) {
 	t.Helper()
 	if a.status != http.StatusOK || a.header.Get("Content-Type") != "image/jpeg" || !bytes.HasPrefix(a.body, []byte{0xff, 0xd8}) {
 		t.Errorf("answered %d, %s, %.100q instead of a JPEG", a.status, a.header.Get("Content-Type"), a.body)

@@ -18,11 +18,11 @@ import (
 // flat is a PNG of 8x8 in one colour.
 func flat(t *testing.T, c color.Color) []byte {
 	t.Helper()
-	picture := image.NewNRGBA(image.Rect(0, 0, 8, 8))
+	img := image.NewNRGBA(image.Rect(0, 0, 8, 8))
 	for i := range 64 {
-		picture.Set(i%8, i/8, c)
+		img.Set(i%8, i/8, c)
 	}
-	return encodePNG(t, picture)
+	return encodePNG(t, img)
 }
 
 func encodePNG(t *testing.T, picture image.Image) []byte {
@@ -106,8 +106,8 @@ func TestKeptSizes(t *testing.T) {
 		}
 	}
 	// What a request asks for goes before what the model says.
-	expectPicture(t, c.do("PUT", "/image?format=jpeg", bytes.NewReader(photograph(t, "jpeg-420.jpg"))))
-	expectPicture(t, c.put(photograph(t, "jpeg-420.jpg"), "Accept", "image/jpeg"))
+	expectImage(t, c.do("PUT", "/image?format=jpeg", bytes.NewReader(photograph(t, "jpeg-420.jpg"))))
+	expectImage(t, c.put(photograph(t, "jpeg-420.jpg"), "Accept", "image/jpeg"))
 	if a := c.put(photograph(t, "jpeg-420.jpg"), "Accept", "*/*"); a.header.Get("Content-Type") != "image/png" {
 		t.Errorf("any format: %s", a.header.Get("Content-Type"))
 	}

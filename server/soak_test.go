@@ -29,7 +29,7 @@ func TestSoak(t *testing.T) {
 	}
 	c := start(t, "--max-queue-size", "16", "--log-level", "info", "--size", "128x128")
 	var pictures [][]byte
-	for _, p := range goldens.Load(t).Pictures {
+	for _, p := range goldens.Load(t).Images {
 		pictures = append(pictures, goldens.Read(t, p.File))
 	}
 	pictures = append(pictures, []byte("not a picture"), pictures[0][:5000], bomb(t))

@@ -20,7 +20,7 @@ import (
 	"time"
 
 	"github.com/torchherd/torchherd/internal/goldens"
-	"github.com/torchherd/torchherd/server/internal/load"
+	"github.com/torchherd/torchherd/server/internal/loadgen"
 )
 
 // TestSwapSoak changes the model of a server that is at 80 % of what it can do, again and again, between two models of
@@ -67,8 +67,8 @@ func TestSwapSoak(t *testing.T) {
 	var before int64
 	var swapping time.Duration
 	for done := 0; done < swaps; done += swapsATurn {
-		capacity, err := load.Run(t.Context(), load.Config{
-			URL: c.url + "/image", Method: http.MethodPut, Pictures: [][]byte{photo}, Clients: 16,
+		capacity, err := loadgen.Run(t.Context(), loadgen.Config{
+			URL: c.url + "/image", Method: http.MethodPut, Images: [][]byte{photo}, Clients: 16,
 			WarmUp: time.Second, Duration: 5 * time.Second, RequestTimeout: time.Minute,
 		}, nil)
 		if err != nil {

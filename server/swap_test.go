@@ -133,7 +133,7 @@ func TestSwapUnderLoad(t *testing.T) {
 // expectVersion checks that an answer is a picture by this version, and returns it.
 func expectVersion(t *testing.T, a answer, version int) []byte {
 	t.Helper()
-	expectPicture(t, a)
+	expectImage(t, a)
 	if got := a.header.Get("X-Model-Version"); got != strconv.Itoa(version) {
 		t.Fatalf("version %s answered, not %d", got, version)
 	}
@@ -263,7 +263,7 @@ func TestSwapToAnotherSize(t *testing.T) {
 	c.signal(syscall.SIGHUP)
 	c.await("the version is ready", "version", "2")
 	a := c.put(photograph(t, "jpeg-420.jpg"))
-	expectPicture(t, a)
+	expectImage(t, a)
 	answer, err := jpeg.DecodeConfig(bytes.NewReader(a.body))
 	if err != nil || answer.Width != 24 || answer.Height != 16 { // as models/fixtures.py makes it
 		t.Errorf("%dx%d, %v", answer.Width, answer.Height, err)

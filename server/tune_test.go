@@ -118,7 +118,7 @@ func TestTune(t *testing.T) {
 	var tried []string
 	for _, trial := range r.Trials {
 		m := trial.Measurement
-		if trial.Failure != "" || m.PicturesPerSecond <= 0 || m.P50 <= 0 || m.P99 < m.P50 || m.Threads < 1 || m.CUDA {
+		if trial.Failure != "" || m.ImagesPerSecond <= 0 || m.P50 <= 0 || m.P99 < m.P50 || m.Threads < 1 || m.CUDA {
 			t.Errorf("%+v", trial)
 		}
 		if fp32, same := trial.Settings["precision"] == "fp32", m.PSNR == 0; fp32 != same || !same && m.PSNR < 35 {
@@ -136,7 +136,7 @@ func TestTune(t *testing.T) {
 		!slices.Equal(c[len(c)-2:], []string{"--size", "64x32"}) {
 		t.Fatalf("%q", c)
 	}
-	expectPicture(t, start(t, c[2:]...).put(photograph(t, "jpeg-small.jpg")))
+	expectImage(t, start(t, c[2:]...).put(photograph(t, "jpeg-small.jpg")))
 }
 
 // A tuningResult is tune.Result as its JSON has it: with flags in the place of settings.

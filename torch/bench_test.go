@@ -52,10 +52,10 @@ func BenchmarkDecodeJPEG(b *testing.B) {
 }
 
 // Stack, forward and back with a model that only negates: what a batch costs beside the model's own work.
-func BenchmarkForwardPictures(b *testing.B) {
+func BenchmarkForwardImages(b *testing.B) {
 	m := load(b, "negate.pt")
 	for _, size := range []int{1, 2, 8} {
-		batch := torch.Pictures{Height: 228, Width: 228, Channels: 3}
+		batch := torch.Images{Height: 228, Width: 228, Channels: 3}
 		out := make([][]byte, size)
 		for i := range size {
 			batch.Items = append(batch.Items, goldens.Noise(uint32(i), 228*228*3))

@@ -60,9 +60,9 @@ func packages(t *testing.T) []string {
 }
 
 // photographs are two pictures of 228x228 and noise.
-func photographs(t *testing.T) torch.Pictures {
+func photographs(t *testing.T) torch.Images {
 	t.Helper()
-	batch := torch.Pictures{Height: 228, Width: 228, Channels: 3}
+	batch := torch.Images{Height: 228, Width: 228, Channels: 3}
 	for _, name := range []string{"jpeg-large.input.png", "jpeg-portrait.input.png"} {
 		batch.Items = append(batch.Items, goldens.RGB(t, name))
 	}
@@ -71,7 +71,7 @@ func photographs(t *testing.T) torch.Pictures {
 }
 
 // floats are a batch as the model gets it.
-func floats(t *testing.T, batch torch.Pictures) *torch.Tensor {
+func floats(t *testing.T, batch torch.Images) *torch.Tensor {
 	t.Helper()
 	plane := batch.Height * batch.Width
 	values := make([]float32, 0, len(batch.Items)*3*plane)
@@ -90,7 +90,7 @@ func floats(t *testing.T, batch torch.Pictures) *torch.Tensor {
 }
 
 // expectNear compares an answer with the CPU's in float32: fp32 by values, the others by pixels.
-func expectNear(t *testing.T, m, reference *torch.Module, batch torch.Pictures) {
+func expectNear(t *testing.T, m, reference *torch.Module, batch torch.Images) {
 	t.Helper()
 	if m.Info().Precision == torch.FP32 {
 		expectValues(t, m, reference, floats(t, batch))
@@ -184,8 +184,8 @@ func TestCUDARefusesAPackageForTheCPU(t *testing.T) {
 }
 
 // sizes are batches of many shapes, odd ones among them.
-func sizes() []torch.Pictures {
-	var batches []torch.Pictures
+func sizes() []torch.Images {
+	var batches []torch.Images
 	for _, size := range [][2]int{{1, 1}, {2, 3}, {7, 5}, {24, 32}, {31, 333}, {228, 228}, {480, 640}} {
 		for _, count := range []int{1, 2, 5} {
 			batches = append(batches, pictures(count, size[0], size[1]))
@@ -236,7 +236,7 @@ func TestCUDAGraphs(t *testing.T) {
 		graphs := loadOn(t, *modelFile, torch.Options{Device: device, Precision: precision, CUDAGraphs: true})
 		for round := range 6 {
 			for count := 1; count <= 4; count++ {
-				batch := torch.Pictures{Height: 96, Width: 128, Channels: 3}
+				batch := torch.Images{Height: 96, Width: 128, Channels: 3}
 				for i := range count {
 					batch.Items = append(batch.Items, goldens.Noise(uint32(100*round+i), 96*128*3))
 				}
@@ -269,7 +269,7 @@ func TestCUDAGraphsOfAModelThatCannotBeRecorded(t *testing.T) {
 		if err != nil || !slices.EqualFunc(got.Items, batch.Items, slices.Equal) {
 			t.Errorf("%v, %v", got.Items, err)
 		}
-		_, err = forward(m, torch.Pictures{Height: 8, Width: 8, Channels: 3, Items: [][]byte{make([]byte, 192), make([]byte, 192)}}, nil)
+		_, err = forward(m, torch.Images{Height: 8, Width: 8, Channels: 3, Items: [][]byte{make([]byte, 192), make([]byte, 192)}}, nil)
 		expectKind(t, err, torch.ErrForward)
 	}
 }
@@ -295,10 +295,10 @@ func TestCUDAAnswersOutOfOrderAndAfterClose(t *testing.T) {
 		t.Run(fmt.Sprintf("graphs=%v", graphs), func(t *testing.T) {
 			m := loadOn(t, goldens.Path("modules/negate.pt"), torch.Options{Device: device, CUDAGraphs: graphs})
 			var answers []*torch.Answer
-			var batches []torch.Pictures
+			var batches []torch.Images
 			for i := range 6 {
-				batch := torch.Pictures{Height: 480, Width: 640, Channels: 3, Items: [][]byte{goldens.Noise(uint32(i), 480*640*3)}}
-				answer, err := m.ForwardPictures(batch)
+				batch := torch.Images{Height: 480, Width: 640, Channels: 3, Items: [][]byte{goldens.Noise(uint32(i), 480*640*3)}}
+				answer, err := m.ForwardImages(batch)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -425,7 +425,7 @@ func BenchmarkCUDAForward(b *testing.B) {
 	}
 }
 
-func benchmarkForward(b *testing.B, m *torch.Module, batch torch.Pictures) {
+func benchmarkForward(b *testing.B, m *torch.Module, batch torch.Images) {
 	var memory [][]byte
 	for range batch.Items {
 		memory = append(memory, make([]byte, len(batch.Items[0])))
@@ -438,7 +438,7 @@ func benchmarkForward(b *testing.B, m *torch.Module, batch torch.Pictures) {
 		}
 	}
 	run := func() *torch.Answer {
-		answer, err := m.ForwardPictures(batch)
+		answer, err := m.ForwardImages(batch)
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -26,8 +26,8 @@ const (
 	ErrOutput Kind = C.THD_ERROR_OUTPUT
 	// ErrOutOfMemory: host or device memory didn't suffice.
 	ErrOutOfMemory Kind = C.THD_ERROR_OUT_OF_MEMORY
-	// ErrBadPicture: the bytes can't be decoded: broken, truncated or of another format.
-	ErrBadPicture Kind = C.THD_ERROR_BAD_PICTURE
+	// ErrBadImage: the bytes can't be decoded: broken, truncated or of another format.
+	ErrBadImage Kind = C.THD_ERROR_BAD_PICTURE
 	// ErrTooManyPixels: the picture has more pixels than the caller's limit.
 	ErrTooManyPixels Kind = C.THD_ERROR_TOO_MANY_PIXELS
 	// ErrNotRGB: the picture has fewer than three colour channels.
@@ -50,7 +50,7 @@ var kindTexts = map[Kind]string{
 	ErrForward:         "forward failed",
 	ErrOutput:          "unusable output",
 	ErrOutOfMemory:     "out of memory",
-	ErrBadPicture:      "bad picture",
+	ErrBadImage:        "bad picture",
 	ErrTooManyPixels:   "too many pixels",
 	ErrNotRGB:          "not an RGB picture",
 	ErrInternal:        "internal error",

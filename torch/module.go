@@ -52,10 +52,10 @@ type Options struct {
 	Device Device
 	// Precision is for TorchScript; a package computes in the one that it was compiled for.
 	Precision Precision
-	// CUDAGraphs replays each shape of a batch as a CUDA graph once it has run twice. For ForwardPictures only. A model
+	// CUDAGraphs replays each shape of a batch as a CUDA graph once it has run twice. For ForwardImages only. A model
 	// that no graph can hold runs without.
 	CUDAGraphs bool
-	// Values are what the model's tensors hold of pictures; for ForwardPictures and CheckFinite.
+	// Values are what the model's tensors hold of pictures; for ForwardImages and CheckFinite.
 	Values Values
 	// PackageFolder is where a package is unpacked, into a folder of its own that is removed again: on the CPU before
 	// Load returns, on CUDA by Close. Empty: os.TempDir(). It must allow files to be executed.
@@ -163,20 +163,20 @@ func (m *Module) Forward(batch *Tensor) (*Tensor, error) {
 	return output, nil
 }
 
-// Pictures is a batch of pictures of one size, pixels in HWC order.
-type Pictures struct {
+// Images is a batch of pictures of one size, pixels in HWC order.
+type Images struct {
 	Height, Width, Channels int
 	Items                   [][]byte // each Height*Width*Channels bytes
 }
 
-func (p *Pictures) size() int { return p.Height * p.Width * p.Channels }
+func (p *Images) size() int { return p.Height * p.Width * p.Channels }
 
-// ForwardPictures runs the module on RGB pictures: it stacks them in their order, turns them into float32 NCHW with the
+// ForwardImages runs the module on RGB pictures: it stacks them in their order, turns them into float32 NCHW with the
 // module's Values, and runs. On CUDA it returns when the work is queued, so that the next batch can be given while this one runs.
 // The caller reads the answer once.
 //
 // Errors: as for Forward; ErrOutput also when the answer isn't floating point [items, 1 or 3, height, width].
-func (m *Module) ForwardPictures(batch Pictures) (*Answer, error) {
+func (m *Module) ForwardImages(batch Images) (*Answer, error) {
 	const op = "forward"
 	if err := m.checkInput(op, batch); err != nil {
 		return nil, err
@@ -202,9 +202,9 @@ func (m *Module) ForwardPictures(batch Pictures) (*Answer, error) {
 }
 
 // CheckFinite runs the module on the first picture of a batch and checks that each value of its answer is a number:
-// not infinite, not NaN. (ForwardPictures takes such values for 0 or 1.) Errors: as for ForwardPictures; ErrOutput also
+// not infinite, not NaN. (ForwardImages takes such values for 0 or 1.) Errors: as for ForwardImages; ErrOutput also
 // when one isn't.
-func (m *Module) CheckFinite(batch Pictures) error {
+func (m *Module) CheckFinite(batch Images) error {
 	const op = "check"
 	if err := m.checkInput(op, batch); err != nil {
 		return err
@@ -219,7 +219,7 @@ func (m *Module) CheckFinite(batch Pictures) error {
 }
 
 // checkInput returns the error of a batch that no module, or this one, can take.
-func (m *Module) checkInput(op string, batch Pictures) error {
+func (m *Module) checkInput(op string, batch Images) error {
 	if len(batch.Items) == 0 || batch.Height < 1 || batch.Width < 1 {
 		return &Error{Op: op, Kind: ErrShape, Detail: "an empty batch"}
 	}
@@ -235,7 +235,7 @@ func (m *Module) checkInput(op string, batch Pictures) error {
 	return m.limits.check(op, Float32, shape[:])
 }
 
-// An Answer is what ForwardPictures came to, in memory outside Go's heap until it is read.
+// An Answer is what ForwardImages came to, in memory outside Go's heap until it is read.
 type Answer struct {
 	Height, Width, Channels int // of each picture; they may differ from the batch's, with one channel or three
 	count                   int
@@ -248,10 +248,10 @@ type Answer struct {
 //
 // alloc makes the memory of each picture: size bytes, which are all overwritten. It lets a server use its memory again;
 // nil is make. Errors: ErrForward for what fails on CUDA only as it runs.
-func (a *Answer) Read(alloc func(size int) []byte) (Pictures, error) {
+func (a *Answer) Read(alloc func(size int) []byte) (Images, error) {
 	const op = "read the answer"
 	if a.result == nil {
-		return Pictures{}, &Error{Op: op, Kind: ErrClosed}
+		return Images{}, &Error{Op: op, Kind: ErrClosed}
 	}
 	defer func() {
 		C.thd_result_free(a.result)
@@ -260,7 +260,7 @@ func (a *Answer) Read(alloc func(size int) []byte) (Pictures, error) {
 	if alloc == nil {
 		alloc = func(size int) []byte { return make([]byte, size) }
 	}
-	output := Pictures{Height: a.Height, Width: a.Width, Channels: a.Channels, Items: make([][]byte, a.count)}
+	output := Images{Height: a.Height, Width: a.Width, Channels: a.Channels, Items: make([][]byte, a.count)}
 	for i := range output.Items {
 		output.Items[i] = alloc(output.size())
 	}

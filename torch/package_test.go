@@ -33,8 +33,8 @@ func loadPackage(t *testing.T, path string, options torch.Options) *torch.Module
 	return m
 }
 
-func pictures(count, height, width int) torch.Pictures {
-	batch := torch.Pictures{Height: height, Width: width, Channels: 3}
+func pictures(count, height, width int) torch.Images {
+	batch := torch.Images{Height: height, Width: width, Channels: 3}
 	for i := range count {
 		batch.Items = append(batch.Items, goldens.Noise(uint32(i), height*width*3))
 	}
@@ -56,7 +56,7 @@ func TestPackage(t *testing.T) {
 // A package's code takes its input's shape for granted, so what doesn't fit must not reach it.
 func TestPackageRefusesWhatItWasNotCompiledFor(t *testing.T) {
 	m := loadPackage(t, goldens.Path("modules/negate.pt2"), torch.Options{})
-	for name, batch := range map[string]torch.Pictures{
+	for name, batch := range map[string]torch.Images{
 		"width":  pictures(1, packageHeight, packageWidth+1),
 		"height": pictures(1, packageHeight-1, packageWidth),
 		"turned": pictures(1, packageWidth, packageHeight),

@@ -19,11 +19,11 @@ func TestPrecisionNames(t *testing.T) {
 }
 
 // The bundled model keeps its weights as float16 and widens them itself, which a module converted as a whole couldn't.
-func TestBF16KeepsThePicture(t *testing.T) {
+func TestBF16KeepsTheImage(t *testing.T) {
 	path := goldens.Path("../models/photo2ink/model.pt")
 	pixels := goldens.RGB(t, "jpeg-large.input.png")
-	batch := torch.Pictures{Height: 228, Width: 228, Channels: 3, Items: [][]byte{pixels, goldens.Noise(1, len(pixels))}}
-	var answers []torch.Pictures
+	batch := torch.Images{Height: 228, Width: 228, Channels: 3, Items: [][]byte{pixels, goldens.Noise(1, len(pixels))}}
+	var answers []torch.Images
 	for _, precision := range []torch.Precision{torch.FP32, torch.BF16} {
 		m, err := torch.Load(path, torch.Options{Precision: precision})
 		if err != nil {

@@ -30,16 +30,16 @@ func load(t testing.TB, name string) *torch.Module {
 }
 
 // forward runs a batch of pictures and reads the answer.
-func forward(m *torch.Module, batch torch.Pictures, alloc func(size int) []byte) (torch.Pictures, error) {
-	answer, err := m.ForwardPictures(batch)
+func forward(m *torch.Module, batch torch.Images, alloc func(size int) []byte) (torch.Images, error) {
+	answer, err := m.ForwardImages(batch)
 	if err != nil {
-		return torch.Pictures{}, err
+		return torch.Images{}, err
 	}
 	return answer.Read(alloc)
 }
 
 // expectSame makes sure that a module's answers to a batch are those of another one, byte for byte.
-func expectSame(t *testing.T, name string, m, reference *torch.Module, batch torch.Pictures) {
+func expectSame(t *testing.T, name string, m, reference *torch.Module, batch torch.Images) {
 	t.Helper()
 	got, err := forward(m, batch, nil)
 	if err != nil {
@@ -241,7 +241,7 @@ func TestClose(t *testing.T) {
 	}
 	_, err = m.Forward(batch)
 	expectKind(t, err, torch.ErrClosed)
-	_, err = forward(m, torch.Pictures{Height: 1, Width: 1, Channels: 3, Items: [][]byte{{1, 2, 3}}}, nil)
+	_, err = forward(m, torch.Images{Height: 1, Width: 1, Channels: 3, Items: [][]byte{{1, 2, 3}}}, nil)
 	expectKind(t, err, torch.ErrClosed)
 	if m.Info().Inputs == nil {
 		t.Error("Info is gone after Close")
@@ -270,9 +270,9 @@ func TestStack(t *testing.T) {
 	}
 }
 
-func TestForwardPictures(t *testing.T) {
+func TestForwardImages(t *testing.T) {
 	m := load(t, "negate.pt")
-	batch := torch.Pictures{Height: 2, Width: 3, Channels: 3}
+	batch := torch.Images{Height: 2, Width: 3, Channels: 3}
 	for seed := range uint32(5) {
 		batch.Items = append(batch.Items, goldens.Noise(seed, 18))
 	}
@@ -298,9 +298,9 @@ func TestForwardPictures(t *testing.T) {
 	}
 }
 
-func TestForwardPicturesShapes(t *testing.T) {
-	pixel := torch.Pictures{Height: 1, Width: 1, Channels: 3, Items: [][]byte{{0, 30, 255}}}
-	for name, want := range map[string]torch.Pictures{
+func TestForwardImagesShapes(t *testing.T) {
+	pixel := torch.Images{Height: 1, Width: 1, Channels: 3, Items: [][]byte{{0, 30, 255}}}
+	for name, want := range map[string]torch.Images{
 		"upscale2.pt":     {Height: 2, Width: 2, Channels: 3, Items: [][]byte{{0, 30, 255, 0, 30, 255, 0, 30, 255, 0, 30, 255}}},
 		"gray.pt":         {Height: 1, Width: 1, Channels: 1, Items: [][]byte{{95}}},
 		"out_of_range.pt": {Height: 1, Width: 1, Channels: 3, Items: [][]byte{{0, 0, 255}}},
@@ -316,12 +316,12 @@ func TestForwardPicturesShapes(t *testing.T) {
 		"two_channels.pt": torch.ErrOutput, "wrong_count.pt": torch.ErrOutput, "not_a_tensor.pt": torch.ErrOutput,
 		"needs_four.pt": torch.ErrForward, "double.pt": torch.ErrForward, "fails_on_black.pt": torch.ErrForward,
 	} {
-		black := torch.Pictures{Height: 2, Width: 2, Channels: 3, Items: [][]byte{make([]byte, 12), make([]byte, 12)}}
+		black := torch.Images{Height: 2, Width: 2, Channels: 3, Items: [][]byte{make([]byte, 12), make([]byte, 12)}}
 		_, err := forward(load(t, name), black, nil)
 		expectKind(t, err, want)
 	}
 	m := load(t, "negate.pt")
-	for name, bad := range map[string]torch.Pictures{
+	for name, bad := range map[string]torch.Images{
 		"no pictures":    {Height: 1, Width: 1, Channels: 3},
 		"no size":        {Channels: 3, Items: [][]byte{{}}},
 		"four channels":  {Height: 1, Width: 1, Channels: 4, Items: [][]byte{{1, 2, 3, 4}}},
@@ -341,7 +341,7 @@ func TestConcurrentForwards(t *testing.T) {
 		wg.Go(func() {
 			for i := range 50 {
 				value := byte(g*50+i) % 251
-				out, err := forward(m, torch.Pictures{Height: 1, Width: 1, Channels: 3, Items: [][]byte{{value, 0, 255}}}, nil)
+				out, err := forward(m, torch.Images{Height: 1, Width: 1, Channels: 3, Items: [][]byte{{value, 0, 255}}}, nil)
 				if err != nil || out.Items[0][1] != 255 || out.Items[0][2] != 0 {
 					t.Errorf("%v, %v", out.Items, err)
 				}
@@ -475,11 +475,11 @@ func expectTurnedResize(t *testing.T, size [4]int, filter torch.Filter, o torch.
 	}
 }
 
-func TestPictureErrors(t *testing.T) {
+func TestImageErrors(t *testing.T) {
 	jpeg := goldens.Read(t, "pictures/jpeg-420.jpg")
 	pixels := make([]byte, 228*228*3)
-	expectKind(t, torch.DecodeJPEG(nil, torch.DecodeOptions{}, 228, 228, pixels), torch.ErrBadPicture)
-	expectKind(t, torch.DecodeJPEG([]byte("no picture"), torch.DecodeOptions{}, 228, 228, pixels), torch.ErrBadPicture)
+	expectKind(t, torch.DecodeJPEG(nil, torch.DecodeOptions{}, 228, 228, pixels), torch.ErrBadImage)
+	expectKind(t, torch.DecodeJPEG([]byte("no picture"), torch.DecodeOptions{}, 228, 228, pixels), torch.ErrBadImage)
 	expectKind(t, torch.DecodeJPEG(jpeg, torch.DecodeOptions{MaxPixels: 59999}, 228, 228, pixels), torch.ErrTooManyPixels)
 	expectKind(t, torch.DecodeJPEG(jpeg, torch.DecodeOptions{Orientation: 9}, 228, 228, pixels), torch.ErrInvalidArgument)
 	expectKind(t, torch.DecodeJPEG(jpeg, torch.DecodeOptions{}, 228, 227, pixels), torch.ErrShape)
@@ -489,7 +489,7 @@ func TestPictureErrors(t *testing.T) {
 		t.Errorf("as many pixels as the limit: %v", err)
 	}
 	_, err := torch.ReadJPEGHeader(jpeg[:10])
-	expectKind(t, err, torch.ErrBadPicture)
+	expectKind(t, err, torch.ErrBadImage)
 	expectKind(t, torch.Resize(pixels, 228, 228, 2, torch.Upright, torch.Bilinear, 228, 228, pixels), torch.ErrShape)
 	expectKind(t, torch.Resize(pixels, 228, 228, 3, torch.FromEXIF, torch.Bilinear, 1, 1, make([]byte, 3)), torch.ErrInvalidArgument)
 	_, err = torch.EncodeJPEG(pixels, 228, 228, 3, 101, make([]byte, 1000))

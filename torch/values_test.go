@@ -102,7 +102,7 @@ func TestAnswersOfOneChannel(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = m.Close() }()
-	got, err := forward(m, torch.Pictures{Height: 1, Width: 2, Channels: 3, Items: [][]byte{{255, 255, 255, 0, 0, 0}}}, nil)
+	got, err := forward(m, torch.Images{Height: 1, Width: 2, Channels: 3, Items: [][]byte{{255, 255, 255, 0, 0, 0}}}, nil)
 	if err != nil || got.Channels != 1 || !slices.Equal(got.Items[0], []byte{127, 0}) {
 		t.Errorf("%+v, %v", got, err)
 	}
@@ -117,7 +117,7 @@ func TestGrayEqualsPillow(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = m.Close() }()
-	batch := torch.Pictures{Height: golden.Height, Width: golden.Width, Channels: 3, Items: [][]byte{noise, noise}}
+	batch := torch.Images{Height: golden.Height, Width: golden.Width, Channels: 3, Items: [][]byte{noise, noise}}
 	got, err := forward(m, batch, nil)
 	if err != nil || got.Channels != 1 {
 		t.Fatalf("%d channels, %v", got.Channels, err)
@@ -138,7 +138,7 @@ func TestGrayWithMeanAndStd(t *testing.T) {
 	defer func() { _ = m.Close() }()
 	for level := range 256 {
 		grey := []byte{byte(level), byte(level), byte(level)}
-		got, err := forward(m, torch.Pictures{Height: 1, Width: 1, Channels: 3, Items: [][]byte{grey}}, nil)
+		got, err := forward(m, torch.Images{Height: 1, Width: 1, Channels: 3, Items: [][]byte{grey}}, nil)
 		if want := expected(values, grey)[0]; err != nil || got.Channels != 1 || got.Items[0][0] != want {
 			t.Errorf("%d: %+v instead of %d, %v", level, got, want, err)
 		}
@@ -147,7 +147,7 @@ func TestGrayWithMeanAndStd(t *testing.T) {
 
 // The check of an answer gives the model the same values as the pictures' way does.
 func TestCheckFiniteByTheModelsValues(t *testing.T) {
-	white := torch.Pictures{Height: 1, Width: 1, Channels: 3, Items: [][]byte{{255, 255, 255}}}
+	white := torch.Images{Height: 1, Width: 1, Channels: 3, Items: [][]byte{{255, 255, 255}}}
 	for high, want := range map[float64]error{1: nil, 0: torch.ErrForward} { // fails_on_black: at 0 white is black
 		m, err := torch.Load(goldens.Path("modules/fails_on_black.pt"), torch.Options{Values: torch.Values{Input: torch.Range{Low: -1, High: high}}})
 		if err != nil {

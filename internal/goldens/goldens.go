@@ -15,8 +15,8 @@ import (
 	"testing"
 )
 
-// A Picture is a file as a client would send it, and what is to come of it.
-type Picture struct {
+// A Image is a file as a client would send it, and what is to come of it.
+type Image struct {
 	Name   string `json:"name"`
 	File   string `json:"file"` // below testdata
 	Width  int    `json:"width"`
@@ -47,8 +47,8 @@ type Resize struct {
 
 // Manifest is testdata/goldens/goldens.json.
 type Manifest struct {
-	Pictures []Picture `json:"pictures"`
-	Forward  struct {
+	Images  []Image `json:"pictures"`
+	Forward struct {
 		Shape  []int64 `json:"shape"`
 		Input  string  `json:"input"`
 		Output string  `json:"output"`
@@ -72,7 +72,7 @@ func Load(t testing.TB) Manifest {
 	if err := json.Unmarshal(Read(t, "goldens/goldens.json"), &m); err != nil {
 		t.Fatal(err)
 	}
-	if len(m.Pictures) == 0 || len(m.Resize.Cases) == 0 {
+	if len(m.Images) == 0 || len(m.Resize.Cases) == 0 {
 		t.Fatal("the manifest is empty")
 	}
 	return m

@@ -6,15 +6,15 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/torchherd/torchherd/server/internal/picture"
+	"github.com/torchherd/torchherd/server/internal/imagecodec"
 )
 
 // answerFormat is the format that a client asks for: by ?format=, else by Accept, else the model's own. Of several that
 // it accepts equally the model's, then JPEG, then PNG, is taken. A client that accepts none of them gets the model's all
 // the same: the Sanic demo's clients never said what they take.
-func answerFormat(request *http.Request, ofModel picture.Format) (picture.Format, error) {
+func answerFormat(request *http.Request, ofModel imagecodec.Format) (imagecodec.Format, error) {
 	if name := request.URL.Query().Get("format"); name != "" {
-		format, ok := picture.ParseFormat(name)
+		format, ok := imagecodec.ParseFormat(name)
 		if !ok {
 			return ofModel, errBadFormat
 		}
@@ -25,7 +25,7 @@ func answerFormat(request *http.Request, ofModel picture.Format) (picture.Format
 		return ofModel, nil
 	}
 	best, bestQuality := ofModel, 0.0
-	for _, format := range []picture.Format{ofModel, picture.JPEG, picture.PNG, picture.WebP} {
+	for _, format := range []imagecodec.Format{ofModel, imagecodec.JPEG, imagecodec.PNG, imagecodec.WebP} {
 		if q := quality(accepts, format.ContentType()); q > bestQuality {
 			best, bestQuality = format, q
 		}

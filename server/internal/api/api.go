@@ -61,7 +61,7 @@ func New(config Config, models model.Models, log zerolog.Logger) *Server {
 // ServeHTTP is the http.Handler's method.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.echo.ServeHTTP(w, r) }
 
-// Unready makes /readyz say that the server is about to stop. Pictures are still welcome.
+// Unready makes /readyz say that the server is about to stop. Images are still welcome.
 func (s *Server) Unready() { s.unready.Store(true) }
 
 // Drain makes the server unready, refuses new pictures, and returns when the accepted requests have been answered

@@ -9,8 +9,8 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"github.com/torchherd/torchherd/server/internal/batch"
+	"github.com/torchherd/torchherd/server/internal/imagecodec"
 	"github.com/torchherd/torchherd/server/internal/model"
-	"github.com/torchherd/torchherd/server/internal/picture"
 )
 
 // A failure is an answer that isn't a picture.
@@ -49,11 +49,11 @@ func noSuchVersion(version string, served *model.Served) *failure {
 }
 
 // The answers to a picture that can't be used; the text is the picture error's own.
-var pictureStatuses = map[picture.Reason]int{
-	picture.UnknownFormat: http.StatusUnsupportedMediaType,
-	picture.Broken:        http.StatusUnprocessableEntity,
-	picture.NotRGB:        http.StatusUnprocessableEntity,
-	picture.TooManyPixels: http.StatusRequestEntityTooLarge,
+var pictureStatuses = map[imagecodec.Reason]int{
+	imagecodec.UnknownFormat: http.StatusUnsupportedMediaType,
+	imagecodec.Broken:        http.StatusUnprocessableEntity,
+	imagecodec.NotRGB:        http.StatusUnprocessableEntity,
+	imagecodec.TooManyPixels: http.StatusRequestEntityTooLarge,
 }
 
 // explain is the one table from errors to answers. known is false when the error is the server's or the model's
@@ -62,7 +62,7 @@ func explain(err error) (answer *failure, known bool) {
 	var (
 		own       *failure
 		ofModel   *modelError
-		unusable  *picture.Error
+		unusable  *imagecodec.Error
 		httpError *echo.HTTPError
 	)
 	switch {

@@ -9,8 +9,8 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"github.com/torchherd/torchherd/server/internal/cork"
+	"github.com/torchherd/torchherd/server/internal/imagecodec"
 	"github.com/torchherd/torchherd/server/internal/model"
-	"github.com/torchherd/torchherd/server/internal/picture"
 )
 
 // versionHeader tells a client which version of the model answered.
@@ -100,19 +100,19 @@ func (s *Server) acquire(c echo.Context) (*model.Version, error) {
 }
 
 // receive reads the body and decodes it.
-func (s *Server) receive(ctx context.Context, c echo.Context, t *stages, version *model.Version) (picture.Picture, error) {
+func (s *Server) receive(ctx context.Context, c echo.Context, t *stages, version *model.Version) (imagecodec.Image, error) {
 	start := time.Now()
 	body, err := s.readBody(ctx, c)
 	t.receive = time.Since(start)
 	if err != nil {
-		return picture.Picture{}, err
+		return imagecodec.Image{}, err
 	}
 	defer s.recycleBody(body)
 	t.received = len(body)
 	// Decoding is most of the work that isn't the model's. When the queue is full now, the next batch is complete
 	// already, and this picture would most likely be refused after all that work.
 	if version.Full() {
-		return picture.Picture{}, errBusy
+		return imagecodec.Image{}, errBusy
 	}
 	start = time.Now()
 	input, err := version.Codec().Decode(ctx, body)

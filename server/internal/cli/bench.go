@@ -12,15 +12,15 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/torchherd/torchherd/server/internal/load"
+	"github.com/torchherd/torchherd/server/internal/loadgen"
 )
 
 // Bench is the subcommand bench.
 type Bench struct {
 	URL string `arg:"" name:"url" help:"Where to send pictures, such as http://localhost:8000/image; any server that answers a picture."`
 
-	Method  string   `default:"PUT" enum:"PUT,POST" help:"PUT or POST." group:"Requests"`
-	Picture []string `sep:"none" type:"existingfile" help:"File to send; may be given again, they are sent in turn. Without it, a JPEG of 590x480." placeholder:"FILE" group:"Requests"`
+	Method string   `default:"PUT" enum:"PUT,POST" help:"PUT or POST." group:"Requests"`
+	Image  []string `name:"picture" sep:"none" type:"existingfile" help:"File to send; may be given again, they are sent in turn. Without it, a JPEG of 590x480." placeholder:"FILE" group:"Requests"`
 
 	Clients     int     `default:"16" help:"Closed loop: clients, of which each sends its next request when it has its answer." group:"Load"`
 	Rate        float64 `default:"0" help:"Open loop: requests a second, at random times (Poisson) whatever the server does; latencies count from the intended start. 0: closed loop." group:"Load"`
@@ -70,8 +70,8 @@ func plotFormat(file string) string {
 	return ""
 }
 
-func (b *Bench) config() load.Config {
-	return load.Config{
+func (b *Bench) config() loadgen.Config {
+	return loadgen.Config{
 		URL: b.URL, Method: b.Method,
 		Rate: b.Rate, Clients: b.Clients, MaxInFlight: b.MaxInFlight, Seed: b.Seed,
 		WarmUp: b.WarmUp, Duration: b.Duration, Requests: b.Requests, RequestTimeout: b.RequestTimeout,
@@ -82,19 +82,19 @@ func (b *Bench) config() load.Config {
 func (b *Bench) Run(p program) error {
 	config := b.config()
 	var err error
-	if config.Pictures, err = readFiles(b.Picture); err != nil {
+	if config.Images, err = readFiles(b.Image); err != nil {
 		return err
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends the process
 
-	var progress func(load.Progress)
+	var progress func(loadgen.Progress)
 	ticker := newTicker(p.err)
 	if !b.Quiet {
 		progress = ticker.showProgress
 	}
-	result, err := load.Run(ctx, config, progress)
+	result, err := loadgen.Run(ctx, config, progress)
 	ticker.erase()
 	if err != nil {
 		return err
@@ -106,7 +106,7 @@ func (b *Bench) Run(p program) error {
 }
 
 // verdict is an error if the result isn't what was asked for.
-func verdict(result *load.Result) error {
+func verdict(result *loadgen.Result) error {
 	switch {
 	case result.Behind.FellBehind:
 		return &exitError{fellBehindStatus, "the load generator fell behind: " + result.Behind.Why}
@@ -117,7 +117,7 @@ func verdict(result *load.Result) error {
 }
 
 // write writes the report and the files.
-func (b *Bench) write(out io.Writer, result *load.Result) error {
+func (b *Bench) write(out io.Writer, result *loadgen.Result) error {
 	if b.JSON == "-" {
 		return errors.Join(writeJSON(out, result), b.plot(result))
 	}
@@ -128,7 +128,7 @@ func (b *Bench) write(out io.Writer, result *load.Result) error {
 	return errors.Join(err, b.plot(result))
 }
 
-func (b *Bench) plot(result *load.Result) error {
+func (b *Bench) plot(result *loadgen.Result) error {
 	if b.Plot == "" {
 		return nil
 	}

@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/torchherd/torchherd/internal/goldens"
-	"github.com/torchherd/torchherd/server/internal/load"
+	"github.com/torchherd/torchherd/server/internal/loadgen"
 )
 
 // pictureServer answers pictures with themselves.
@@ -32,7 +32,7 @@ func echo(w http.ResponseWriter, r *http.Request) {
 
 // expectStatus allows the status of a load generator that fell behind where the report says that it did: here it
 // shares its process with the server.
-func expectStatus(t *testing.T, status int, r *load.Result) {
+func expectStatus(t *testing.T, status int, r *loadgen.Result) {
 	t.Helper()
 	want := 0
 	if r.Behind.FellBehind {
@@ -43,9 +43,9 @@ func expectStatus(t *testing.T, status int, r *load.Result) {
 	}
 }
 
-func readResult(t *testing.T, text []byte) *load.Result {
+func readResult(t *testing.T, text []byte) *loadgen.Result {
 	t.Helper()
-	var r load.Result
+	var r loadgen.Result
 	if err := json.Unmarshal(text, &r); err != nil {
 		t.Fatalf("%v in %q", err, text)
 	}
@@ -77,7 +77,7 @@ func TestBenchWritesJSONInPlaceOfTheReport(t *testing.T) {
 		"--warm-up=0s")
 	r := readResult(t, []byte(out))
 	expectStatus(t, status, r)
-	if r.Mode != load.Open || r.Requests != 10 {
+	if r.Mode != loadgen.Open || r.Requests != 10 {
 		t.Errorf("%+v", r)
 	}
 }
@@ -144,7 +144,7 @@ func TestProgressWithoutATerminalComesSeldom(t *testing.T) {
 	var b strings.Builder
 	ticker := newTicker(&b)
 	for second := range 12 {
-		ticker.showProgress(load.Progress{
+		ticker.showProgress(loadgen.Progress{
 			Elapsed: time.Duration(second+1) * time.Second, WarmingUp: second < 5,
 			Requests: second, Goodput: 12.34, P50: 5 * time.Millisecond,
 		})

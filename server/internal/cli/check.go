@@ -10,8 +10,9 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/rs/zerolog"
 
+	"github.com/torchherd/torchherd/server/internal/cpu"
+	"github.com/torchherd/torchherd/server/internal/imagecodec"
 	"github.com/torchherd/torchherd/server/internal/model"
-	"github.com/torchherd/torchherd/server/internal/picture"
 )
 
 // timedRuns is how often a forward is timed at each batch size.
@@ -36,8 +37,8 @@ func (c *modelsCheck) Run(p program) error {
 		paths = []string{c.Model}
 	}
 	models, err := openModels(paths, &model.Host{
-		Workers: picture.NewWorkers(1), Cores: runtime.GOMAXPROCS(0), Shares: model.NewShares(),
-		MaxPixels: picture.DefaultMaxPixels, PackageFolder: c.PackageFolder, MaxMemory: int64(c.MaxModelMemory),
+		Slots: cpu.NewSlots(1), Cores: runtime.GOMAXPROCS(0), Shares: cpu.NewShares(),
+		MaxPixels: imagecodec.DefaultMaxPixels, PackageFolder: c.PackageFolder, MaxMemory: int64(c.MaxModelMemory),
 		Override: c.override, TimedRuns: timedRuns, Log: zerolog.Nop(), // what there is to say is said at the end
 	})
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
-	"github.com/torchherd/torchherd/server/internal/picture"
+	"github.com/torchherd/torchherd/server/internal/imagecodec"
 	"github.com/torchherd/torchherd/torch"
 )
 
@@ -39,7 +39,7 @@ func newParser(c *commands, options ...kong.Option) (*kong.Kong, error) {
 		kong.DefaultEnvars("TORCHHERD"),
 		kong.Configuration(loadYAML),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
-		kong.Vars{"admin_listen": "127.0.0.1:8002", "max_pixels": strconv.Itoa(picture.DefaultMaxPixels)},
+		kong.Vars{"admin_listen": "127.0.0.1:8002", "max_pixels": strconv.Itoa(imagecodec.DefaultMaxPixels)},
 	)...)
 }
 

@@ -9,14 +9,14 @@ import (
 // modelFlags are the settings of a model that have flags too, of the same names. What is nil wasn't given, and the model's
 // own setting counts, or else the default that stands in the help.
 type modelFlags struct {
-	MaxBatchSize *int                 `help:"Pictures in a batch at most (the demo's MAX_BATCH_SIZE)." placeholder:"2" group:"Batching"`
-	MaxQueueSize *int                 `help:"Pictures waiting at most; more are refused (MAX_QUEUE_SIZE)." placeholder:"3" group:"Batching"`
+	MaxBatchSize *int                 `help:"Images in a batch at most (the demo's MAX_BATCH_SIZE)." placeholder:"2" group:"Batching"`
+	MaxQueueSize *int                 `help:"Images waiting at most; more are refused (MAX_QUEUE_SIZE)." placeholder:"3" group:"Batching"`
 	MaxWait      *time.Duration       `help:"How long a picture waits for company at most (MAX_WAIT)." placeholder:"1s" group:"Batching"`
 	WaitPolicy   *settings.WaitPolicy `help:"adaptive: wait only while another picture is on its way; fixed: always wait, as the demo does." placeholder:"adaptive" group:"Batching"`
 
-	Size      *settings.Size `help:"Size that pictures are resized to; keep: each at its own. By default what the model says, else 228x228." placeholder:"WIDTHxHEIGHT" group:"Pictures"`
-	Quality   *int           `help:"Quality of JPEG answers, 1 to 100." placeholder:"75" group:"Pictures"`
-	JPEGScale *bool          `name:"jpeg-scale" help:"Decode JPEGs that are at least twice as large as --size at 1/2, 1/4 or 1/8 of their size: faster, and not the same pixels." group:"Pictures"`
+	Size      *settings.Size `help:"Size that pictures are resized to; keep: each at its own. By default what the model says, else 228x228." placeholder:"WIDTHxHEIGHT" group:"Images"`
+	Quality   *int           `help:"Quality of JPEG answers, 1 to 100." placeholder:"75" group:"Images"`
+	JPEGScale *bool          `name:"jpeg-scale" help:"Decode JPEGs that are at least twice as large as --size at 1/2, 1/4 or 1/8 of their size: faster, and not the same pixels." group:"Images"`
 
 	Device     *settings.Devices   `help:"cpu, cuda:N, several of these with commas, or auto (cuda:0 where there is one, else cpu)." placeholder:"auto" group:"Machine"`
 	Precision  *settings.Precision `help:"What a TorchScript model computes in: fp32, bf16, or on CUDA also tf32 and fp16." placeholder:"fp32" group:"Machine"`

@@ -8,7 +8,7 @@ import (
 
 	"github.com/mattn/go-isatty"
 
-	"github.com/torchherd/torchherd/server/internal/load"
+	"github.com/torchherd/torchherd/server/internal/loadgen"
 	"github.com/torchherd/torchherd/server/internal/tune"
 )
 
@@ -57,7 +57,7 @@ func (t *ticker) erase() {
 }
 
 // showProgress shows the progress of a load.
-func (t *ticker) showProgress(p load.Progress) { t.show(p.Elapsed, progressText(p)) }
+func (t *ticker) showProgress(p loadgen.Progress) { t.show(p.Elapsed, progressText(p)) }
 
 // showTuning shows the progress of a search; each round leaves a line.
 func (t *ticker) showTuning(p tune.Progress) {
@@ -65,18 +65,18 @@ func (t *ticker) showTuning(p tune.Progress) {
 	switch {
 	case p.Stage == tune.Starting && t.terminal:
 		t.show(p.Elapsed, text+"starting")
-	case p.Stage == tune.Sending && p.Load == load.Progress{} && !t.terminal:
+	case p.Stage == tune.Sending && p.Load == loadgen.Progress{} && !t.terminal:
 		t.say(p.Elapsed, text+"sending")
 	case p.Stage == tune.Sending:
 		t.show(p.Elapsed, text+fmt.Sprintf("%d pictures, last second: %.1f/s", p.Load.Good, p.Load.Goodput))
 	case p.Stage == tune.Done && p.Err != nil:
 		t.say(p.Elapsed, text+tune.FirstLine(p.Err.Error()))
 	case p.Stage == tune.Done:
-		t.say(p.Elapsed, text+fmt.Sprintf("%.1f pictures/s, p99 %.1f ms", p.Measured.PicturesPerSecond, p.Measured.P99))
+		t.say(p.Elapsed, text+fmt.Sprintf("%.1f pictures/s, p99 %.1f ms", p.Measured.ImagesPerSecond, p.Measured.P99))
 	}
 }
 
-func progressText(p load.Progress) string {
+func progressText(p loadgen.Progress) string {
 	phase := ""
 	if p.WarmingUp {
 		phase = " (warm-up)"

@@ -22,11 +22,11 @@ import (
 	"github.com/torchherd/torchherd/server/internal/admin"
 	"github.com/torchherd/torchherd/server/internal/api"
 	"github.com/torchherd/torchherd/server/internal/cork"
+	"github.com/torchherd/torchherd/server/internal/cpu"
+	"github.com/torchherd/torchherd/server/internal/logging"
 	"github.com/torchherd/torchherd/server/internal/model"
-	"github.com/torchherd/torchherd/server/internal/picture"
 	"github.com/torchherd/torchherd/server/internal/repository"
 	"github.com/torchherd/torchherd/server/internal/settings"
-	"github.com/torchherd/torchherd/server/internal/telemetry"
 	"github.com/torchherd/torchherd/torch"
 )
 
@@ -37,9 +37,9 @@ type Serve struct {
 	modelFlags
 	hostFlags
 
-	MaxUpload bytesFlag `default:"4MiB" help:"Bytes of a request's body at most (MAX_SIZE)." group:"Pictures"`
-	MaxPixels int64     `default:"${max_pixels}" help:"Pixels of a picture at most; checked before memory is taken." group:"Pictures"`
-	Compat    string    `default:"none" enum:"none,sanic" help:"sanic: in the demo's manner: its statuses, its fixed wait, no EXIF turns, no palette pictures." group:"Pictures"`
+	MaxUpload bytesFlag `default:"4MiB" help:"Bytes of a request's body at most (MAX_SIZE)." group:"Images"`
+	MaxPixels int64     `default:"${max_pixels}" help:"Pixels of a picture at most; checked before memory is taken." group:"Images"`
+	Compat    string    `default:"none" enum:"none,sanic" help:"sanic: in the demo's manner: its statuses, its fixed wait, no EXIF turns, no palette pictures." group:"Images"`
 
 	Listen         string        `default:":8000" help:"Address to listen on." group:"Server"`
 	AdminListen    string        `default:"${admin_listen}" help:"Address of the administration, which asks nobody who they are; off: none." group:"Server"`
@@ -64,7 +64,7 @@ func (s *Serve) Run(p program) error {
 			return err
 		}
 	}
-	log, err := telemetry.NewLog(os.Stderr, s.LogFormat, s.LogLevel)
+	log, err := logging.NewLog(os.Stderr, s.LogFormat, s.LogLevel)
 	if err != nil {
 		return err
 	}
@@ -236,7 +236,7 @@ func workersFor(cores int) int { return cores + max(1, cores/4) }
 // host is what the models have in common.
 func (s *Serve) host(cores, workers int, log zerolog.Logger) *model.Host {
 	return &model.Host{
-		Workers: picture.NewWorkers(workers), Cores: cores, Shares: model.NewShares(),
+		Slots: cpu.NewSlots(workers), Cores: cores, Shares: cpu.NewShares(),
 		MaxPixels: s.MaxPixels, RefusePalette: s.sanic(), PackageFolder: s.PackageFolder, MaxMemory: int64(s.MaxModelMemory),
 		Override: s.override, Log: log,
 	}

@@ -13,7 +13,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/torchherd/torchherd/server/internal/load"
+	"github.com/torchherd/torchherd/server/internal/loadgen"
 	"github.com/torchherd/torchherd/server/internal/repository"
 	"github.com/torchherd/torchherd/server/internal/settings"
 	"github.com/torchherd/torchherd/server/internal/tune"
@@ -28,7 +28,7 @@ type Tune struct {
 	MinPSNR   float64       `name:"min-psnr" default:"35" help:"What the answers of another precision must keep of fp32's, in dB." group:"Aim"`
 
 	Clients int      `default:"16" help:"Clients, of which each sends its next picture when it has its answer." group:"Load"`
-	Picture []string `sep:"none" type:"existingfile" help:"File to send; may be given again, they are sent in turn. Without it, a JPEG of 590x480." placeholder:"FILE" group:"Load"`
+	Image   []string `name:"picture" sep:"none" type:"existingfile" help:"File to send; may be given again, they are sent in turn. Without it, a JPEG of 590x480." placeholder:"FILE" group:"Load"`
 
 	Device *settings.Devices `help:"serve's --device." placeholder:"auto" group:"Server"`
 	Size   *settings.Size    `help:"serve's --size." placeholder:"WIDTHxHEIGHT" group:"Server"`
@@ -100,12 +100,12 @@ func isPackage(path string) bool {
 
 // Run searches and tells what it found.
 func (t *Tune) Run(p program) error {
-	pictures, err := readFiles(t.Picture)
+	pictures, err := readFiles(t.Image)
 	if err != nil {
 		return err
 	}
 	if len(pictures) == 0 {
-		pictures = [][]byte{load.DefaultPicture}
+		pictures = [][]byte{loadgen.DefaultImage}
 	}
 	program, err := os.Executable()
 	if err != nil {
@@ -123,7 +123,7 @@ func (t *Tune) Run(p program) error {
 	if !t.Quiet {
 		progress = newTicker(p.err).showTuning
 	}
-	result, err := tune.Run(ctx, config, &tune.Servers{Config: config, Program: program, Pictures: pictures}, progress)
+	result, err := tune.Run(ctx, config, &tune.Servers{Config: config, Program: program, Images: pictures}, progress)
 	if err != nil {
 		return err
 	}

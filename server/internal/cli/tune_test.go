@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/torchherd/torchherd/internal/goldens"
-	"github.com/torchherd/torchherd/server/internal/load"
+	"github.com/torchherd/torchherd/server/internal/loadgen"
 	"github.com/torchherd/torchherd/server/internal/tune"
 )
 
@@ -94,9 +94,9 @@ func TestTuningProgressWithoutATerminal(t *testing.T) {
 	for _, p := range []tune.Progress{
 		{Stage: tune.Starting},
 		{Stage: tune.Sending, Elapsed: time.Second},
-		{Stage: tune.Sending, Elapsed: 2 * time.Second, Load: load.Progress{Good: 10, Goodput: 10}},
-		{Stage: tune.Sending, Elapsed: 6 * time.Second, Load: load.Progress{Good: 50, Goodput: 9.5}},
-		{Stage: tune.Done, Elapsed: 7 * time.Second, Measured: tune.Measurement{PicturesPerSecond: 9.8, P99: 123.4}},
+		{Stage: tune.Sending, Elapsed: 2 * time.Second, Load: loadgen.Progress{Good: 10, Goodput: 10}},
+		{Stage: tune.Sending, Elapsed: 6 * time.Second, Load: loadgen.Progress{Good: 50, Goodput: 9.5}},
+		{Stage: tune.Done, Elapsed: 7 * time.Second, Measured: tune.Measurement{ImagesPerSecond: 9.8, P99: 123.4}},
 		{Stage: tune.Done, Elapsed: 8 * time.Second, Err: errors.New("no room\nat all")},
 	} {
 		p.Round, p.Settings = 2, larger

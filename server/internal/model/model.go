@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/torchherd/torchherd/server/internal/batch"
-	"github.com/torchherd/torchherd/server/internal/picture"
+	"github.com/torchherd/torchherd/server/internal/imagecodec"
 	"github.com/torchherd/torchherd/server/internal/settings"
 	"github.com/torchherd/torchherd/torch"
 )
@@ -21,9 +21,9 @@ type Model struct {
 	settings settings.Settings
 	host     *Host
 	devices  []torch.Device // of the instances, in turn
-	codec    *picture.Codec
-	format   picture.Format // of answers whose request asks for none
-	file     *torch.File    // until it is loaded
+	codec    *imagecodec.Codec
+	format   imagecodec.Format // of answers whose request asks for none
+	file     *torch.File       // until it is loaded
 	warming  func()
 	gentle   bool // others are being served meanwhile
 	threads  int
@@ -37,9 +37,9 @@ type Model struct {
 type shape struct{ width, height int }
 
 type (
-	batcher = batch.Batcher[shape, picture.Picture, picture.Picture]
+	batcher = batch.Batcher[shape, imagecodec.Image, imagecodec.Image]
 	// An Arrival is a request on its way; see batch.Arrival.
-	Arrival = batch.Arrival[shape, picture.Picture, picture.Picture]
+	Arrival = batch.Arrival[shape, imagecodec.Image, imagecodec.Image]
 )
 
 // WarmUp is what the model's first runs were like.
@@ -64,18 +64,18 @@ func Load(name string, file *torch.File, s settings.Settings, host *Host, gentle
 	if m.codec, err = newCodec(s, host); err != nil {
 		return nil, err
 	}
-	m.format, _ = picture.ParseFormat(string(s.Format))
+	m.format, _ = imagecodec.ParseFormat(string(s.Format))
 	policy := batch.Adaptive
 	if s.WaitPolicy == settings.Fixed {
 		policy = batch.Fixed
 	}
-	m.batcher, err = batch.New(batch.Config[shape, picture.Picture, picture.Picture]{
+	m.batcher, err = batch.New(batch.Config[shape, imagecodec.Image, imagecodec.Image]{
 		MaxBatchSize: s.MaxBatchSize,
 		MaxQueueSize: s.MaxQueueSize,
 		MaxWait:      s.MaxWait,
 		WaitPolicy:   policy,
 		Runners:      m.Instances(),
-		Shape:        func(p picture.Picture) shape { return shape{p.Width, p.Height} },
+		Shape:        func(p imagecodec.Image) shape { return shape{p.Width, p.Height} },
 		Setup:        m.setUp,
 		Run:          m.run,
 	})
@@ -120,13 +120,13 @@ func (m *Model) checkMemory() error {
 	return nil
 }
 
-func newCodec(s settings.Settings, host *Host) (*picture.Codec, error) {
+func newCodec(s settings.Settings, host *Host) (*imagecodec.Codec, error) {
 	filter, err := torch.NewFilter(string(s.ResizeFilter))
 	if err != nil {
 		return nil, err
 	}
-	return picture.NewCodec(picture.Config{
-		Workers: host.Workers, Weight: s.Weight, MaxPixels: host.MaxPixels,
+	return imagecodec.NewCodec(imagecodec.Config{
+		Slots: host.Slots, Weight: s.Weight, MaxPixels: host.MaxPixels,
 		Width: s.Size.Width, Height: s.Size.Height, MultipleOf: s.MultipleOf, MaxSide: s.MaxSide,
 		Filter: filter, Quality: s.Quality, ScaledDecode: s.JPEGScale,
 		KeepOrientation: s.EXIF == settings.Ignore, Grayscale: s.Grayscale == settings.ToRGB, RefusePalette: host.RefusePalette,
@@ -168,33 +168,33 @@ func perChannel(values []float64, none float64) [3]float64 {
 }
 
 // run is the batch's way through an instance; what it returns waits for the answers.
-func (m *Model) run(instance int, items []picture.Picture) (func() ([]picture.Picture, error), error) {
+func (m *Model) run(instance int, items []imagecodec.Image) (func() ([]imagecodec.Image, error), error) {
 	in := pictures(items)
 	m.host.Log.Debug().Int("batch", len(items)).Int("width", in.Width).Int("height", in.Height).Msg("forward")
-	answer, err := m.modules[instance].ForwardPictures(in)
+	answer, err := m.modules[instance].ForwardImages(in)
 	if err != nil {
 		return nil, err
 	}
-	return func() ([]picture.Picture, error) { return m.read(answer) }, nil
+	return func() ([]imagecodec.Image, error) { return m.read(answer) }, nil
 }
 
 // pictures is a batch as a module takes it.
-func pictures(items []picture.Picture) torch.Pictures {
-	in := torch.Pictures{Width: items[0].Width, Height: items[0].Height, Channels: items[0].Channels, Items: make([][]byte, len(items))}
+func pictures(items []imagecodec.Image) torch.Images {
+	in := torch.Images{Width: items[0].Width, Height: items[0].Height, Channels: items[0].Channels, Items: make([][]byte, len(items))}
 	for i, item := range items {
 		in.Items[i] = item.Pixels
 	}
 	return in
 }
 
-func (m *Model) read(answer *torch.Answer) ([]picture.Picture, error) {
+func (m *Model) read(answer *torch.Answer) ([]imagecodec.Image, error) {
 	out, err := answer.Read(m.codec.Alloc)
 	if err != nil {
 		return nil, err
 	}
-	answers := make([]picture.Picture, len(out.Items))
+	answers := make([]imagecodec.Image, len(out.Items))
 	for i := range answers {
-		answers[i] = picture.Picture{Width: out.Width, Height: out.Height, Channels: out.Channels, Pixels: out.Items[i]}
+		answers[i] = imagecodec.Image{Width: out.Width, Height: out.Height, Channels: out.Channels, Pixels: out.Items[i]}
 	}
 	return answers, nil
 }
@@ -203,10 +203,10 @@ func (m *Model) read(answer *torch.Answer) ([]picture.Picture, error) {
 func (m *Model) ModelName() string { return m.name }
 
 // Codec is the one that makes this model's pictures.
-func (m *Model) Codec() *picture.Codec { return m.codec }
+func (m *Model) Codec() *imagecodec.Codec { return m.codec }
 
 // Format is the format of answers whose request asks for none.
-func (m *Model) Format() picture.Format { return m.format }
+func (m *Model) Format() imagecodec.Format { return m.format }
 
 // Settings are those that the model is served with.
 func (m *Model) Settings() settings.Settings { return m.settings }

@@ -52,7 +52,7 @@ type Loads struct{ Succeeded, Failed int }
 // NewServed makes a Served without a version.
 func NewServed(source *repository.Source, host *Host) *Served {
 	s := &Served{source: source, host: host, log: host.Log.With().Str("model", source.Name()).Logger()}
-	host.Shares.set(s.Name(), s.peekWeight())
+	host.Shares.Set(s.Name(), s.peekWeight())
 	return s
 }
 
@@ -266,7 +266,7 @@ func (s *Served) loadModel(v *Version) (*Model, error) {
 	if err := checkDigest(content.reader, said.Digest); err != nil {
 		return nil, err
 	}
-	s.host.Shares.set(s.Name(), said.Weight)
+	s.host.Shares.Set(s.Name(), said.Weight)
 	model, err := Load(s.Name(), file, said, s.host, s.hasServed(), func() { v.enter(Warming) })
 	if err != nil {
 		return nil, err

@@ -5,7 +5,8 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/torchherd/torchherd/server/internal/picture"
+	"github.com/torchherd/torchherd/server/internal/cpu"
+	"github.com/torchherd/torchherd/server/internal/imagecodec"
 	"github.com/torchherd/torchherd/server/internal/settings"
 	"github.com/torchherd/torchherd/torch"
 )
@@ -20,14 +21,14 @@ func (m *Model) setUp(instance int) error {
 	start := time.Now()
 	var err error
 	if m.gentle {
-		err = inBackground(func() error { return m.prepare(instance) })
+		err = cpu.InBackground(func() error { return m.prepare(instance) })
 	} else {
 		err = m.prepare(instance)
 	}
 	if err != nil {
 		return err
 	}
-	if err := m.host.Shares.enter(m.name); err != nil {
+	if err := m.host.Shares.Enter(m.name); err != nil {
 		return err
 	}
 	threads := m.threads
@@ -93,7 +94,7 @@ func (m *Model) prepare(instance int) error {
 // CUDA each shape has these two, and a CUDA graph is made in the third.
 func (m *Model) compile(instance, width, height int) error {
 	if m.device(instance) == torch.CPU {
-		return m.runSparingly(instance, testPictures(m.settings.MaxBatchSize, width, height))
+		return m.runSparingly(instance, testImages(m.settings.MaxBatchSize, width, height))
 	}
 	return m.eachBatch(width, height, 3, instance)
 }
@@ -127,7 +128,7 @@ type sizeError struct{ error }
 func (e sizeError) Unwrap() error { return e.error }
 
 func (m *Model) prepareAt(instance, width, height int) error {
-	err := m.sparingly(func() error { return m.modules[instance].CheckFinite(pictures(testPictures(1, width, height))) })
+	err := m.sparingly(func() error { return m.modules[instance].CheckFinite(pictures(testImages(1, width, height))) })
 	if err != nil {
 		err = explainWarmUp(1, width, height, err)
 		if errors.Is(err, torch.ErrForward) {
@@ -139,7 +140,7 @@ func (m *Model) prepareAt(instance, width, height int) error {
 		return err
 	}
 	if m.threads == 0 {
-		return m.sparingly(func() error { return m.chooseThreads(instance, testPictures(1, width, height)) })
+		return m.sparingly(func() error { return m.chooseThreads(instance, testImages(1, width, height)) })
 	}
 	return nil
 }
@@ -147,7 +148,7 @@ func (m *Model) prepareAt(instance, width, height int) error {
 // eachBatch runs an instance so many times at each batch size. The largest comes first, so that memory is taken at once.
 func (m *Model) eachBatch(width, height, runs, instance int) error {
 	for size := m.settings.MaxBatchSize; size >= 1; size-- {
-		items := testPictures(size, width, height)
+		items := testImages(size, width, height)
 		for range runs {
 			if err := m.runSparingly(instance, items); err != nil {
 				return err
@@ -157,37 +158,20 @@ func (m *Model) eachBatch(width, height, runs, instance int) error {
 	return nil
 }
 
-// smallForward is how long the forward of one picture takes on one thread at most for a model to be small. Decoding and
-// encoding a picture takes as long or longer, and keeps all cores busy when there are many: a forward that is spread over
-// cores then waits for threads that don't run, and spins meanwhile. (With two cores, sixteen clients and a model that
-// negates, one thread instead of two answered five times as many pictures.)
-const smallForward = 500 * time.Microsecond
-
-// chooseThreads decides by how long a picture takes on one thread, which is the setting at this time.
-func (m *Model) chooseThreads(instance int, items []picture.Picture) error {
-	m.threads = max(1, m.host.Cores/m.Instances())
-	if m.device(instance) != torch.CPU {
-		m.threads = 1
-	}
-	if m.threads == 1 {
+// chooseThreads decides by how long an image takes on one thread, which is the setting at this time.
+func (m *Model) chooseThreads(instance int, items []imagecodec.Image) error {
+	if m.threads = 1; m.device(instance) != torch.CPU {
 		return nil
 	}
-	// The fastest of some runs, by the processor's time: others may be using the machine just now.
-	const runs, atMost = 10, 20 * smallForward
-	for begun, run := threadTime(), 0; run < runs && threadTime()-begun < atMost; run++ {
-		start := threadTime()
-		if _, err := m.runOnce(instance, items); err != nil {
-			return err
-		}
-		if threadTime()-start < smallForward {
-			m.threads = 1
-			return nil
-		}
-	}
-	return nil
+	var err error
+	m.threads, err = cpu.ChooseThreads(m.host.Cores, m.Instances(), func() error {
+		_, err := m.runOnce(instance, items)
+		return err
+	})
+	return err
 }
 
-func (m *Model) runSparingly(instance int, items []picture.Picture) error {
+func (m *Model) runSparingly(instance int, items []imagecodec.Image) error {
 	return m.sparingly(func() error {
 		_, err := m.runOnce(instance, items)
 		return err
@@ -195,9 +179,9 @@ func (m *Model) runSparingly(instance int, items []picture.Picture) error {
 }
 
 // runOnce takes a batch through an instance.
-func (m *Model) runOnce(instance int, items []picture.Picture) ([]picture.Picture, error) {
+func (m *Model) runOnce(instance int, items []imagecodec.Image) ([]imagecodec.Image, error) {
 	finish, err := m.run(instance, items)
-	var answers []picture.Picture
+	var answers []imagecodec.Image
 	if err == nil {
 		answers, err = finish()
 	}
@@ -211,19 +195,28 @@ func explainWarmUp(count, width, height int, err error) error {
 	return fmt.Errorf("model: the warm-up with %d picture(s) of %dx%d failed: %w", count, width, height, err)
 }
 
-func testPictures(count, width, height int) []picture.Picture {
-	items := make([]picture.Picture, count)
+func testImages(count, width, height int) []imagecodec.Image {
+	items := make([]imagecodec.Image, count)
 	for i := range items {
-		items[i] = testPicture(width, height)
+		items[i] = testImage(width, height)
 	}
 	return items
 }
 
-// testPicture is a soft pattern in colour: nothing that a model for photographs would stumble over.
-func testPicture(width, height int) picture.Picture {
-	p := picture.Picture{Width: width, Height: height, Channels: 3, Pixels: make([]byte, width*height*3)}
+// testImage is a soft pattern in colour: nothing that a model for photographs would stumble over.
+func testImage(width, height int) imagecodec.Image {
+	p := imagecodec.Image{Width: width, Height: height, Channels: 3, Pixels: make([]byte, width*height*3)}
 	for i := range p.Pixels {
 		p.Pixels[i] = byte(64 + i%128)
 	}
 	return p
+}
+
+// sparingly does a piece of the work of a load, and rests afterwards if others are being served.
+func (m *Model) sparingly(work func() error) error {
+	var throttle cpu.Throttle
+	if m.gentle {
+		throttle.Cores = m.host.Cores
+	}
+	return throttle.Do(work)
 }

@@ -17,11 +17,11 @@ const FileName = "model.yaml"
 type Settings struct {
 	// Size is what pictures are resized to.
 	Size Size `yaml:"size"`
-	// MultipleOf and MaxSide bound the sizes that pictures keep; see picture.Config. 0: no bound.
+	// MultipleOf and MaxSide bound the sizes that pictures keep; see imagecodec.Config. 0: no bound.
 	MultipleOf   int    `yaml:"multiple-of"`
 	MaxSide      int    `yaml:"max-side"`
 	ResizeFilter Filter `yaml:"resize-filter"`
-	// JPEGScale decodes large JPEGs at a fraction of their size; see picture.Config.
+	// JPEGScale decodes large JPEGs at a fraction of their size; see imagecodec.Config.
 	JPEGScale bool      `yaml:"jpeg-scale"`
 	Grayscale Grayscale `yaml:"grayscale"`
 	EXIF      EXIF      `yaml:"exif"`

@@ -34,7 +34,7 @@ func (c *Config) better(t, than *Trial) bool {
 	case !a:
 		return t.P99 < than.P99*(1-noise)
 	}
-	return t.PicturesPerSecond > than.PicturesPerSecond*(1+noise)
+	return t.ImagesPerSecond > than.ImagesPerSecond*(1+noise)
 }
 
 // takeable are those of the trials that may be taken.
@@ -46,7 +46,7 @@ func only(trials []*Trial, which func(*Trial) bool) []*Trial {
 	return slices.DeleteFunc(slices.Clone(trials), func(t *Trial) bool { return !which(t) })
 }
 
-func bySpeed(a, b *Trial) int { return cmp.Compare(b.PicturesPerSecond, a.PicturesPerSecond) }
+func bySpeed(a, b *Trial) int { return cmp.Compare(b.ImagesPerSecond, a.ImagesPerSecond) }
 func byP99(a, b *Trial) int   { return cmp.Compare(a.P99, b.P99) }
 
 // near are the trials that are as fast as the fastest, within a relative tolerance.
@@ -54,8 +54,8 @@ func near(trials []*Trial, tolerance float64) []*Trial {
 	if len(trials) == 0 {
 		return nil
 	}
-	least := slices.MinFunc(trials, bySpeed).PicturesPerSecond * (1 - tolerance)
-	return only(trials, func(t *Trial) bool { return t.PicturesPerSecond >= least })
+	least := slices.MinFunc(trials, bySpeed).ImagesPerSecond * (1 - tolerance)
+	return only(trials, func(t *Trial) bool { return t.ImagesPerSecond >= least })
 }
 
 // simplest is the trial that is closest to the defaults.
@@ -182,7 +182,7 @@ func median(of []Measurement) Measurement {
 		return (figures[(len(figures)-1)/2] + figures[len(figures)/2]) / 2
 	}
 	m := of[len(of)-1]
-	m.PicturesPerSecond = middle(func(m Measurement) float64 { return m.PicturesPerSecond })
+	m.ImagesPerSecond = middle(func(m Measurement) float64 { return m.ImagesPerSecond })
 	m.P50 = middle(func(m Measurement) float64 { return m.P50 })
 	m.P99 = middle(func(m Measurement) float64 { return m.P99 })
 	m.PSNR = middle(func(m Measurement) float64 { return m.PSNR })
@@ -191,14 +191,14 @@ func median(of []Measurement) Measurement {
 
 // spread is how far a trial's rounds lie from their middle, relatively; 0 if there is only one.
 func (t *Trial) spread() float64 {
-	if len(t.rounds) == 0 || t.PicturesPerSecond == 0 {
+	if len(t.rounds) == 0 || t.ImagesPerSecond == 0 {
 		return 0
 	}
 	slowest, fastest := slices.MaxFunc(t.rounds, compareSpeed), slices.MinFunc(t.rounds, compareSpeed)
-	return (fastest.PicturesPerSecond - slowest.PicturesPerSecond) / 2 / t.PicturesPerSecond
+	return (fastest.ImagesPerSecond - slowest.ImagesPerSecond) / 2 / t.ImagesPerSecond
 }
 
-func compareSpeed(a, b Measurement) int { return cmp.Compare(b.PicturesPerSecond, a.PicturesPerSecond) }
+func compareSpeed(a, b Measurement) int { return cmp.Compare(b.ImagesPerSecond, a.ImagesPerSecond) }
 
 // A decision is which trial is taken, and why.
 type decision struct {

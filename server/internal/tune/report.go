@@ -32,7 +32,7 @@ func (r *Result) writeTable(b *strings.Builder) {
 		if t.Rounds > 0 {
 			again = fmt.Sprintf("%5d", t.Rounds)
 		}
-		row(t.Settings.String(), fmt.Sprintf("%10.1f", t.PicturesPerSecond), fmt.Sprintf("%6.1f", t.P50),
+		row(t.Settings.String(), fmt.Sprintf("%10.1f", t.ImagesPerSecond), fmt.Sprintf("%6.1f", t.P50),
 			fmt.Sprintf("%6.1f", t.P99), t.decibels(), again, r.remark(t))
 	}
 	_ = table.Flush() // a strings.Builder takes everything

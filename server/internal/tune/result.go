@@ -50,8 +50,8 @@ func (s *search) result(interrupted, budgetSpent bool) (*Result, error) {
 		Taken: d.taken, Command: c.command(d.taken.Settings), MetTarget: d.met, Near: d.near, Tolerance: d.tolerance,
 		BudgetSpent: budgetSpent, Interrupted: interrupted, config: s.config,
 	}
-	if defaults := s.defaults(); len(defaults) > 0 && defaults[0].PicturesPerSecond > 0 {
-		r.SpeedUp = d.taken.PicturesPerSecond / defaults[0].PicturesPerSecond
+	if defaults := s.defaults(); len(defaults) > 0 && defaults[0].ImagesPerSecond > 0 {
+		r.SpeedUp = d.taken.ImagesPerSecond / defaults[0].ImagesPerSecond
 	}
 	return r, nil
 }

@@ -6,7 +6,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/torchherd/torchherd/server/internal/load"
+	"github.com/torchherd/torchherd/server/internal/loadgen"
 )
 
 // A search is a run of Run.
@@ -218,20 +218,20 @@ func (s *search) measure(ctx context.Context, t *Trial) (Measurement, error) {
 	}
 	s.round++
 	began := time.Now()
-	tell := func(stage Stage, l load.Progress, m Measurement, err error) {
+	tell := func(stage Stage, l loadgen.Progress, m Measurement, err error) {
 		s.progress(Progress{
 			Elapsed: time.Since(s.began), Round: s.round, Settings: t.Settings,
 			Stage: stage, Load: l, Measured: m, Err: err,
 		})
 	}
-	tell(Starting, load.Progress{}, Measurement{}, nil)
-	m, err := s.measurer.Measure(ctx, t.Settings, func(l load.Progress) { tell(Sending, l, Measurement{}, nil) })
+	tell(Starting, loadgen.Progress{}, Measurement{}, nil)
+	m, err := s.measurer.Measure(ctx, t.Settings, func(l loadgen.Progress) { tell(Sending, l, Measurement{}, nil) })
 	t.took = time.Since(began)
 	end := endOf(ctx)
 	if end != nil { // then the server's failure, or half a measurement, is only what came of that
 		m, err = Measurement{}, end
 	}
-	tell(Done, load.Progress{}, m, err)
+	tell(Done, loadgen.Progress{}, m, err)
 	if err != nil && end == nil {
 		t.Failure = err.Error()
 	}

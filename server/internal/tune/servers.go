@@ -10,15 +10,15 @@ import (
 	"strings"
 	"time"
 
-	"github.com/torchherd/torchherd/server/internal/load"
+	"github.com/torchherd/torchherd/server/internal/loadgen"
 )
 
 // Servers measures settings on servers of its own, one after the other: each is a fresh `torchherd serve`, because much
 // of what counts, such as OpenMP's threads and the allocator's state, belongs to a process and stays with it.
 type Servers struct {
-	Config   Config
-	Program  string   // torchherd
-	Pictures [][]byte // that are sent in turn; 1 or more
+	Config  Config
+	Program string   // torchherd
+	Images  [][]byte // that are sent in turn; 1 or more
 
 	reference []pixels // fp32's answers to the pictures; nil until a server has given them
 }
@@ -27,19 +27,19 @@ type Servers struct {
 const requestTimeout = time.Minute
 
 // Measure starts a server, measures it and stops it.
-func (s *Servers) Measure(ctx context.Context, settings Settings, sending func(load.Progress)) (Measurement, error) {
+func (s *Servers) Measure(ctx context.Context, settings Settings, sending func(loadgen.Progress)) (Measurement, error) {
 	server, err := startServer(ctx, s.Program, s.arguments(settings))
 	if err != nil {
 		return Measurement{}, err
 	}
 	defer server.stop()
-	sending(load.Progress{})
+	sending(loadgen.Progress{})
 	result, err := s.send(ctx, server.url, settings, sending)
 	if err != nil {
 		return Measurement{}, server.blame(err)
 	}
 	m := Measurement{
-		PicturesPerSecond: result.Goodput, P50: result.Latency.P50, P99: result.Latency.P99,
+		ImagesPerSecond: result.Goodput, P50: result.Latency.P50, P99: result.Latency.P99,
 		Threads: server.threads, CUDA: strings.HasPrefix(server.device, "cuda"), FellBehind: result.Behind.Why,
 	}
 	m.PSNR, err = s.compare(ctx, server.url, settings.Precision)
@@ -74,28 +74,28 @@ const (
 // with a slow model's few batches is a large part of the round. A first one is as small as a round may be. If that took
 // less than the duration, it was the warm-up of one that is as long.
 func (s *Servers) send(
-	ctx context.Context, url string, settings Settings, progress func(load.Progress),
-) (*load.Result, error) {
+	ctx context.Context, url string, settings Settings, progress func(loadgen.Progress),
+) (*loadgen.Result, error) {
 	full := min(settings.MaxBatchSize*settings.Instances, s.Config.Clients) // pictures that can be in a forward at a time
 	least := inFull(max(leastBatches*full, leastTurns*s.Config.Clients), full)
-	result, err := s.sendPictures(ctx, url, least, progress)
+	result, err := s.sendImages(ctx, url, least, progress)
 	if err != nil || result.Seconds >= s.Config.Duration.Seconds() {
 		return result, err
 	}
 	pictures := result.Goodput * s.Config.Duration.Seconds()
-	return s.sendPictures(ctx, url, inFull(max(int(math.Ceil(pictures)), least), full), progress)
+	return s.sendImages(ctx, url, inFull(max(int(math.Ceil(pictures)), least), full), progress)
 }
 
 // inFull is a number rounded up to a multiple of full.
 func inFull(n, full int) int { return (n + full - 1) / full * full }
 
-// sendPictures sends so many pictures. It is an error if any of them isn't answered well.
-func (s *Servers) sendPictures(
-	ctx context.Context, url string, pictures int, progress func(load.Progress),
-) (*load.Result, error) {
-	result, err := load.Run(ctx, load.Config{
-		URL: url, Method: "PUT", Pictures: s.Pictures, Clients: s.Config.Clients, Requests: pictures,
-		Duration: load.MaxDuration, RequestTimeout: requestTimeout,
+// sendImages sends so many pictures. It is an error if any of them isn't answered well.
+func (s *Servers) sendImages(
+	ctx context.Context, url string, pictures int, progress func(loadgen.Progress),
+) (*loadgen.Result, error) {
+	result, err := loadgen.Run(ctx, loadgen.Config{
+		URL: url, Method: "PUT", Images: s.Images, Clients: s.Config.Clients, Requests: pictures,
+		Duration: loadgen.MaxDuration, RequestTimeout: requestTimeout,
 	}, progress)
 	if err == nil && result.Good < result.Requests {
 		err = fmt.Errorf("%d of %d pictures failed: %s", result.Requests-result.Good, result.Requests, failures(result))
@@ -104,7 +104,7 @@ func (s *Servers) sendPictures(
 }
 
 // failures says what the answers were that weren't good.
-func failures(result *load.Result) string {
+func failures(result *loadgen.Result) string {
 	var texts []string
 	for _, status := range slices.Sorted(maps.Keys(result.Statuses)) {
 		if status < 200 || status > 299 {
@@ -119,8 +119,8 @@ func (s *Servers) compare(ctx context.Context, url, precision string) (float64, 
 	if precision == fp32 && s.reference != nil {
 		return 0, nil
 	}
-	answers := make([]pixels, 0, len(s.Pictures))
-	for _, picture := range s.Pictures {
+	answers := make([]pixels, 0, len(s.Images))
+	for _, picture := range s.Images {
 		answer, err := answerTo(ctx, url, picture)
 		if err != nil {
 			return 0, err

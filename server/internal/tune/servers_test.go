@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/torchherd/torchherd/server/internal/load"
+	"github.com/torchherd/torchherd/server/internal/loadgen"
 )
 
 // That servers are measured is tested with the whole command, in server. Here programs stand in for it that do what it
@@ -29,8 +29,8 @@ func measure(t *testing.T, program string, sending func(context.CancelFunc)) err
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	servers := &Servers{Config: Config{Clients: 1, Duration: 1}, Program: program, Pictures: [][]byte{load.DefaultPicture}}
-	_, err := servers.Measure(ctx, Defaults(), func(load.Progress) { sending(cancel) })
+	servers := &Servers{Config: Config{Clients: 1, Duration: 1}, Program: program, Images: [][]byte{loadgen.DefaultImage}}
+	_, err := servers.Measure(ctx, Defaults(), func(loadgen.Progress) { sending(cancel) })
 	return err
 }
 

@@ -18,14 +18,14 @@ import (
 	"math"
 	"time"
 
-	"github.com/torchherd/torchherd/server/internal/load"
+	"github.com/torchherd/torchherd/server/internal/loadgen"
 )
 
 // A Config says what is looked for. Fields have no defaults but those that they name.
 type Config struct {
 	Model   string   // as serve takes it; "": the bundled one
 	Passed  []string // further arguments of serve, which stay as they are
-	Clients int      // that send pictures, each the next one when it has its answer: 1 to load.MaxClients
+	Clients int      // that send pictures, each the next one when it has its answer: 1 to loadgen.MaxClients
 	Cores   int      // that the server may use
 	// TargetP99 is what the 99th percentile of the latencies may be at most; 0: anything.
 	TargetP99 time.Duration
@@ -33,7 +33,7 @@ type Config struct {
 	MinPSNR float64
 	// KeepPrecision leaves the precision alone: the model has one of its own.
 	KeepPrecision bool
-	// Duration is how long a round takes at least, roughly, after the server has been started: up to load.MaxDuration.
+	// Duration is how long a round takes at least, roughly, after the server has been started: up to loadgen.MaxDuration.
 	Duration time.Duration
 	// Budget is how long all of it may take.
 	Budget time.Duration
@@ -42,14 +42,14 @@ type Config struct {
 // Validate says what is wrong with the configuration, if anything is.
 func (c *Config) Validate() error {
 	switch {
-	case c.Clients < 1 || c.Clients > load.MaxClients:
-		return fmt.Errorf("clients %d: there must be 1 to %d", c.Clients, load.MaxClients)
+	case c.Clients < 1 || c.Clients > loadgen.MaxClients:
+		return fmt.Errorf("clients %d: there must be 1 to %d", c.Clients, loadgen.MaxClients)
 	case c.TargetP99 < 0:
 		return fmt.Errorf("target p99 %v: it must be 0s (none) or more", c.TargetP99)
 	case !(c.MinPSNR >= 0 && c.MinPSNR <= MaxPSNR): // NaN too
 		return fmt.Errorf("min psnr %v: it must be 0 to %d dB", c.MinPSNR, MaxPSNR)
-	case c.Duration <= 0 || c.Duration > load.MaxDuration:
-		return fmt.Errorf("duration %v: it must be above 0s and at most %v", c.Duration, load.MaxDuration)
+	case c.Duration <= 0 || c.Duration > loadgen.MaxDuration:
+		return fmt.Errorf("duration %v: it must be above 0s and at most %v", c.Duration, loadgen.MaxDuration)
 	case c.Budget <= 0:
 		return fmt.Errorf("budget %v: it must be above 0s", c.Budget)
 	}
@@ -58,9 +58,9 @@ func (c *Config) Validate() error {
 
 // A Measurement is what one round found. All its pictures were answered well.
 type Measurement struct {
-	PicturesPerSecond float64 `json:"pictures_per_second"`
-	P50               float64 `json:"p50_ms"`
-	P99               float64 `json:"p99_ms"`
+	ImagesPerSecond float64 `json:"pictures_per_second"`
+	P50             float64 `json:"p50_ms"`
+	P99             float64 `json:"p99_ms"`
 	// PSNR compares the answers with those of fp32, in dB: the least of all pictures, MaxPSNR at most. It is 0 where
 	// the precision is fp32.
 	PSNR    float64 `json:"psnr_db"`
@@ -73,7 +73,7 @@ type Measurement struct {
 // A Measurer measures settings. Measure calls sending when the server is ready, and then about once a second. Its
 // error says why the settings can't be used, unless the context has ended.
 type Measurer interface {
-	Measure(ctx context.Context, settings Settings, sending func(load.Progress)) (Measurement, error)
+	Measure(ctx context.Context, settings Settings, sending func(loadgen.Progress)) (Measurement, error)
 }
 
 // A Trial is what became of some settings.
@@ -93,9 +93,9 @@ type Progress struct {
 	Round    int // counts from 1, over all settings
 	Settings Settings
 	Stage    Stage
-	Load     load.Progress // when Sending
-	Measured Measurement   // when Done
-	Err      error         // when Done: why there is no measurement
+	Load     loadgen.Progress // when Sending
+	Measured Measurement      // when Done
+	Err      error            // when Done: why there is no measurement
 }
 
 // A Stage of a round.

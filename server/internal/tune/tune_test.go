@@ -12,7 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/torchherd/torchherd/server/internal/load"
+	"github.com/torchherd/torchherd/server/internal/loadgen"
 	"github.com/torchherd/torchherd/server/internal/tune"
 )
 
@@ -28,7 +28,7 @@ type machine struct {
 	measured []tune.Settings
 }
 
-func (m *machine) Measure(ctx context.Context, s tune.Settings, sending func(load.Progress)) (tune.Measurement, error) {
+func (m *machine) Measure(ctx context.Context, s tune.Settings, sending func(loadgen.Progress)) (tune.Measurement, error) {
 	m.measured = append(m.measured, s)
 	takes := m.takes
 	if takes == 0 {
@@ -39,7 +39,7 @@ func (m *machine) Measure(ctx context.Context, s tune.Settings, sending func(loa
 	case <-ctx.Done():
 		return tune.Measurement{}, errors.New("the server was stopped")
 	}
-	sending(load.Progress{})
+	sending(loadgen.Progress{})
 	speed := m.speed(s)
 	if speed == 0 {
 		return tune.Measurement{}, fmt.Errorf("can't serve by %v", s)
@@ -47,7 +47,7 @@ func (m *machine) Measure(ctx context.Context, s tune.Settings, sending func(loa
 	h := fnv.New32a()
 	fmt.Fprint(h, s, len(m.measured))
 	speed *= 1 + 0.02*(float64(h.Sum32()%2001)/1000-1)
-	found := tune.Measurement{PicturesPerSecond: speed, P50: 50, P99: 100, CUDA: m.cuda, Threads: s.Threads}
+	found := tune.Measurement{ImagesPerSecond: speed, P50: 50, P99: 100, CUDA: m.cuda, Threads: s.Threads}
 	if m.p99 != nil {
 		found.P99 = m.p99(s)
 	}
@@ -385,7 +385,7 @@ func TestProgress(t *testing.T) {
 		if p.Round == 1 {
 			stages = append(stages, p.Stage)
 		}
-		if p.Stage == tune.Done && p.Err == nil && p.Measured.PicturesPerSecond == 0 {
+		if p.Stage == tune.Done && p.Err == nil && p.Measured.ImagesPerSecond == 0 {
 			t.Errorf("%+v", p)
 		}
 	})
@@ -420,14 +420,14 @@ func TestReportAndJSON(t *testing.T) {
 	}
 	var got struct {
 		Taken struct {
-			Settings          map[string]string
-			PicturesPerSecond float64 `json:"pictures_per_second"`
+			Settings        map[string]string
+			ImagesPerSecond float64 `json:"pictures_per_second"`
 		}
 		Command []string
 		Trials  []struct{ Settings map[string]string }
 	}
 	if err := json.Unmarshal(text, &got); err != nil || got.Taken.Settings["max-batch-size"] != "4" ||
-		got.Taken.Settings["precision"] != "fp32" || got.Taken.PicturesPerSecond < 100 || len(got.Trials) != len(r.Trials) ||
+		got.Taken.Settings["precision"] != "fp32" || got.Taken.ImagesPerSecond < 100 || len(got.Trials) != len(r.Trials) ||
 		!slices.Equal(got.Command, r.Command) {
 		t.Errorf("%v: %s", err, text)
 	}

@@ -1,0 +1,41 @@
+package cpu
+
+import (
+	"errors"
+	"runtime"
+	"testing"
+	"time"
+)
+
+// InBackground returns the error of its function, which runs on a locked thread.
+func TestInBackgroundReturnsTheError(t *testing.T) {
+	why := errors.New("why")
+	if err := InBackground(func() error { return why }); !errors.Is(err, why) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// On an idle machine, Throttle.Do leaves unused at least what a piece of work asks for; without cores it doesn't wait,
+// and an error returns at once.
+func TestThrottleLeavesTimeUnused(t *testing.T) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	const work = 5 * time.Millisecond
+	spin := func() error {
+		for start := ThreadTime(); ThreadTime()-start < work; { //nolint:revive // uses processor time on purpose
+		}
+		return nil
+	}
+	start, before := time.Now(), processTime()
+	if err := (Throttle{Cores: 1}).Do(spin); err != nil {
+		t.Fatal(err)
+	}
+	elapsed, used := time.Since(start), processTime()-before
+	if unused := elapsed - used; unused < idlePerWork*work-work && elapsed < waitPerWork*work {
+		t.Errorf("%v of one core were left unused within %v", unused, elapsed)
+	}
+	why := errors.New("why")
+	if err := (Throttle{Cores: 1}).Do(func() error { return why }); !errors.Is(err, why) {
+		t.Errorf("got %v", err)
+	}
+}

@@ -1,0 +1,640 @@
+package imagecodec_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"image"
+	"image/color"
+	"image/gif"
+	"image/png"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"golang.org/x/image/tiff"
+	"golang.org/x/image/webp"
+
+	"github.com/torchherd/torchherd/internal/goldens"
+	"github.com/torchherd/torchherd/server/internal/cpu"
+	"github.com/torchherd/torchherd/server/internal/imagecodec"
+	"github.com/torchherd/torchherd/torch"
+)
+
+func config() imagecodec.Config {
+	return imagecodec.Config{
+		Slots: cpu.NewSlots(2), Weight: 1, MaxPixels: imagecodec.DefaultMaxPixels, Width: 228, Height: 228, Quality: imagecodec.DefaultQuality,
+	}
+}
+
+func newCodec(t testing.TB, c imagecodec.Config) *imagecodec.Codec {
+	t.Helper()
+	codec, err := imagecodec.NewCodec(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return codec
+}
+
+func expectReason(t *testing.T, err error, reason imagecodec.Reason, text string) {
+	t.Helper()
+	var failure *imagecodec.Error
+	if !errors.As(err, &failure) || failure.Reason != reason || !strings.Contains(failure.Text, text) {
+		t.Errorf("got %v instead of an error with reason %d and %q", err, reason, text)
+	}
+}
+
+// The pixels that the model gets are those that the demo's Pillow makes: every value, for every format.
+func TestInputEqualsPillow(t *testing.T) {
+	codec := newCodec(t, config())
+	for _, p := range goldens.Load(t).Images {
+		t.Run(p.Name, func(t *testing.T) {
+			got, err := codec.Decode(t.Context(), goldens.Read(t, p.File))
+			if p.Expect != "ok" {
+				expectReason(t, err, imagecodec.NotRGB, p.Expect)
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got.Width != 228 || got.Height != 228 || got.Channels != 3 {
+				t.Fatalf("%dx%d with %d channels", got.Width, got.Height, got.Channels)
+			}
+			if largest, equal := goldens.Difference(got.Pixels, goldens.RGB(t, p.Input)); equal < 1 {
+				t.Errorf("differs by up to %d, %.3f %% of values are equal", largest, 100*equal)
+			}
+		})
+	}
+}
+
+// With --size keep the turned picture's own size is kept, and its pixels are not resized.
+func TestKeepSize(t *testing.T) {
+	c := config()
+	c.Width, c.Height = 0, 0
+	codec := newCodec(t, c)
+	for _, p := range goldens.Load(t).Images {
+		if p.Expect != "ok" {
+			continue
+		}
+		got, err := codec.Decode(t.Context(), goldens.Read(t, p.File))
+		if err != nil || got.Width != p.Width || got.Height != p.Height {
+			t.Errorf("%s: %dx%d instead of %dx%d, %v", p.Name, got.Width, got.Height, p.Width, p.Height, err)
+		}
+	}
+	sideways, err := codec.Decode(t.Context(), goldens.Read(t, "pictures/exif-6.jpg"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.KeepOrientation = true
+	stored, err := newCodec(t, c).Decode(t.Context(), goldens.Read(t, "pictures/exif-6.jpg"))
+	if err != nil || stored.Width != sideways.Height || stored.Height != sideways.Width {
+		t.Errorf("as stored: %dx%d, turned: %dx%d, %v", stored.Width, stored.Height, sideways.Width, sideways.Height, err)
+	}
+}
+
+func TestTarget(t *testing.T) {
+	for _, test := range []struct {
+		config        imagecodec.Config
+		width, height int
+		wantW, wantH  int
+	}{
+		{imagecodec.Config{}, 3, 5, 3, 5},
+		{imagecodec.Config{Width: 64, Height: 32}, 3, 5, 64, 32},
+		{imagecodec.Config{MultipleOf: 1}, 3, 5, 3, 5},
+		{imagecodec.Config{MultipleOf: 8}, 228, 227, 232, 224}, // a half goes up
+		{imagecodec.Config{MultipleOf: 8}, 227, 229, 224, 232},
+		{imagecodec.Config{MultipleOf: 8}, 8, 16, 8, 16},
+		{imagecodec.Config{MultipleOf: 8}, 1, 3, 8, 8}, // at least one
+		{imagecodec.Config{MultipleOf: 3}, 4, 5, 3, 6},
+		{imagecodec.Config{MaxSide: 100}, 100, 99, 100, 99},
+		{imagecodec.Config{MaxSide: 100}, 200, 100, 100, 50},
+		{imagecodec.Config{MaxSide: 100}, 300, 200, 100, 67},
+		{imagecodec.Config{MaxSide: 100}, 200, 300, 67, 100},
+		{imagecodec.Config{MaxSide: 100}, 400, 2, 100, 1}, // a half goes up
+		{imagecodec.Config{MaxSide: 100}, 65500, 1, 100, 1},
+		{imagecodec.Config{MaxSide: 1}, 7, 9, 1, 1},
+		{imagecodec.Config{MaxSide: 100, MultipleOf: 32}, 100, 100, 96, 96},
+		{imagecodec.Config{MaxSide: 100, MultipleOf: 32}, 1000, 500, 96, 64},
+		{imagecodec.Config{MaxSide: 127, MultipleOf: 32}, 127, 113, 96, 96}, // 128 would be nearer
+		{imagecodec.Config{MaxSide: 128, MultipleOf: 32}, 127, 113, 128, 128},
+		{imagecodec.Config{MaxSide: 32, MultipleOf: 32}, 1, 5000, 32, 32},
+	} {
+		if w, h := test.config.Target(test.width, test.height); w != test.wantW || h != test.wantH {
+			t.Errorf("of at most %d a side, in multiples of %d, %dx%d becomes %dx%d instead of %dx%d",
+				test.config.MaxSide, test.config.MultipleOf, test.width, test.height, w, h, test.wantW, test.wantH)
+		}
+	}
+}
+
+// The target is that of the turned picture, for each way that a format goes.
+func TestKeepNearlyTheSize(t *testing.T) {
+	c := config()
+	c.Width, c.Height, c.MultipleOf, c.MaxSide = 0, 0, 16, 100
+	codec := newCodec(t, c)
+	for _, p := range goldens.Load(t).Images {
+		if p.Expect != "ok" {
+			continue
+		}
+		got, err := codec.Decode(t.Context(), goldens.Read(t, p.File))
+		if w, h := c.Target(p.Width, p.Height); err != nil || got.Width != w || got.Height != h || len(got.Pixels) != 3*w*h {
+			t.Errorf("%s: %dx%d instead of %dx%d, %v", p.Name, got.Width, got.Height, w, h, err)
+		}
+	}
+}
+
+// A picture that fits the limit can be refused for what it would become.
+func TestPixelLimitOfTheTarget(t *testing.T) {
+	c := config()
+	c.Width, c.Height, c.MultipleOf, c.MaxPixels = 0, 0, 64, 64*128-1
+	codec := newCodec(t, c)
+	line := make([]byte, torch.JPEGBound(128, 1, 3))
+	n, err := torch.EncodeJPEG(make([]byte, 128*3), 128, 1, 3, 75, line)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, data := range [][]byte{line[:n], encodePNG(t, image.NewNRGBA(image.Rect(0, 0, 1, 128)))} {
+		_, err := codec.Decode(t.Context(), data)
+		expectReason(t, err, imagecodec.TooManyPixels, "is more than 8191 pixels")
+	}
+	c.MaxPixels++
+	if _, err := newCodec(t, c).Decode(t.Context(), line[:n]); err != nil {
+		t.Error(err)
+	}
+}
+
+// The filter holds for each way that a format goes.
+func TestFilter(t *testing.T) {
+	c := config()
+	c.Width, c.Height, c.Filter = 20, 30, torch.Nearest
+	for _, name := range []string{"jpeg-420.jpg", "png-rgb.png"} {
+		file := goldens.Read(t, "pictures/"+name)
+		whole := config()
+		whole.Width, whole.Height = 0, 0
+		source, err := newCodec(t, whole).Decode(t.Context(), file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := make([]byte, 20*30*3)
+		if err := torch.Resize(source.Pixels, source.Width, source.Height, 3, torch.Upright, torch.Nearest, 20, 30, want); err != nil {
+			t.Fatal(err)
+		}
+		got, err := newCodec(t, c).Decode(t.Context(), file)
+		if err != nil || !bytes.Equal(got.Pixels, want) {
+			t.Errorf("%s isn't resized by the nearest pixel, %v", name, err)
+		}
+	}
+}
+
+// Grey pictures become what Pillow's convert("RGB") makes of them, and those of 16 bits what those of 8 become.
+func TestGrayscale(t *testing.T) {
+	c := config()
+	c.Grayscale = true
+	codec := newCodec(t, c)
+	sums := map[string]string{}
+	decoded := map[string][]byte{}
+	for _, p := range goldens.Load(t).Images {
+		if p.Expect == "ok" {
+			continue
+		}
+		got, err := codec.Decode(t.Context(), goldens.Read(t, p.File))
+		if err != nil || got.Channels != 3 {
+			t.Fatalf("%s: %d channels, %v", p.Name, got.Channels, err)
+		}
+		sums[p.Name], decoded[p.Name] = p.GrayInput, got.Pixels
+	}
+	sums["png-gray16"] = sums["png-gray"]
+	for name, pixels := range decoded {
+		if sum := sha256.Sum256(pixels); hex.EncodeToString(sum[:]) != sums[name] {
+			t.Errorf("%s differs from Pillow's", name)
+		}
+	}
+	if len(decoded) != 5 {
+		t.Errorf("%d grey pictures", len(decoded))
+	}
+}
+
+// TIFF has grey pictures of 8 and 16 bits too.
+func TestGrayscaleOfTIFF(t *testing.T) {
+	c := config()
+	c.Width, c.Height = 0, 0
+	refusing := newCodec(t, c)
+	c.Grayscale = true
+	codec := newCodec(t, c)
+	gray, gray16 := image.NewGray(image.Rect(0, 0, 3, 2)), image.NewGray16(image.Rect(0, 0, 3, 2))
+	for i := range gray.Pix {
+		gray.Pix[i] = byte(40 * i)
+		gray16.SetGray16(i%3, i/3, color.Gray16{Y: uint16(40*i)<<8 | 0xff})
+	}
+	for _, img := range []image.Image{gray, gray16} {
+		var file bytes.Buffer
+		if err := tiff.Encode(&file, img, nil); err != nil {
+			t.Fatal(err)
+		}
+		_, err := refusing.Decode(t.Context(), file.Bytes())
+		expectReason(t, err, imagecodec.NotRGB, "need rgb image")
+		got, err := codec.Decode(t.Context(), file.Bytes())
+		want := []byte{0, 0, 0, 40, 40, 40, 80, 80, 80, 120, 120, 120, 160, 160, 160, 200, 200, 200}
+		if err != nil || !bytes.Equal(got.Pixels, want) {
+			t.Errorf("%T: %v, %v", img, got.Pixels, err)
+		}
+	}
+}
+
+func TestRefusePalette(t *testing.T) {
+	c := config()
+	c.RefusePalette = true
+	codec := newCodec(t, c)
+	for _, name := range []string{"png-palette.png", "gif.gif"} {
+		_, err := codec.Decode(t.Context(), goldens.Read(t, "pictures/"+name))
+		expectReason(t, err, imagecodec.NotRGB, "need rgb image")
+	}
+}
+
+func TestNotImages(t *testing.T) {
+	codec := newCodec(t, config())
+	for name, data := range map[string][]byte{
+		"empty": {}, "text": []byte("hello, herd"), "one byte": {0xff}, "zeros": make([]byte, 1000),
+		"svg": []byte("<svg xmlns='http://www.w3.org/2000/svg'/>"), "a model": goldens.Read(t, "modules/negate.pt"),
+	} {
+		_, err := codec.Decode(t.Context(), data)
+		text := "JPEG, PNG, WebP, GIF, BMP or TIFF"
+		if t.Run(name, func(t *testing.T) { expectReason(t, err, imagecodec.UnknownFormat, text) }); name == "empty" {
+			expectReason(t, err, imagecodec.UnknownFormat, "the body is empty")
+		}
+	}
+}
+
+// Every file, cut at every percent of its length, is refused with a text that names its format.
+func TestTruncated(t *testing.T) {
+	codec := newCodec(t, config())
+	for name, complete := range map[string]int{ // the percentage from which on the picture may be complete
+		"jpeg-420.jpg": 100, "jpeg-progressive.jpg": 100, "jpeg-restart.jpg": 100,
+		"png-rgb.png": 100, "png-interlaced.png": 100, "webp-lossy.webp": 100, "webp-lossless.webp": 100, "webp-alpha.webp": 100,
+		"gif.gif": 50, // its second frame isn't looked at
+		"bmp.bmp": 100, "tiff.tiff": 100, "tiff-lzw.tiff": 100, "tiff-deflate.tiff": 100,
+	} {
+		data := goldens.Read(t, "pictures/"+name)
+		format, _, _ := strings.Cut(name, ".")
+		format, _, _ = strings.Cut(format, "-")
+		for percent := range 100 {
+			_, err := codec.Decode(t.Context(), data[:len(data)*percent/100])
+			var failure *imagecodec.Error
+			switch {
+			case err == nil && percent >= complete:
+			case !errors.As(err, &failure):
+				t.Errorf("%s at %d %%: %v", name, percent, err)
+			case percent > 0 && !strings.Contains(strings.ToLower(failure.Text), "broken "+format):
+				t.Errorf("%s at %d %%: the text doesn't name the format: %v", name, percent, err)
+			}
+		}
+	}
+}
+
+// pngHeader is a PNG that claims a size and has no more than its header and one empty chunk of pixels.
+func pngHeader(width, height uint32) []byte {
+	chunk := func(kind string, data []byte) []byte {
+		out := binary.BigEndian.AppendUint32(nil, uint32(len(data)))
+		out = append(append(out, kind...), data...)
+		return binary.BigEndian.AppendUint32(out, crc32.ChecksumIEEE(out[4:]))
+	}
+	size := binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(nil, width), height)
+	return slices.Concat([]byte("\x89PNG\r\n\x1a\n"), chunk("IHDR", append(size, 8, 2, 0, 0, 0)), chunk("IDAT", nil))
+}
+
+func encodePNG(t testing.TB, img image.Image) []byte {
+	t.Helper()
+	var file bytes.Buffer
+	if err := png.Encode(&file, img); err != nil {
+		t.Fatal(err)
+	}
+	return file.Bytes()
+}
+
+// A picture's size is known from its header, and too many pixels are refused before memory is taken for them.
+func TestPixelLimitIsCheckedOnTheHeader(t *testing.T) {
+	codec := newCodec(t, config())
+	bombs := map[string][]byte{
+		"PNG that claims 4e9x4e9":    pngHeader(1<<32-1, 1<<32-1),
+		"PNG that claims 2e5x1e5":    pngHeader(200000, 100000),
+		"JPEG that claims 65500²":    claim(goldens.Read(t, "pictures/jpeg-420.jpg"), 65500, 65500),
+		"progressive JPEG of 65500²": claim(goldens.Read(t, "pictures/jpeg-progressive.jpg"), 65500, 65500),
+	}
+	for name, bomb := range bombs {
+		t.Run(name, func(t *testing.T) {
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			_, err := codec.Decode(t.Context(), bomb)
+			runtime.ReadMemStats(&after)
+			var failure *imagecodec.Error
+			if !errors.As(err, &failure) || failure.Reason != imagecodec.TooManyPixels && failure.Reason != imagecodec.Broken {
+				t.Errorf("got %v", err)
+			}
+			if taken := after.TotalAlloc - before.TotalAlloc; taken > 16<<20 {
+				t.Errorf("%d bytes were taken", taken)
+			}
+		})
+	}
+	_, err := codec.Decode(t.Context(), pngHeader(1<<24+1, 1))
+	expectReason(t, err, imagecodec.TooManyPixels, "a side of 16777217x1 is longer than 16777216 pixels")
+	c := config()
+	c.MaxPixels = 59999
+	_, err = newCodec(t, c).Decode(t.Context(), goldens.Read(t, "pictures/jpeg-420.jpg"))
+	expectReason(t, err, imagecodec.TooManyPixels, "300x200 is more than 59999 pixels")
+	c.Width, c.Height = 0, 0
+	_, err = newCodec(t, c).Decode(t.Context(), goldens.Read(t, "pictures/jpeg-420.jpg"))
+	expectReason(t, err, imagecodec.TooManyPixels, "300x200 is more than 59999 pixels")
+	c.MaxPixels = 10799
+	_, err = newCodec(t, c).Decode(t.Context(), goldens.Read(t, "pictures/png-rgb.png"))
+	expectReason(t, err, imagecodec.TooManyPixels, "120x90 is more than 10799 pixels")
+}
+
+// claim writes another size into a JPEG's frame header.
+func claim(jpeg []byte, width, height uint16) []byte {
+	jpeg = slices.Clone(jpeg)
+	for _, marker := range []byte{0xc0, 0xc2} {
+		if at := bytes.Index(jpeg, []byte{0xff, marker}); at > 0 {
+			binary.BigEndian.PutUint16(jpeg[at+5:], height)
+			binary.BigEndian.PutUint16(jpeg[at+7:], width)
+		}
+	}
+	return jpeg
+}
+
+func TestExtremeSizes(t *testing.T) {
+	codec := newCodec(t, config())
+	for _, size := range [][2]int{{1, 1}, {65500, 1}, {1, 65500}, {2, 3}} {
+		img := image.NewNRGBA(image.Rect(0, 0, size[0], size[1]))
+		for i := range img.Pix {
+			img.Pix[i] = 200
+		}
+		pixels := bytes.Repeat([]byte{200}, size[0]*size[1]*3)
+		jpeg := make([]byte, torch.JPEGBound(size[0], size[1], 3))
+		n, err := torch.EncodeJPEG(pixels, size[0], size[1], 3, 100, jpeg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, data := range map[string][]byte{"PNG": encodePNG(t, img), "JPEG": jpeg[:n]} {
+			got, err := codec.Decode(t.Context(), data)
+			if err != nil || got.Pixels[0] < 199 || got.Pixels[len(got.Pixels)-1] > 201 {
+				t.Errorf("%s of %v: %v", name, size, err)
+			}
+		}
+	}
+}
+
+// A GIF's first frame may cover only a part of its area.
+func TestGIFFrameInsideItsArea(t *testing.T) {
+	palette := color.Palette{color.RGBA{10, 20, 30, 255}, color.RGBA{200, 100, 50, 255}}
+	frame := image.NewPaletted(image.Rect(1, 1, 3, 2), palette)
+	frame.Pix = []byte{1, 1}
+	var file bytes.Buffer
+	err := gif.EncodeAll(&file, &gif.GIF{
+		Image: []*image.Paletted{frame}, Delay: []int{0}, Config: image.Config{ColorModel: palette, Width: 4, Height: 3},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := config()
+	c.Width, c.Height = 0, 0
+	got, err := newCodec(t, c).Decode(t.Context(), file.Bytes())
+	if err != nil || got.Width != 4 || got.Height != 3 {
+		t.Fatalf("%dx%d, %v", got.Width, got.Height, err)
+	}
+	if corner, inside := got.Pixels[:3], got.Pixels[3*(4+1):][:3]; !slices.Equal(corner, []byte{10, 20, 30}) || !slices.Equal(inside, []byte{200, 100, 50}) {
+		t.Errorf("corner %v, inside %v", corner, inside)
+	}
+}
+
+func TestEncode(t *testing.T) {
+	codec := newCodec(t, config())
+	colour := imagecodec.Image{Width: 40, Height: 30, Channels: 3, Pixels: goldens.Noise(7, 40*30*3)}
+	grey := imagecodec.Image{Width: 40, Height: 30, Channels: 1, Pixels: goldens.Noise(8, 40*30)}
+	for _, p := range []imagecodec.Image{colour, grey} {
+		for format, decode := range map[imagecodec.Format]func([]byte) (image.Image, error){
+			imagecodec.PNG:  func(data []byte) (image.Image, error) { return png.Decode(bytes.NewReader(data)) },
+			imagecodec.WebP: func(data []byte) (image.Image, error) { return webp.Decode(bytes.NewReader(data)) },
+		} {
+			file, err := codec.Encode(t.Context(), p, format)
+			if err != nil {
+				t.Fatal(err)
+			}
+			img, err := decode(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for y := range p.Height {
+				for x := range p.Width {
+					at := (y*p.Width + x) * p.Channels
+					want := color.NRGBA{p.Pixels[at], p.Pixels[at+p.Channels/2], p.Pixels[at+p.Channels-1], 255}
+					if got := color.NRGBAModel.Convert(img.At(x, y)); got != want {
+						t.Fatalf("%s, pixel %d,%d: %v instead of %v", format.ContentType(), x, y, got, want)
+					}
+				}
+			}
+		}
+		file, err := codec.Encode(t.Context(), p, imagecodec.JPEG)
+		if err != nil {
+			t.Fatal(err)
+		}
+		header, err := torch.ReadJPEGHeader(file)
+		if err != nil || header.Width != 40 || header.Height != 30 || header.Channels != p.Channels {
+			t.Errorf("the JPEG reads as %+v, %v", header, err)
+		}
+	}
+	_, err := codec.Encode(t.Context(), imagecodec.Image{Width: 70000, Height: 1, Channels: 3, Pixels: make([]byte, 210000)}, imagecodec.JPEG)
+	if err == nil {
+		t.Error("a JPEG 70000 pixels wide was made")
+	}
+}
+
+// busyCodec returns a codec whose only slot is taken until release is called.
+func busyCodec(t *testing.T) (codec *imagecodec.Codec, release func()) {
+	t.Helper()
+	c := config()
+	c.Slots = cpu.NewSlots(1)
+	release, err := c.Slots.NewQueue(1).Acquire(t.Context(), cpu.Decoding)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newCodec(t, c), release
+}
+
+func TestCodecWaitsForASlotUntilTheContextEnds(t *testing.T) {
+	left := errors.New("the client left")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(left)
+	codec, release := busyCodec(t)
+	if _, err := codec.Decode(ctx, goldens.Read(t, "pictures/jpeg-420.jpg")); !errors.Is(err, left) {
+		t.Errorf("decode: %v", err)
+	}
+	if _, err := codec.Encode(ctx, imagecodec.Image{Width: 1, Height: 1, Channels: 3, Pixels: make([]byte, 3)}, imagecodec.JPEG); !errors.Is(err, left) {
+		t.Errorf("encode: %v", err)
+	}
+	release()
+	if _, err := codec.Decode(t.Context(), goldens.Read(t, "pictures/jpeg-420.jpg")); err != nil {
+		t.Errorf("after the release: %v", err)
+	}
+}
+
+// Encode asks for a slot with the priority of encoding, Decode with that of decoding: with the only slot taken, the image
+// that is to be encoded goes first although it came last.
+func TestEncodingHasPriorityOverDecoding(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		codec, release := busyCodec(t)
+		order := make(chan string, 2)
+		go func() {
+			if _, err := codec.Decode(t.Context(), goldens.Read(t, "pictures/jpeg-small.jpg")); err != nil {
+				t.Error(err)
+			}
+			order <- "decode"
+		}()
+		synctest.Wait()
+		go func() {
+			if _, err := codec.Encode(t.Context(), imagecodec.Image{Width: 1, Height: 1, Channels: 3, Pixels: make([]byte, 3)}, imagecodec.JPEG); err != nil {
+				t.Error(err)
+			}
+			order <- "encode"
+		}()
+		synctest.Wait()
+		release()
+		if first := <-order; first != "encode" {
+			t.Errorf("%s went first", first)
+		}
+		<-order
+	})
+}
+
+// Decoding and encoding is done by the calling threads; no pool of threads is started for it.
+func TestCodecsStartNoThreads(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("threads are counted in /proc")
+	}
+	threads := func() int {
+		entries, err := os.ReadDir("/proc/self/task")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(entries)
+	}
+	codec := newCodec(t, config())
+	jpeg := goldens.Read(t, "pictures/jpeg-large.jpg")
+	work := func() {
+		p, err := codec.Decode(t.Context(), jpeg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := codec.Encode(t.Context(), p, imagecodec.JPEG); err != nil {
+			t.Fatal(err)
+		}
+	}
+	work()
+	before := threads()
+	for range 50 {
+		work()
+	}
+	// Go's own runtime may start a thread of its own meanwhile; an OpenMP pool would be one for each core.
+	if after := threads(); after > before+1 {
+		t.Errorf("%d threads before, %d after", before, after)
+	}
+}
+
+func TestConfigIsChecked(t *testing.T) {
+	for name, change := range map[string]func(*imagecodec.Config){
+		"slots":   func(c *imagecodec.Config) { c.Slots = nil },
+		"pixels":  func(c *imagecodec.Config) { c.MaxPixels = 0 },
+		"width":   func(c *imagecodec.Config) { c.Width = 0 },
+		"height":  func(c *imagecodec.Config) { c.Height = 70000 },
+		"quality": func(c *imagecodec.Config) { c.Quality = 101 },
+		"filter":  func(c *imagecodec.Config) { c.Filter = 6 },
+
+		"multiple of a fixed size": func(c *imagecodec.Config) { c.MultipleOf = 4 },
+		"longest of a fixed size":  func(c *imagecodec.Config) { c.MaxSide = 300 },
+		"multiple below 0":         func(c *imagecodec.Config) { c.Width, c.Height, c.MultipleOf = 0, 0, -1 },
+		"multiple too large":       func(c *imagecodec.Config) { c.Width, c.Height, c.MultipleOf = 0, 0, 65501 },
+		"longest below 0":          func(c *imagecodec.Config) { c.Width, c.Height, c.MaxSide = 0, 0, -1 },
+		"longest too large":        func(c *imagecodec.Config) { c.Width, c.Height, c.MaxSide = 0, 0, 65501 },
+		"longest below a multiple": func(c *imagecodec.Config) { c.Width, c.Height, c.MaxSide, c.MultipleOf = 0, 0, 31, 32 },
+	} {
+		c := config()
+		change(&c)
+		if _, err := imagecodec.NewCodec(c); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	for _, p := range goldens.Load(f).Images {
+		f.Add(goldens.Read(f, p.File))
+	}
+	f.Add(pngHeader(1<<31, 3))
+	c := config()
+	c.MaxPixels, c.Width, c.Height = 1<<20, 32, 32
+	codec := newCodec(f, c)
+	f.Fuzz(func(t *testing.T, data []byte) {
+		p, err := codec.Decode(t.Context(), data)
+		var failure *imagecodec.Error
+		if err != nil && !errors.As(err, &failure) {
+			t.Fatalf("an error that isn't the picture's: %v", err)
+		}
+		if err == nil && (len(p.Pixels) != 32*32*3 || p.Width != 32 || p.Height != 32) {
+			t.Fatalf("%dx%d, %d bytes", p.Width, p.Height, len(p.Pixels))
+		}
+	})
+}
+
+func BenchmarkDecode(b *testing.B) {
+	codec := newCodec(b, config())
+	for _, p := range []string{"jpeg-228.jpg", "jpeg-large.jpg", "png-rgb.png", "webp-lossy.webp"} {
+		data := goldens.Read(b, "pictures/"+p)
+		b.Run(p, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				p, err := codec.Decode(b.Context(), data)
+				if err != nil {
+					b.Fatal(err)
+				}
+				codec.Recycle(p.Pixels)
+			}
+		})
+	}
+}
+
+func BenchmarkEncode(b *testing.B) {
+	codec := newCodec(b, config())
+	p, err := codec.Decode(b.Context(), goldens.Read(b, "pictures/jpeg-large.jpg"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	for format, name := range map[imagecodec.Format]string{imagecodec.JPEG: "jpeg", imagecodec.PNG: "png", imagecodec.WebP: "webp"} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				file, err := codec.Encode(b.Context(), p, format)
+				if err != nil {
+					b.Fatal(err)
+				}
+				codec.Recycle(file)
+			}
+		})
+	}
+}
+
+func ExampleCodec() {
+	codec, err := imagecodec.NewCodec(imagecodec.Config{Slots: cpu.NewSlots(1), Weight: 1, MaxPixels: 1e6, Width: 100, Height: 50, Quality: 75})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	_, err = codec.Decode(context.Background(), []byte("not a picture"))
+	fmt.Println(err)
+	// Output: not a picture in a known format: send JPEG, PNG, WebP, GIF, BMP or TIFF
+}
