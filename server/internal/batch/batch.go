@@ -1,30 +1,33 @@
-// Package batch gathers single items into batches for a function that works best on several at once.
+// Package batch gathers single items into batches for a function that is faster on several items at once.
 //
 // # Contract
 //
-//   - Order: items of one shape enter batches in the order in which they were accepted, and results[i] goes to
-//     the item that was items[i]. A batch holds items of one shape only.
-//   - One reply: every Submit returns exactly once, with its item's result or with an error.
-//   - Waiting: an item waits for company at most MaxWait from its own arrival, however many come after it; then
-//     it is launched as soon as the runner is free. A full batch is launched at once. Of several launchable
-//     batches the one with the oldest item goes first, so no shape starves.
-//   - Refusal: Submit on a full queue returns ErrFull at once and blocks nobody. Only waiting items count; those
-//     in a running batch have left the queue.
-//   - Cancellation: an item whose context is done never enters a batch, gives its place in the queue back at
-//     once, and its Submit returns the context's cause. When its batch is already running, Submit returns
-//     likewise and the result is dropped.
-//   - Failure: an error or a panic of Run reaches the items of that batch, and no others.
-//   - Close: accepted items are answered, without waiting for company; what comes later gets ErrClosed.
-//     StopWaiting comes before it when items on their way shall still be taken.
+//   - Order: a batch holds items of one shape only. Items of one shape enter batches in the order in which they were
+//     accepted, and results[i] goes to the item that was items[i].
+//   - Replies: every Submit returns exactly once, with the item's result or with an error.
+//   - Waiting: a full batch (MaxBatchSize items) is due at once. An incomplete batch is due when its oldest item has
+//     waited for MaxWait, however many items follow that one. Without FixedWait it is also due when no Arrival is
+//     pending. An Arrival is pending until it submits, leaves or is MaxWait old.
+//   - Launching: a free runner launches the due batch with the oldest item, so no shape starves.
+//   - Refusal: Submit on a full queue returns ErrFull without blocking. Only waiting items count; the items of a running
+//     batch have left the queue.
+//   - Cancellation: an item whose context is done never enters a batch. Its Submit returns the context's cause at once,
+//     and its place in the queue is free. If its batch is already running, Submit returns the cause at once as well, and
+//     the result is dropped.
+//   - Failure: an error or a panic of Run, or of the function that Run returns, reaches all items of that batch and no
+//     others, as a *RunError. ErrFull, ErrClosed and the context's cause are never wrapped in one.
+//   - Close: the batches of the accepted items are due at once, and Close returns when they have run. Later calls of
+//     Submit return ErrClosed. After StopWaiting, too, every batch is due at once, but new items are accepted.
 //
-// # How it does so
+// # Implementation
 //
-// A runner is a goroutine, locked to its operating system thread, that takes batches from the queue and calls Run.
-// The queue is guarded by one mutex and holds a first-in-first-out bucket for each shape. Whoever changes it
-// signals the runners, one of which decides what to launch and until when to sleep. Beside each runner stands a
-// finisher, the goroutine that waits for a batch's results and hands them out, while the runner starts the next
-// batch. Rejected: a timer for each item, as the demo has, which fires on queues that have meanwhile been emptied;
-// and channels as the queue, from which a cancelled item can't be taken out.
+// A runner is a goroutine, locked to its operating system thread, that takes batches from the queue and calls Run. The
+// queue is guarded by one mutex and holds a first-in-first-out bucket for each shape. Every change of the queue signals
+// the runners, and one of them decides what to launch and how long to sleep. Each runner has a completer, a goroutine
+// that waits for a batch's results and hands them out while the runner starts the next batch.
+//
+// Two simpler designs were rejected. A timer for each item, as the Sanic demo has, fires on queues that have been emptied
+// since. A channel as the queue can't give a cancelled item back.
 package batch
 
 import (
@@ -39,87 +42,81 @@ import (
 	"time"
 )
 
-// ErrFull is Submit's answer when MaxQueueSize items are waiting. Trying again later may succeed.
+// ErrFull is returned by Submit while MaxQueueSize items are waiting. A later call may succeed.
 var ErrFull = errors.New("batch: the queue is full")
 
-// ErrClosed is Submit's answer after Close.
+// ErrClosed is returned by Submit after Close.
 var ErrClosed = errors.New("batch: closed")
 
-// A WaitPolicy says when an incomplete batch waits for more items.
-type WaitPolicy int
-
-const (
-	// Adaptive waits only while further items are on their way, that is, while an Arrival is younger than
-	// MaxWait and has neither submitted nor left; so a lone item doesn't wait.
-	Adaptive WaitPolicy = iota
-	// Fixed always waits, as the Sanic demo does.
-	Fixed
-)
-
-// Config is what a Batcher needs. T is the type of an item, R of its result, K of a shape.
+// Config configures a Batcher. T is the type of an item, R of its result, K of a shape.
 type Config[K comparable, T, R any] struct {
-	MaxBatchSize int           // items in a batch at most; 1 or more
-	MaxQueueSize int           // items waiting at most; 1 or more
-	MaxWait      time.Duration // how long an item waits for company at most; 0: not at all
-	WaitPolicy   WaitPolicy
+	MaxBatchSize int           // maximum number of items in a batch; 1 or more
+	MaxQueueSize int           // maximum number of waiting items; 1 or more
+	MaxWait      time.Duration // maximum batching delay of an item; 0: none
 
-	// Runners is how many batches are run side by side; 1 or more.
+	// FixedWait makes every incomplete batch wait the full MaxWait, as the Sanic demo does; otherwise a batch waits only
+	// while another request is being received or decoded, that is, while an Arrival is pending.
+	FixedWait bool
+
+	// Runners is the number of batches that run at the same time; 1 or more.
 	Runners int
 
-	// Shape says which items can share a batch: those with equal shapes.
+	// Shape returns an item's shape. Only items with equal shapes share a batch.
 	Shape func(T) K
-	// Run starts the work on a batch of 1 to MaxBatchSize items and returns the function that waits for the results,
-	// as many as items, in their order. It may do all of the work itself. A runner's calls (runners count from 0)
-	// come one after the other, all on one operating system thread; the function that it returned is called on
-	// another one, while the next batch is started, and must have returned before a further one is. Neither may keep
-	// the slice nor, after the second has returned, the items.
-	Run func(runner int, items []T) (finish func() ([]R, error), err error)
-	// Setup, if set, is called once for each runner, on the thread that will call Run, before the first batch; never
-	// twice at a time. Its error is New's.
+
+	// Run starts the work on a batch of 1 to MaxBatchSize items. It returns a function that waits for the results and
+	// returns them, one for each item, in the order of the items. Run may do all of the work itself.
+	//
+	// Runners are numbered from 0. The calls of Run for one runner come one after the other, on one operating system
+	// thread. The function that Run returns is called on another thread. Run may be called for the next batch meanwhile,
+	// but it isn't called for the batch after that one before the function has returned. After that, neither may keep
+	// the slice or the items.
+	Run func(runner int, items []T) (complete func() ([]R, error), err error)
+
+	// Setup, if set, binds state to a runner's thread. It is called once per runner, on the runner's thread, before the
+	// runner's first batch, for one runner after the other. Its error is New's.
 	Setup func(runner int) error
 }
 
 func (c *Config[K, T, R]) validate() error {
 	switch {
 	case c.MaxBatchSize < 1:
-		return fmt.Errorf("batch: max batch size is %d and must be 1 or more", c.MaxBatchSize)
+		return fmt.Errorf("batch: max batch size is %d; use 1 or more", c.MaxBatchSize)
 	case c.MaxQueueSize < 1:
-		return fmt.Errorf("batch: max queue size is %d and must be 1 or more", c.MaxQueueSize)
+		return fmt.Errorf("batch: max queue size is %d; use 1 or more", c.MaxQueueSize)
 	case c.MaxWait < 0:
-		return fmt.Errorf("batch: max wait is %v and must not be negative", c.MaxWait)
-	case c.WaitPolicy != Adaptive && c.WaitPolicy != Fixed:
-		return fmt.Errorf("batch: no such wait policy: %d", c.WaitPolicy)
+		return fmt.Errorf("batch: max wait is %v; use 0 or more", c.MaxWait)
 	case c.Runners < 1:
-		return fmt.Errorf("batch: there are %d runners and must be 1 or more", c.Runners)
+		return fmt.Errorf("batch: number of runners is %d; use 1 or more", c.Runners)
 	case c.Shape == nil || c.Run == nil:
 		return errors.New("batch: Shape and Run must be set")
 	}
 	return nil
 }
 
-// A Reply is an item's result and how it came about.
+// A Reply is an item's result, with the times that it took.
 type Reply[R any] struct {
 	Result    R
-	Queue     time.Duration // from acceptance to the start of Run
-	Run       time.Duration // of the batch, from the start of Run to its results
-	BatchSize int
+	Queue     time.Duration // from the item's acceptance to the start of Run
+	Run       time.Duration // from the start of Run to the batch's results
+	BatchSize int           // number of items in the batch
 }
 
-// A Batcher gathers items; see the package's contract. Its methods are safe for concurrent use.
+// A Batcher gathers items into batches, by the contract above. Its methods are safe for concurrent use.
 type Batcher[K comparable, T, R any] struct {
 	config Config[K, T, R]
-	wake   chan struct{}  // capacity 1: the queue has changed since a runner last looked
-	ended  sync.WaitGroup // of the runners and their finishers
+	wake   chan struct{}  // capacity 1: the queue has changed since a runner last checked it
+	ended  sync.WaitGroup // the runners and their completers
 
 	mu sync.Mutex
-	// INVARIANT: a bucket in the map is not empty; its items are in state waiting and in order of acceptance.
+	// INVARIANT: a bucket in the map is not empty; its items are waiting, and sorted by number.
 	buckets map[K][]*item[T, R]
 	// INVARIANT: the sum of the buckets' lengths, at most MaxQueueSize.
 	waiting int
-	// The Arrivals that have neither submitted nor left, oldest first.
+	// arrivals holds the Arrivals that have neither submitted nor left, oldest first.
 	arrivals list.List
-	accepted uint64 // items so far
-	hurried  bool   // by StopWaiting: no batch waits for company
+	accepted uint64 // number of items accepted so far
+	flushing bool   // set by StopWaiting: every batch is due at once
 	closed   bool
 }
 
@@ -127,10 +124,10 @@ type item[T, R any] struct {
 	ctx      context.Context
 	value    T
 	accepted time.Time
-	number   uint64 // in order of acceptance; times can be equal
-	waiting  bool   // guarded by Batcher.mu: in a bucket
-	// done receives exactly one outcome if the item leaves its bucket by the runner's hand, else none.
-	// Capacity 1, so that the runner never waits for an item that was given up.
+	number   uint64 // position in the order of acceptance, since times can be equal
+	waiting  bool   // the item is in a bucket; guarded by Batcher.mu
+	// done receives exactly one outcome if a runner takes the item out of its bucket, else none. Its capacity is 1, so
+	// that neither runner nor completer blocks on an item whose Submit has returned.
 	done chan outcome[R]
 }
 
@@ -139,7 +136,7 @@ type outcome[R any] struct {
 	err   error
 }
 
-// New starts a Batcher. It returns after Setup has; the caller closes it.
+// New starts a Batcher and returns when its runners are set up. The caller must Close it.
 func New[K comparable, T, R any](config Config[K, T, R]) (*Batcher[K, T, R], error) {
 	if err := config.validate(); err != nil {
 		return nil, err
@@ -161,25 +158,25 @@ func New[K comparable, T, R any](config Config[K, T, R]) (*Batcher[K, T, R], err
 	return b, nil
 }
 
-// Full tells whether Submit would be refused at this moment. It saves work on items that have no chance; Submit
-// decides.
+// Full reports whether the queue is full at this moment. A caller can use it to skip the preparation of an item that
+// Submit would most likely refuse.
 func (b *Batcher[K, T, R]) Full() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.waiting >= b.config.MaxQueueSize
 }
 
-// StopWaiting launches what waits for company, and from now on every batch without waiting for any. It is for the
-// time when no new items will arrive, but some are still on their way.
+// StopWaiting makes every batch due at once, now and later. Items are still accepted: a server that shuts down calls it
+// when requests that are being received or decoded are the last ones.
 func (b *Batcher[K, T, R]) StopWaiting() {
 	b.mu.Lock()
-	b.hurried = true
+	b.flushing = true
 	b.mu.Unlock()
 	b.signal()
 }
 
-// Close refuses new items, answers those accepted and returns when the runner has ended. Closing twice is
-// allowed.
+// Close refuses new items, runs the batches of those that were accepted, and returns when the runners have ended. It may
+// be called again.
 func (b *Batcher[K, T, R]) Close() {
 	b.mu.Lock()
 	b.closed = true
@@ -188,14 +185,14 @@ func (b *Batcher[K, T, R]) Close() {
 	b.ended.Wait()
 }
 
-// An Arrival is an item on its way: announced, not yet submitted. It is used by one goroutine.
+// An Arrival announces an item that is being received or decoded. It must not be used by two goroutines at the same time.
 type Arrival[K comparable, T, R any] struct {
 	batcher *Batcher[K, T, R]
 	at      time.Time
-	element *list.Element // in batcher.arrivals; nil when it has submitted or left; guarded by batcher.mu
+	element *list.Element // in batcher.arrivals; nil after Submit or Leave; guarded by batcher.mu
 }
 
-// Arrive announces an item, for which others may wait while it is prepared. The caller ends it by Submit or Leave.
+// Arrive announces an item, so that incomplete batches wait for it. The caller must call Submit or Leave.
 func (b *Batcher[K, T, R]) Arrive() *Arrival[K, T, R] {
 	a := &Arrival[K, T, R]{batcher: b, at: time.Now()}
 	b.mu.Lock()
@@ -204,8 +201,8 @@ func (b *Batcher[K, T, R]) Arrive() *Arrival[K, T, R] {
 	return a
 }
 
-// end takes the arrival off the list and tells whether it was on it; the caller holds the lock.
-func (a *Arrival[K, T, R]) end() bool {
+// endLocked removes the arrival from the list and reports whether it was there.
+func (a *Arrival[K, T, R]) endLocked() bool {
 	if a.element == nil {
 		return false
 	}
@@ -214,21 +211,21 @@ func (a *Arrival[K, T, R]) end() bool {
 	return true
 }
 
-// Leave says that no item will come. After Submit, or a second time, it does nothing.
+// Leave withdraws the announcement. After Submit or an earlier Leave it does nothing.
 func (a *Arrival[K, T, R]) Leave() {
 	a.batcher.mu.Lock()
-	left := a.end()
+	left := a.endLocked()
 	a.batcher.mu.Unlock()
 	if left {
-		a.batcher.signal() // somebody may have waited for it
+		a.batcher.signal() // a batch may have been waiting for it
 	}
 }
 
-// Submit hands the item in and waits for its result. The arrival ends in the same step, so nobody who waited for
-// it is launched without it.
+// Submit queues the item and waits for its result. The announcement ends in the same step, so a batch that waited for the
+// item isn't launched without it.
 //
-// Errors: ErrFull, ErrClosed, the context's cause, or what Run returned. After an error the item may still be in
-// use by a running batch, so its memory must not be used again.
+// Errors: ErrFull, ErrClosed, the context's cause, or a *RunError. After an error a running batch may still use the item,
+// so its memory must not be reused.
 func (a *Arrival[K, T, R]) Submit(ctx context.Context, value T) (Reply[R], error) {
 	b := a.batcher
 	it := &item[T, R]{ctx: ctx, value: value, done: make(chan outcome[R], 1)}
@@ -251,7 +248,7 @@ func (a *Arrival[K, T, R]) enqueue(it *item[T, R]) error {
 	shape := b.config.Shape(it.value)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	a.end()
+	a.endLocked()
 	switch {
 	case b.closed:
 		return ErrClosed
@@ -269,7 +266,7 @@ func (a *Arrival[K, T, R]) enqueue(it *item[T, R]) error {
 	return nil
 }
 
-// withdraw takes a waiting item out of the queue. It does nothing when the item has left it already.
+// withdraw removes an item from the queue if it is still there.
 func (b *Batcher[K, T, R]) withdraw(it *item[T, R]) {
 	shape := b.config.Shape(it.value)
 	b.mu.Lock()
@@ -278,11 +275,11 @@ func (b *Batcher[K, T, R]) withdraw(it *item[T, R]) {
 		return
 	}
 	bucket := b.buckets[shape]
-	b.remove(shape, slices.Index(bucket, it), 1)
+	b.removeLocked(shape, slices.Index(bucket, it), 1)
 }
 
-// remove takes n items out of a bucket; the caller holds the lock.
-func (b *Batcher[K, T, R]) remove(shape K, at, n int) {
+// removeLocked removes n items from a bucket, beginning at index at.
+func (b *Batcher[K, T, R]) removeLocked(shape K, at, n int) {
 	for _, it := range b.buckets[shape][at : at+n] {
 		it.waiting = false
 	}
@@ -295,18 +292,18 @@ func (b *Batcher[K, T, R]) remove(shape K, at, n int) {
 	b.buckets[shape] = rest
 }
 
-// signal makes the runner look at the queue again.
+// signal makes a runner check the queue again.
 func (b *Batcher[K, T, R]) signal() {
 	select {
 	case b.wake <- struct{}{}:
-	default: // it will look anyway
+	default: // a signal is pending already
 	}
 }
 
 // runner is the goroutine that calls Setup and Run.
 func (b *Batcher[K, T, R]) runner(number int, ready chan<- error) {
-	// Load-bearing: the libraries behind Run keep state per thread. Never unlocked, so that the thread ends
-	// with the goroutine and nobody inherits that state.
+	// The lock is load-bearing: the libraries behind Run keep state per thread. It is never released, so that the thread
+	// ends with the goroutine and no other goroutine inherits that state.
 	runtime.LockOSThread()
 	defer b.ended.Done()
 	if b.config.Setup != nil {
@@ -315,11 +312,12 @@ func (b *Batcher[K, T, R]) runner(number int, ready chan<- error) {
 			return
 		}
 	}
-	// No capacity: a batch is handed over when the one before has its results, so at most two are under way.
+	// The channel has no capacity: the completer accepts a batch when it has completed the one before, so at most two
+	// batches of a runner are under way.
 	started := make(chan *running[T, R])
 	defer close(started)
 	b.ended.Add(1)
-	go b.finisher(started)
+	go b.completer(started)
 	ready <- nil
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -332,10 +330,10 @@ func (b *Batcher[K, T, R]) runner(number int, ready chan<- error) {
 			continue
 		}
 		if wait == finished {
-			b.signal() // the next runner, which sleeps, shall see it too
+			b.signal() // wake the next runner, so that it ends too
 			return
 		}
-		var due <-chan time.Time // nil, and so never ready, when nothing waits
+		var due <-chan time.Time // nil, and so never ready, while the queue is empty
 		if wait != idle {
 			timer.Reset(wait)
 			due = timer.C
@@ -347,25 +345,25 @@ func (b *Batcher[K, T, R]) runner(number int, ready chan<- error) {
 	}
 }
 
-// What next returns instead of a time to wait.
+// These are returned by next in place of a time to wait.
 const (
 	idle     time.Duration = -1 // the queue is empty
-	finished time.Duration = -2 // and will stay so
+	finished time.Duration = -2 // the queue is empty and closed
 )
 
-// next takes the batch to launch now out of the queue, or says for how long nothing will be due.
+// next removes the batch to launch now from the queue. If none is due, it returns the time until one will be.
 func (b *Batcher[K, T, R]) next() ([]*item[T, R], time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now := time.Now()
 	for b.waiting > 0 {
-		shape, due := b.firstDue(now)
+		shape, due := b.firstDueLocked(now)
 		if wait := due.Sub(now); wait > 0 {
 			return nil, wait
 		}
-		if taken := b.take(shape); len(taken) > 0 {
+		if taken := b.takeLocked(shape); len(taken) > 0 {
 			if b.waiting > 0 {
-				b.signal() // another runner may be free for the rest
+				b.signal() // another runner may be free for another batch
 			}
 			return taken, 0
 		}
@@ -376,9 +374,9 @@ func (b *Batcher[K, T, R]) next() ([]*item[T, R], time.Duration) {
 	return nil, idle
 }
 
-// take removes the oldest items from a bucket, MaxBatchSize at most. Submit withdraws a cancelled item by itself,
-// but perhaps not in time; such items are answered and left out. The caller holds the lock.
-func (b *Batcher[K, T, R]) take(shape K) []*item[T, R] {
+// takeLocked removes the oldest items, at most MaxBatchSize, from a bucket and returns them. Cancelled items get
+// their error and are left out: Submit withdraws a cancelled item, but may come later than the runner.
+func (b *Batcher[K, T, R]) takeLocked(shape K) []*item[T, R] {
 	var taken []*item[T, R]
 	seen := 0
 	for _, it := range b.buckets[shape] {
@@ -392,18 +390,18 @@ func (b *Batcher[K, T, R]) take(shape K) []*item[T, R] {
 		}
 		taken = append(taken, it)
 	}
-	b.remove(shape, 0, seen)
+	b.removeLocked(shape, 0, seen)
 	return taken
 }
 
-// firstDue returns the bucket to launch first, and when: of those that are due now the one with the oldest item,
-// else the one that will be due next. The caller holds the lock; at least one item waits.
-func (b *Batcher[K, T, R]) firstDue(now time.Time) (shape K, due time.Time) {
+// firstDueLocked returns the bucket to launch first and the time from which it is due. That is the bucket with the oldest
+// item among those that are due now; if none is, it is the one that will be due next. At least one item must be waiting.
+func (b *Batcher[K, T, R]) firstDueLocked(now time.Time) (shape K, due time.Time) {
 	var oldest uint64
 	found := false
 	for candidate, bucket := range b.buckets {
 		number := bucket[0].number
-		at := b.due(bucket)
+		at := b.dueLocked(bucket)
 		if at.Before(now) {
 			at = now
 		}
@@ -414,18 +412,18 @@ func (b *Batcher[K, T, R]) firstDue(now time.Time) (shape K, due time.Time) {
 	return shape, due
 }
 
-// due is the time from which a bucket can be launched, as things stand; the caller holds the lock.
-func (b *Batcher[K, T, R]) due(bucket []*item[T, R]) time.Time {
+// dueLocked returns the time from which a bucket is due, unless the queue or the arrivals change before.
+func (b *Batcher[K, T, R]) dueLocked(bucket []*item[T, R]) time.Time {
 	oldest := bucket[0].accepted
-	if len(bucket) >= b.config.MaxBatchSize || b.hurried || b.closed {
+	if len(bucket) >= b.config.MaxBatchSize || b.flushing || b.closed {
 		return oldest
 	}
 	due := oldest.Add(b.config.MaxWait)
-	if b.config.WaitPolicy == Fixed {
+	if b.config.FixedWait {
 		return due
 	}
-	// An arrival counts as company for MaxWait, so a client that sends a byte a second delays nobody for longer.
-	// The newest one counts longest.
+	// An arrival counts only for MaxWait, so a client that sends a byte a second delays no batch for longer. The newest
+	// one counts longest.
 	newest := b.arrivals.Back()
 	if newest == nil {
 		return oldest
@@ -438,40 +436,43 @@ func (b *Batcher[K, T, R]) due(bucket []*item[T, R]) time.Time {
 
 // running is a batch whose work has been started.
 type running[T, R any] struct {
-	batch  []*item[T, R]
-	start  time.Time
-	finish func() ([]R, error)
+	batch    []*item[T, R]
+	start    time.Time
+	complete func() ([]R, error)
 }
 
-// start calls Run on a batch. Nil: it failed, and its items have been answered.
+// start calls Run on a batch. If that fails, it delivers the error and returns nil.
 func (b *Batcher[K, T, R]) start(runner int, batch []*item[T, R]) *running[T, R] {
 	values := make([]T, len(batch))
 	for i, it := range batch {
 		values[i] = it.value
 	}
 	run := &running[T, R]{batch: batch, start: time.Now()}
-	finish, err := protect(func() (func() ([]R, error), error) { return b.config.Run(runner, values) })
+	complete, err := recoverPanic(func() (func() ([]R, error), error) { return b.config.Run(runner, values) })
 	if err != nil {
-		run.answer(nil, err)
+		run.deliver(nil, err)
 		return nil
 	}
-	run.finish = finish
+	run.complete = complete
 	return run
 }
 
-// finisher is the goroutine that waits for the results of one runner's batches.
-func (b *Batcher[K, T, R]) finisher(started <-chan *running[T, R]) {
+// completer is the goroutine that waits for the results of one runner's batches.
+func (b *Batcher[K, T, R]) completer(started <-chan *running[T, R]) {
 	defer b.ended.Done()
 	for run := range started {
-		run.answer(protect(run.finish))
+		run.deliver(recoverPanic(run.complete))
 	}
 }
 
-// answer gives each item its result, or all of them the error.
-func (r *running[T, R]) answer(results []R, err error) {
+// deliver sends each item its result, or all items the error.
+func (r *running[T, R]) deliver(results []R, err error) {
 	took := time.Since(r.start)
 	if err == nil && len(results) != len(r.batch) {
-		err = fmt.Errorf("batch: run returned %d results for %d items", len(results), len(r.batch))
+		err = fmt.Errorf("%d results for %d items", len(results), len(r.batch))
+	}
+	if err != nil {
+		err = &RunError{err}
 	}
 	for i, it := range r.batch {
 		out := outcome[R]{err: err}
@@ -482,16 +483,27 @@ func (r *running[T, R]) answer(results []R, err error) {
 	}
 }
 
-// A PanicError is Submit's answer to the items of a batch in which Run panicked.
-type PanicError struct {
-	Value any
-	Stack []byte // of the runner
+// A RunError is returned by Submit for the items of a batch that failed.
+type RunError struct {
+	// Err is the error of Run or of the function that Run returned, or a *PanicError. It is an error as well if the
+	// number of results isn't that of the items.
+	Err error
 }
 
-func (e *PanicError) Error() string { return fmt.Sprintf("batch: run panicked: %v", e.Value) }
+func (e *RunError) Error() string { return "batch: run: " + e.Err.Error() }
 
-// protect turns a panic into an error.
-func protect[V any](call func() (V, error)) (value V, err error) {
+func (e *RunError) Unwrap() error { return e.Err }
+
+// A PanicError is the error of a batch in which Run, or the function that Run returned, panicked.
+type PanicError struct {
+	Value any    // the argument of panic
+	Stack []byte // the stack of the goroutine that panicked
+}
+
+func (e *PanicError) Error() string { return fmt.Sprintf("panicked: %v", e.Value) }
+
+// recoverPanic turns a panic of call into a *PanicError.
+func recoverPanic[V any](call func() (V, error)) (value V, err error) {
 	defer func() {
 		if value := recover(); value != nil {
 			err = &PanicError{Value: value, Stack: debug.Stack()}

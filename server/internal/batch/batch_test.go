@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,13 +15,13 @@ import (
 	"github.com/torchherd/torchherd/server/internal/batch"
 )
 
-// An entry is an item of these tests: its shape, and what it is known by.
+// An entry is an item of these tests.
 type entry struct {
 	shape string
 	id    int
 }
 
-// A recorder is a Run function that keeps the batches it was given.
+// A recorder records the batches that its method run gets.
 type recorder struct {
 	takes time.Duration // how long each batch runs
 	fails func(items []entry) error
@@ -30,7 +31,7 @@ type recorder struct {
 }
 
 type ran struct {
-	start time.Duration // since the recorder's first sight of the clock
+	start time.Duration // since epoch
 	items []entry
 }
 
@@ -48,15 +49,16 @@ func (r *recorder) ids() [][]int {
 	return all
 }
 
-var epoch = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC) // where a synctest bubble's clock starts
+// epoch is the time at which the clock of a synctest bubble starts.
+var epoch = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// run answers each item with its id, negated.
+// run returns each item's id, negated.
 func (r *recorder) run(items []entry) ([]int, error) {
 	r.mu.Lock()
 	r.batches = append(r.batches, ran{start: time.Since(epoch), items: slices.Clone(items)})
 	r.mu.Unlock()
 	if r.takes > 0 {
-		time.Sleep(r.takes) // the bubble's clock, not the wall's
+		time.Sleep(r.takes) // in a synctest bubble
 	}
 	if r.fails != nil {
 		if err := r.fails(items); err != nil {
@@ -70,8 +72,8 @@ func (r *recorder) run(items []entry) ([]int, error) {
 	return results, nil
 }
 
-// atOnce makes a Run of a function that has the results when it returns.
-func atOnce(run func([]entry) ([]int, error)) func(int, []entry) (func() ([]int, error), error) {
+// synchronous makes a Run of a function that returns the results.
+func synchronous(run func([]entry) ([]int, error)) func(int, []entry) (func() ([]int, error), error) {
 	return func(_ int, items []entry) (func() ([]int, error), error) {
 		results, err := run(items)
 		return func() ([]int, error) { return results, nil }, err
@@ -82,13 +84,13 @@ type batcher = batch.Batcher[string, entry, int]
 
 func config(r *recorder) batch.Config[string, entry, int] {
 	return batch.Config[string, entry, int]{
-		MaxBatchSize: 2, MaxQueueSize: 3, MaxWait: time.Second, WaitPolicy: batch.Fixed,
+		MaxBatchSize: 2, MaxQueueSize: 3, MaxWait: time.Second, FixedWait: true,
 		Shape: func(e entry) string { return e.shape },
-		Run:   atOnce(r.run), Runners: 1,
+		Run:   synchronous(r.run), Runners: 1,
 	}
 }
 
-// start makes a batcher that the test closes.
+// start starts a batcher, which is closed at the end of the test.
 func start(t *testing.T, c batch.Config[string, entry, int]) *batcher {
 	t.Helper()
 	b, err := batch.New(c)
@@ -99,39 +101,44 @@ func start(t *testing.T, c batch.Config[string, entry, int]) *batcher {
 	return b
 }
 
-// An answer is what one Submit returned, and when.
-type answer struct {
+// A submission is what one Submit returned, and when.
+type submission struct {
 	reply batch.Reply[int]
 	err   error
 	at    time.Duration // since the submission
 }
 
-// submit submits in a goroutine of its own and returns where the answer will be. It returns when the item waits
-// or has been answered.
-func submit(b *batcher, ctx context.Context, e entry) <-chan answer {
-	answers := make(chan answer, 1)
+// submit calls Submit in a goroutine of its own and returns the channel of what that returns. By then the item is waiting
+// or running, or Submit has returned.
+func submit(b *batcher, ctx context.Context, e entry) <-chan submission {
+	returned := make(chan submission, 1)
 	arrival := b.Arrive()
 	go func() {
 		began := time.Now()
 		reply, err := arrival.Submit(ctx, e)
-		answers <- answer{reply, err, time.Since(began)}
+		returned <- submission{reply, err, time.Since(began)}
 	}()
 	synctest.Wait()
-	return answers
+	return returned
 }
 
 func expectIDs(t *testing.T, r *recorder, want ...[]int) {
 	t.Helper()
 	if got := r.ids(); !slices.EqualFunc(got, want, slices.Equal) {
-		t.Errorf("batches %v instead of %v", got, want)
+		t.Errorf("got batches %v, want %v", got, want)
 	}
 }
 
-func expectResult(t *testing.T, got answer, id int) {
+func expectResult(t *testing.T, got submission, id int) {
 	t.Helper()
 	if got.err != nil || got.reply.Result != -id {
-		t.Errorf("item %d: result %d, error %v", id, got.reply.Result, got.err)
+		t.Errorf("item %d: got result %d, error %v", id, got.reply.Result, got.err)
 	}
+}
+
+func isRunError(err error) bool {
+	var runError *batch.RunError
+	return errors.As(err, &runError)
 }
 
 func TestItemsOfOneShapeKeepTheirOrder(t *testing.T) {
@@ -140,11 +147,11 @@ func TestItemsOfOneShapeKeepTheirOrder(t *testing.T) {
 		c := config(r)
 		c.MaxQueueSize = 10
 		b := start(t, c)
-		var answers []<-chan answer
+		var returned []<-chan submission
 		for id := range 7 {
-			answers = append(answers, submit(b, t.Context(), entry{"s", id}))
+			returned = append(returned, submit(b, t.Context(), entry{"s", id}))
 		}
-		for id, a := range answers {
+		for id, a := range returned {
 			expectResult(t, <-a, id)
 		}
 		expectIDs(t, r, []int{0, 1}, []int{2, 3}, []int{4, 5}, []int{6})
@@ -152,28 +159,28 @@ func TestItemsOfOneShapeKeepTheirOrder(t *testing.T) {
 }
 
 func TestAFullBatchIsLaunchedAtOnce(t *testing.T) {
-	for _, policy := range []batch.WaitPolicy{batch.Adaptive, batch.Fixed} {
+	for _, fixedWait := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			r := &recorder{}
 			c := config(r)
-			c.WaitPolicy = policy
+			c.FixedWait = fixedWait
 			b := start(t, c)
-			company := b.Arrive() // so that Adaptive waits as well
+			pending := b.Arrive() // without FixedWait, a batch waits for it
 			first := submit(b, t.Context(), entry{"s", 1})
 			expectIDs(t, r)
 			second := submit(b, t.Context(), entry{"s", 2})
-			a := <-first
-			expectResult(t, a, 1)
+			got := <-first
+			expectResult(t, got, 1)
 			expectResult(t, <-second, 2)
-			if a.at != 0 || a.reply.Queue != 0 || a.reply.BatchSize != 2 {
-				t.Errorf("answered after %v, queued for %v in a batch of %d", a.at, a.reply.Queue, a.reply.BatchSize)
+			if got.at != 0 || got.reply.Queue != 0 || got.reply.BatchSize != 2 {
+				t.Errorf("returned after %v, queued for %v, in a batch of %d", got.at, got.reply.Queue, got.reply.BatchSize)
 			}
-			company.Leave()
+			pending.Leave()
 		})
 	}
 }
 
-func TestUnlikeShapesDoNotShareABatch(t *testing.T) {
+func TestDifferentShapesDoNotShareABatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &recorder{}
 		b := start(t, config(r))
@@ -203,7 +210,7 @@ func TestTheOldestItemGoesFirst(t *testing.T) {
 	})
 }
 
-func TestWaitingCountsFromTheOldestArrival(t *testing.T) {
+func TestMaxWaitCountsFromTheOldestItem(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &recorder{}
 		c := config(r)
@@ -212,18 +219,30 @@ func TestWaitingCountsFromTheOldestArrival(t *testing.T) {
 		first := submit(b, t.Context(), entry{"s", 1})
 		time.Sleep(900 * time.Millisecond)
 		second := submit(b, t.Context(), entry{"s", 2})
-		if a := <-first; a.at != time.Second || a.reply.Queue != time.Second {
-			t.Errorf("the first item was answered after %v, queued for %v", a.at, a.reply.Queue)
+		if got := <-first; got.at != time.Second || got.reply.Queue != time.Second {
+			t.Errorf("the first Submit returned after %v, the item was queued for %v", got.at, got.reply.Queue)
 		}
-		if a := <-second; a.at != 100*time.Millisecond {
-			t.Errorf("the second item was answered after %v", a.at)
+		if got := <-second; got.at != 100*time.Millisecond {
+			t.Errorf("the second Submit returned after %v", got.at)
 		}
 		expectIDs(t, r, []int{1, 2})
 	})
 }
 
-// The demo's timer, set for an item that a full batch has taken along, fires on an empty queue and kills its
-// runner.
+func TestABatchThatIsOverdueStartsWhenTheRunnerIsFree(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &recorder{takes: time.Minute}
+		b := start(t, config(r))
+		_ = submit(b, t.Context(), entry{"s", 1})
+		_ = submit(b, t.Context(), entry{"s", 2})
+		lone := submit(b, t.Context(), entry{"s", 3})
+		if got := <-lone; got.err != nil || got.reply.Queue != time.Minute {
+			t.Errorf("got %v, queued for %v", got.err, got.reply.Queue)
+		}
+	})
+}
+
+// In the Sanic demo, the timer of an item that left in a full batch fires on an empty queue and stops its runner.
 func TestNothingHappensOnAnEmptyQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &recorder{}
@@ -237,61 +256,78 @@ func TestNothingHappensOnAnEmptyQueue(t *testing.T) {
 	})
 }
 
-func TestAdaptiveDoesNotWaitAlone(t *testing.T) {
+func TestALoneItemDoesNotWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &recorder{}
 		c := config(r)
-		c.WaitPolicy = batch.Adaptive
+		c.FixedWait = false
 		b := start(t, c)
-		a := <-submit(b, t.Context(), entry{"s", 1})
-		expectResult(t, a, 1)
-		if a.at != 0 {
-			t.Errorf("answered after %v", a.at)
+		got := <-submit(b, t.Context(), entry{"s", 1})
+		expectResult(t, got, 1)
+		if got.at != 0 {
+			t.Errorf("returned after %v", got.at)
 		}
 	})
 }
 
-func TestAdaptiveWaitsForArrivals(t *testing.T) {
+func TestABatchWaitsForPendingArrivals(t *testing.T) {
 	const young, old = 300 * time.Millisecond, 5 * time.Second
 	tests := []struct {
 		name string
-		age  time.Duration // of the arrival when the item comes
+		age  time.Duration // of the arrival when the item is submitted
 		then func(*batch.Arrival[string, entry, int])
-		want time.Duration // until the item is answered
+		want time.Duration // until Submit returns
 	}{
-		{"that leaves", young, func(a *batch.Arrival[string, entry, int]) { a.Leave() }, 200 * time.Millisecond},
-		{"that stays on its way", young, nil, 700 * time.Millisecond},
-		{"that has been on its way for long", old, nil, 0},
+		{"that leave", young, func(a *batch.Arrival[string, entry, int]) { a.Leave() }, 200 * time.Millisecond},
+		{"that stay", young, nil, 700 * time.Millisecond},
+		{"that are older than MaxWait", old, nil, 0},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := &recorder{}
 				c := config(r)
-				c.WaitPolicy = batch.Adaptive
+				c.FixedWait = false
 				b := start(t, c)
-				company := b.Arrive()
-				defer company.Leave()
+				pending := b.Arrive()
+				defer pending.Leave()
 				time.Sleep(test.age)
 				item := submit(b, t.Context(), entry{"s", 1})
 				if test.then != nil {
 					time.Sleep(200 * time.Millisecond)
-					test.then(company)
+					test.then(pending)
 				}
-				a := <-item
-				expectResult(t, a, 1)
-				if a.at != test.want {
-					t.Errorf("answered after %v instead of %v", a.at, test.want)
+				got := <-item
+				expectResult(t, got, 1)
+				if got.at != test.want {
+					t.Errorf("returned after %v, want %v", got.at, test.want)
 				}
 			})
 		})
 	}
 }
 
-func TestArrivalsCountOnce(t *testing.T) {
+func TestNewArrivalsDoNotExtendMaxWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := config(&recorder{})
-		c.WaitPolicy = batch.Adaptive
+		c.FixedWait = false
+		b := start(t, c)
+		defer b.Arrive().Leave()
+		item := submit(b, t.Context(), entry{"s", 1})
+		for range 4 {
+			time.Sleep(300 * time.Millisecond)
+			defer b.Arrive().Leave()
+		}
+		if got := <-item; got.err != nil || got.at != time.Second {
+			t.Errorf("got %v after %v", got.err, got.at)
+		}
+	})
+}
+
+func TestAnArrivalEndsOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := config(&recorder{})
+		c.FixedWait = false
 		b := start(t, c)
 		arrival := b.Arrive()
 		_, err := arrival.Submit(t.Context(), entry{"s", 1})
@@ -300,8 +336,8 @@ func TestArrivalsCountOnce(t *testing.T) {
 		}
 		arrival.Leave()
 		arrival.Leave()
-		if a := <-submit(b, t.Context(), entry{"s", 2}); a.err != nil || a.at != 0 {
-			t.Errorf("after Leave: %v after %v", a.err, a.at)
+		if got := <-submit(b, t.Context(), entry{"s", 2}); got.err != nil || got.at != 0 {
+			t.Errorf("after Leave: got %v after %v", got.err, got.at)
 		}
 	})
 }
@@ -310,20 +346,20 @@ func TestAFullQueueRefusesAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &recorder{takes: time.Minute}
 		b := start(t, config(r))
-		var answers []<-chan answer
-		for id := range 5 { // two run, three wait
+		var returned []<-chan submission
+		for id := range 5 { // 0 and 1 run, the others wait
 			if b.Full() {
-				t.Errorf("full before item %d", id)
+				t.Errorf("full before item %d was submitted", id)
 			}
-			answers = append(answers, submit(b, t.Context(), entry{"s", id}))
+			returned = append(returned, submit(b, t.Context(), entry{"s", id}))
 		}
 		if !b.Full() {
-			t.Error("not full with three waiting")
+			t.Error("not full with three waiting items")
 		}
-		if a := <-submit(b, t.Context(), entry{"s", 5}); !errors.Is(a.err, batch.ErrFull) || a.at != 0 {
-			t.Errorf("the sixth item: %v after %v", a.err, a.at)
+		if got := <-submit(b, t.Context(), entry{"s", 5}); !errors.Is(got.err, batch.ErrFull) || got.at != 0 {
+			t.Errorf("the sixth item: got %v after %v", got.err, got.at)
 		}
-		for id, a := range answers {
+		for id, a := range returned {
 			expectResult(t, <-a, id)
 		}
 	})
@@ -341,13 +377,13 @@ func TestCancelledItemsNeverEnterABatch(t *testing.T) {
 		_ = submit(b, t.Context(), entry{"s", 3})
 		_ = submit(b, t.Context(), entry{"s", 4})
 		cancel(left)
-		if a := <-waiting; !errors.Is(a.err, left) || a.at != 0 {
-			t.Errorf("the cancelled item: %v after %v", a.err, a.at)
+		if got := <-waiting; !errors.Is(got.err, left) || got.at != 0 {
+			t.Errorf("the cancelled item: got %v after %v", got.err, got.at)
 		}
-		last := submit(b, t.Context(), entry{"s", 5}) // takes the place that became free
+		last := submit(b, t.Context(), entry{"s", 5}) // gets the place of the cancelled item
 		expectResult(t, <-last, 5)
-		if a := <-submit(b, ctx, entry{"s", 6}); !errors.Is(a.err, left) {
-			t.Errorf("an item cancelled before it came: %v", a.err)
+		if got := <-submit(b, ctx, entry{"s", 6}); !errors.Is(got.err, left) {
+			t.Errorf("an item that was cancelled before Submit: got %v", got.err)
 		}
 		expectIDs(t, r, []int{0, 1}, []int{3, 4}, []int{5})
 	})
@@ -361,9 +397,9 @@ func TestExpiredItemsNeverEnterABatch(t *testing.T) {
 		busy := submit(b, t.Context(), entry{"s", 1})
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
-		a := <-submit(b, ctx, entry{"s", 2})
-		if !errors.Is(a.err, context.DeadlineExceeded) || a.at != 10*time.Second {
-			t.Errorf("the expired item: %v after %v", a.err, a.at)
+		got := <-submit(b, ctx, entry{"s", 2})
+		if !errors.Is(got.err, context.DeadlineExceeded) || got.at != 10*time.Second {
+			t.Errorf("the expired item: got %v after %v", got.err, got.at)
 		}
 		<-busy
 		time.Sleep(time.Hour)
@@ -371,19 +407,58 @@ func TestExpiredItemsNeverEnterABatch(t *testing.T) {
 	})
 }
 
-func TestAnItemGivenUpWhileItRunsIsAnsweredAtOnce(t *testing.T) {
+// A doneLate is a context whose Err is set before its Done channel is closed, as Submit may be scheduled later than the
+// runner.
+type doneLate struct {
+	context.Context
+	done atomic.Bool
+}
+
+func (d *doneLate) Err() error {
+	if d.done.Load() {
+		return context.Canceled
+	}
+	return nil
+}
+
+func TestAnItemCancelledJustBeforeItsBatchStartsIsLeftOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &recorder{}
+		c := config(r)
+		c.MaxBatchSize = 3
+		b := start(t, c)
+		ctx := &doneLate{Context: t.Context()}
+		cancelled := submit(b, ctx, entry{"s", 1})
+		other := submit(b, t.Context(), entry{"s", 2})
+		ctx.done.Store(true)
+		if got := <-cancelled; !errors.Is(got.err, context.Canceled) || isRunError(got.err) {
+			t.Errorf("the cancelled item: got %v", got.err)
+		}
+		expectResult(t, <-other, 2)
+		expectIDs(t, r, []int{2})
+		onlyItem := &doneLate{Context: t.Context()}
+		cancelled = submit(b, onlyItem, entry{"s", 3})
+		onlyItem.done.Store(true)
+		if got := <-cancelled; !errors.Is(got.err, context.Canceled) {
+			t.Errorf("the only item of a batch: got %v", got.err)
+		}
+		expectIDs(t, r, []int{2})
+	})
+}
+
+func TestCancellingARunningItemReturnsAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &recorder{takes: time.Minute}
 		b := start(t, config(r))
 		ctx, cancel := context.WithCancel(t.Context())
-		gone := submit(b, ctx, entry{"s", 0})
-		stays := submit(b, t.Context(), entry{"s", 1})
+		cancelled := submit(b, ctx, entry{"s", 0})
+		other := submit(b, t.Context(), entry{"s", 1})
 		time.Sleep(time.Second)
 		cancel()
-		if a := <-gone; !errors.Is(a.err, context.Canceled) || a.at != time.Second {
-			t.Errorf("%v after %v", a.err, a.at)
+		if got := <-cancelled; !errors.Is(got.err, context.Canceled) || got.at != time.Second {
+			t.Errorf("got %v after %v", got.err, got.at)
 		}
-		expectResult(t, <-stays, 1)
+		expectResult(t, <-other, 1)
 	})
 }
 
@@ -398,7 +473,8 @@ func TestAFailedBatchFailsAlone(t *testing.T) {
 			var p *batch.PanicError
 			return errors.As(err, &p) && p.Value == "broken" && strings.Contains(string(p.Stack), "batch_test.go")
 		}},
-		"too few results": {func() ([]int, error) { return []int{1}, nil }, func(err error) bool { return err != nil }},
+		"too few results":  {func() ([]int, error) { return []int{1}, nil }, func(err error) bool { return err != nil }},
+		"too many results": {func() ([]int, error) { return make([]int, 3), nil }, func(err error) bool { return err != nil }},
 	}
 	for name, failure := range failures {
 		t.Run(name, func(t *testing.T) {
@@ -406,7 +482,7 @@ func TestAFailedBatchFailsAlone(t *testing.T) {
 				r := &recorder{}
 				c := config(r)
 				c.MaxQueueSize = 4
-				c.Run = atOnce(func(items []entry) ([]int, error) {
+				c.Run = synchronous(func(items []entry) ([]int, error) {
 					if items[0].shape == "bad" {
 						return failure.fails()
 					}
@@ -416,9 +492,9 @@ func TestAFailedBatchFailsAlone(t *testing.T) {
 				before := submit(b, t.Context(), entry{"good", 1})
 				bad := submit(b, t.Context(), entry{"bad", 2})
 				alsoBad := submit(b, t.Context(), entry{"bad", 3})
-				for _, answers := range []<-chan answer{bad, alsoBad} {
-					if a := <-answers; !failure.check(a.err) {
-						t.Errorf("an item of the failed batch got %v", a.err)
+				for _, returned := range []<-chan submission{bad, alsoBad} {
+					if got := <-returned; !failure.check(got.err) || !isRunError(got.err) {
+						t.Errorf("an item of the failed batch got %v", got.err)
 					}
 				}
 				expectResult(t, <-before, 1)
@@ -428,30 +504,30 @@ func TestAFailedBatchFailsAlone(t *testing.T) {
 	}
 }
 
-// A batch can fail as late as when its results are awaited.
-func TestFailureOfResultsReachesItsBatchOnly(t *testing.T) {
+// A batch can fail while its completer waits for the results.
+func TestAFailedCompletionFailsAlone(t *testing.T) {
 	broken := errors.New("broken")
-	for name, finish := range map[string]func() ([]int, error){
+	for name, complete := range map[string]func() ([]int, error){
 		"error": func() ([]int, error) { return nil, broken },
 		"panic": func() ([]int, error) { panic(broken) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				c := config(&recorder{})
-				atOnce := c.Run
+				run := c.Run
 				c.Run = func(runner int, items []entry) (func() ([]int, error), error) {
 					if items[0].shape == "bad" {
-						return finish, nil
+						return complete, nil
 					}
-					return atOnce(runner, items)
+					return run(runner, items)
 				}
 				b := start(t, c)
 				bad := submit(b, t.Context(), entry{"bad", 1})
 				good := submit(b, t.Context(), entry{"good", 2})
-				a := <-bad
+				got := <-bad
 				var p *batch.PanicError
-				if !errors.Is(a.err, broken) && !errors.As(a.err, &p) {
-					t.Errorf("an item of the failed batch got %v", a.err)
+				if !errors.Is(got.err, broken) && !errors.As(got.err, &p) || !isRunError(got.err) {
+					t.Errorf("an item of the failed batch got %v", got.err)
 				}
 				expectResult(t, <-good, 2)
 			})
@@ -459,9 +535,47 @@ func TestFailureOfResultsReachesItsBatchOnly(t *testing.T) {
 	}
 }
 
-// Starting a batch takes a minute, and so do its results: the next one starts while the results are awaited, but no
-// third one before they are there.
-func TestNextBatchStartsWhileResultsAreAwaited(t *testing.T) {
+// The other errors of Submit are distinct from those of Run, whatever Run returns.
+func TestOnlyAFailedBatchIsARunError(t *testing.T) {
+	cause := errors.New("the client left")
+	synctest.Test(t, func(t *testing.T) {
+		r := &recorder{takes: time.Minute}
+		c := config(r)
+		c.MaxBatchSize, c.MaxQueueSize, c.MaxWait = 1, 1, 0
+		b := start(t, c)
+		expect := func(name string, got submission, want error) {
+			t.Helper()
+			if !errors.Is(got.err, want) || isRunError(got.err) {
+				t.Errorf("%s: got %v, want %v and no RunError", name, got.err, want)
+			}
+		}
+		ctx, cancel := context.WithCancelCause(t.Context())
+		running := submit(b, ctx, entry{"s", 1})
+		waiting := submit(b, ctx, entry{"s", 2})
+		expect("full", <-submit(b, t.Context(), entry{"s", 3}), batch.ErrFull)
+		cancel(cause)
+		expect("cancelled while running", <-running, cause)
+		expect("cancelled while waiting", <-waiting, cause)
+		expect("cancelled before", <-submit(b, ctx, entry{"s", 4}), cause)
+		b.Close()
+		expect("closed", <-submit(b, t.Context(), entry{"s", 5}), batch.ErrClosed)
+	})
+	for _, returned := range []error{batch.ErrFull, batch.ErrClosed, context.Canceled} {
+		synctest.Test(t, func(t *testing.T) {
+			c := config(&recorder{})
+			c.Run = synchronous(func([]entry) ([]int, error) { return nil, returned })
+			got := <-submit(start(t, c), t.Context(), entry{"s", 1})
+			var runError *batch.RunError
+			if !errors.As(got.err, &runError) || runError.Err != returned || !errors.Is(got.err, returned) {
+				t.Errorf("Run returned %v, Submit %v", returned, got.err)
+			}
+		})
+	}
+}
+
+// Run returns at once, and the results take a minute. The second batch starts while the first is being completed, the
+// third one only afterwards.
+func TestTheNextBatchStartsDuringCompletion(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := config(&recorder{})
 		c.MaxBatchSize, c.MaxWait = 1, 0
@@ -475,52 +589,52 @@ func TestNextBatchStartsWhileResultsAreAwaited(t *testing.T) {
 			}, nil
 		}
 		b := start(t, c)
-		var answers []<-chan answer
+		var returned []<-chan submission
 		for id := range 3 {
-			answers = append(answers, submit(b, t.Context(), entry{"s", id}))
+			returned = append(returned, submit(b, t.Context(), entry{"s", id}))
 		}
-		for id, answers := range answers {
-			a := <-answers
-			expectResult(t, a, id)
-			if want := time.Duration(id+1) * time.Minute; a.at != want {
-				t.Errorf("item %d was answered after %v instead of %v", id, a.at, want)
+		for id, returned := range returned {
+			got := <-returned
+			expectResult(t, got, id)
+			if want := time.Duration(id+1) * time.Minute; got.at != want {
+				t.Errorf("item %d: returned after %v, want %v", id, got.at, want)
 			}
 		}
 		if want := []time.Duration{0, 0, time.Minute}; !slices.Equal(starts, want) {
-			t.Errorf("the batches started at %v instead of %v", starts, want)
+			t.Errorf("the batches started at %v, want %v", starts, want)
 		}
 	})
 }
 
-func TestRunnersWorkSideBySide(t *testing.T) {
+func TestRunnersRunAtTheSameTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &recorder{takes: time.Minute}
 		c := config(r)
 		c.MaxBatchSize, c.MaxQueueSize, c.MaxWait, c.Runners = 1, 9, 0, 3
 		b := start(t, c)
-		var answers []<-chan answer
+		var returned []<-chan submission
 		for id := range 6 {
-			answers = append(answers, submit(b, t.Context(), entry{"s", id}))
+			returned = append(returned, submit(b, t.Context(), entry{"s", id}))
 		}
-		for id, answers := range answers {
-			a := <-answers
-			expectResult(t, a, id)
-			if want := time.Duration(1+id/3) * time.Minute; a.at != want {
-				t.Errorf("item %d was answered after %v instead of %v", id, a.at, want)
+		for id, returned := range returned {
+			got := <-returned
+			expectResult(t, got, id)
+			if want := time.Duration(1+id/3) * time.Minute; got.at != want {
+				t.Errorf("item %d: returned after %v, want %v", id, got.at, want)
 			}
 		}
 	})
 }
 
-func TestCloseAnswersWhatWasAccepted(t *testing.T) {
+func TestCloseRunsAcceptedItems(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &recorder{takes: time.Minute}
 		c := config(r)
 		c.MaxWait = time.Hour
 		b := start(t, c)
-		var answers []<-chan answer
+		var returned []<-chan submission
 		for id := range 5 {
-			answers = append(answers, submit(b, t.Context(), entry{"s", id}))
+			returned = append(returned, submit(b, t.Context(), entry{"s", id}))
 		}
 		closed := make(chan struct{})
 		go func() {
@@ -528,15 +642,15 @@ func TestCloseAnswersWhatWasAccepted(t *testing.T) {
 			close(closed)
 		}()
 		synctest.Wait()
-		if a := <-submit(b, t.Context(), entry{"s", 9}); !errors.Is(a.err, batch.ErrClosed) || a.at != 0 {
-			t.Errorf("after Close: %v after %v", a.err, a.at)
+		if got := <-submit(b, t.Context(), entry{"s", 9}); !errors.Is(got.err, batch.ErrClosed) || got.at != 0 {
+			t.Errorf("after Close: got %v after %v", got.err, got.at)
 		}
-		for id, a := range answers {
+		for id, a := range returned {
 			expectResult(t, <-a, id)
 		}
 		<-closed
 		if passed := time.Since(epoch); passed != 3*time.Minute {
-			t.Errorf("closing took until %v: an incomplete batch waited for company", passed)
+			t.Errorf("Close returned at %v: an incomplete batch waited", passed)
 		}
 	})
 }
@@ -546,21 +660,21 @@ func TestStopWaiting(t *testing.T) {
 		c := config(&recorder{})
 		c.MaxWait = time.Hour
 		b := start(t, c)
-		onItsWay := b.Arrive()
+		pending := b.Arrive()
 		waiting := submit(b, t.Context(), entry{"s", 1})
 		time.Sleep(time.Minute)
 		b.StopWaiting()
-		if a := <-waiting; a.err != nil || a.at != time.Minute {
-			t.Errorf("the waiting item: %v after %v", a.err, a.at)
+		if got := <-waiting; got.err != nil || got.at != time.Minute {
+			t.Errorf("the waiting item: got %v after %v", got.err, got.at)
 		}
-		if reply, err := onItsWay.Submit(t.Context(), entry{"s", 2}); err != nil || reply.Queue != 0 {
-			t.Errorf("the item on its way: %v after %v", err, reply.Queue)
+		if reply, err := pending.Submit(t.Context(), entry{"s", 2}); err != nil || reply.Queue != 0 {
+			t.Errorf("the later item: got %v, queued for %v", err, reply.Queue)
 		}
 	})
 }
 
-// The bubble also makes sure that the runners which were set up have ended.
-func TestSetup(t *testing.T) {
+// The end of the bubble also proves that the runners which were set up have ended.
+func TestAnErrorOfSetupIsNews(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		broken := errors.New("no such model")
 		c := config(&recorder{})
@@ -577,20 +691,19 @@ func TestSetup(t *testing.T) {
 			t.Errorf("New returned %v", err)
 		}
 		if !slices.Equal(runners, []int{0, 1}) {
-			t.Errorf("set up were the runners %v", runners)
+			t.Errorf("Setup was called for the runners %v", runners)
 		}
 	})
 }
 
-func TestConfigIsChecked(t *testing.T) {
+func TestInvalidConfig(t *testing.T) {
 	for name, change := range map[string]func(*batch.Config[string, entry, int]){
-		"no batch":   func(c *batch.Config[string, entry, int]) { c.MaxBatchSize = 0 },
-		"no queue":   func(c *batch.Config[string, entry, int]) { c.MaxQueueSize = 0 },
-		"wait below": func(c *batch.Config[string, entry, int]) { c.MaxWait = -1 },
-		"no runner":  func(c *batch.Config[string, entry, int]) { c.Runners = 0 },
-		"policy":     func(c *batch.Config[string, entry, int]) { c.WaitPolicy = 7 },
-		"no run":     func(c *batch.Config[string, entry, int]) { c.Run = nil },
-		"no shape":   func(c *batch.Config[string, entry, int]) { c.Shape = nil },
+		"max batch size": func(c *batch.Config[string, entry, int]) { c.MaxBatchSize = 0 },
+		"max queue size": func(c *batch.Config[string, entry, int]) { c.MaxQueueSize = 0 },
+		"max wait":       func(c *batch.Config[string, entry, int]) { c.MaxWait = -1 },
+		"runners":        func(c *batch.Config[string, entry, int]) { c.Runners = 0 },
+		"no run":         func(c *batch.Config[string, entry, int]) { c.Run = nil },
+		"no shape":       func(c *batch.Config[string, entry, int]) { c.Shape = nil },
 	} {
 		c := config(&recorder{})
 		change(&c)
@@ -600,11 +713,11 @@ func TestConfigIsChecked(t *testing.T) {
 	}
 }
 
-// Many goroutines at once, by the wall's clock and under the race detector: every item gets its own result.
+// Outside a bubble, many goroutines submit at the same time; the race detector watches.
 func TestConcurrentItemsGetTheirOwnResults(t *testing.T) {
 	r := &recorder{}
 	c := config(r)
-	c.MaxBatchSize, c.MaxQueueSize, c.MaxWait, c.WaitPolicy = 5, 64, time.Millisecond, batch.Adaptive
+	c.MaxBatchSize, c.MaxQueueSize, c.MaxWait, c.FixedWait = 5, 64, time.Millisecond, false
 	c.Runners = 2
 	b := start(t, c)
 	var wg sync.WaitGroup
@@ -614,7 +727,7 @@ func TestConcurrentItemsGetTheirOwnResults(t *testing.T) {
 				id := client*1000 + i
 				reply, err := b.Arrive().Submit(t.Context(), entry{fmt.Sprint(id % 3), id})
 				if err != nil || reply.Result != -id {
-					t.Errorf("item %d: %d, %v", id, reply.Result, err)
+					t.Errorf("item %d: got result %d, error %v", id, reply.Result, err)
 				}
 			}
 		})

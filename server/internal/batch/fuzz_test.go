@@ -11,12 +11,12 @@ import (
 	"github.com/torchherd/torchherd/server/internal/batch"
 )
 
-// FuzzContract plays a random script of arrivals, submissions, cancellations and failures to a Batcher and to
-// the plain model below, and compares every answer, its time, and every batch.
+// FuzzContract runs a random script of arrivals, submissions, cancellations and failures through a Batcher and through
+// the plain model below, and compares every reply, its time, and every batch.
 //
-// All times of the script are such that no two things happen at the same moment, where the order would be
-// anybody's guess: arrivals, submissions and cancellations come at whole milliseconds plus 0, 100 and 200
-// microseconds, waits add nanoseconds and forwards add microseconds up to 99.
+// No two events of a script happen at the same moment, since their order would be undefined: arrivals, submissions and
+// cancellations happen at whole milliseconds plus 0, 100 and 200 microseconds, waits add nanoseconds, and runs add
+// up to 99 microseconds.
 func FuzzContract(f *testing.F) {
 	f.Add([]byte{2, 3, 0, 50, 40, 0, 0, 5, 0, 1, 0, 5, 0, 9, 0, 0, 0})
 	f.Add([]byte{3, 4, 1, 90, 10, 1, 3, 1, 0, 0, 3, 30, 2, 4, 0, 7, 1, 0, 60, 0, 3, 3})
@@ -34,17 +34,17 @@ func FuzzContract(f *testing.F) {
 type script struct {
 	size, queue int
 	wait, takes time.Duration
-	policy      batch.WaitPolicy
+	fixedWait   bool
 	steps       []step
 }
 
-// A step is the life of one item as its client wishes it.
+// A step is what the client of one item does.
 type step struct {
-	shape             string
-	arrives, submits  time.Duration // since the start
-	cancels           time.Duration // 0: never
-	fails             bool          // its batch fails
-	givesUpBeforehand bool          // leaves instead of submitting
+	shape            string
+	arrives, submits time.Duration // since the start
+	cancels          time.Duration // 0: never
+	fails            bool          // its batch fails
+	leaves           bool          // leaves instead of submitting
 }
 
 const (
@@ -58,13 +58,13 @@ func readScript(data []byte) (script, bool) {
 		return script{}, false
 	}
 	s := script{
-		size: 1 + int(data[0]%4), queue: 1 + int(data[1]%6), policy: batch.WaitPolicy(data[2] % 2),
+		size: 1 + int(data[0]%4), queue: 1 + int(data[1]%6), fixedWait: data[2]%2 == 1,
 		wait:  time.Duration(data[3])*time.Millisecond + time.Nanosecond,
 		takes: time.Duration(data[4])*time.Millisecond + time.Microsecond,
 	}
 	now := time.Duration(0)
 	taken := map[time.Duration]bool{}
-	free := func(at time.Duration) time.Duration { // the next millisecond at which nothing else happens
+	free := func(at time.Duration) time.Duration { // the next millisecond without another event
 		for taken[at] {
 			at += time.Millisecond
 		}
@@ -74,11 +74,11 @@ func readScript(data []byte) (script, bool) {
 	for data = data[head:]; len(data) >= size; data = data[size:] {
 		now += time.Duration(1+data[0]%32) * time.Millisecond
 		st := step{
-			shape:             string('a' + rune(data[1]%3)),
-			fails:             data[1]&0x80 != 0,
-			givesUpBeforehand: data[1]&0x70 == 0x70,
-			arrives:           free(now),
-			submits:           free(now + time.Duration(data[2]%64)*time.Millisecond + submitOffset),
+			shape:   string('a' + rune(data[1]%3)),
+			fails:   data[1]&0x80 != 0,
+			leaves:  data[1]&0x70 == 0x70,
+			arrives: free(now),
+			submits: free(now + time.Duration(data[2]%64)*time.Millisecond + submitOffset),
 		}
 		if data[3]%4 == 0 {
 			st.cancels = free(st.submits - submitOffset + time.Duration(data[3])*time.Millisecond + cancelOffset)
@@ -93,48 +93,47 @@ var (
 	errFailed    = errors.New("failed")
 )
 
-// What the model expects: for each step its answer, and all batches.
+// An expectation is the reply to each step's Submit, and all batches.
 type expectation struct {
-	answers []expected
+	replies []expected
 	batches []ran
 }
 
 type expected struct {
-	err error // nil: its result
+	err error // nil: the item's result
 	at  time.Duration
 }
 
-// expect is the plain model: it goes from event to event and applies the contract's sentences by looking at all
-// items each time.
+// expect is the plain model. It goes from event to event and applies the contract to all items each time.
 func (s *script) expect() expectation {
 	const (
 		absent = iota
 		waiting
 		running
-		answered
+		done
 	)
-	e := expectation{answers: make([]expected, len(s.steps))}
+	e := expectation{replies: make([]expected, len(s.steps))}
 	state := make([]int, len(s.steps))
 	accepted := make([]time.Duration, len(s.steps))
-	order := []int{} // of acceptance
+	order := []int{} // the items in order of acceptance
 	var batchItems []int
 	busyUntil := time.Duration(-1)
 	never := time.Duration(1<<63 - 1)
 
-	answer := func(i int, err error, at time.Duration) {
-		state[i] = answered
-		e.answers[i] = expected{err, at}
+	reply := func(i int, err error, at time.Duration) {
+		state[i] = done
+		e.replies[i] = expected{err, at}
 	}
-	// launchAt is when a shape's oldest items can be launched, were the runner free.
-	launchAt := func(items []int, now time.Duration) time.Duration {
+	// dueAt returns when a shape's oldest items are due.
+	dueAt := func(items []int, now time.Duration) time.Duration {
 		if len(items) >= s.size {
 			return now
 		}
 		limit := accepted[items[0]] + s.wait
-		if s.policy == batch.Fixed {
+		if s.fixedWait {
 			return max(limit, now)
 		}
-		latest := now // until when company is awaited
+		latest := now // when the last arrival stops being pending
 		for _, st := range s.steps {
 			if st.arrives <= now && now < st.submits {
 				latest = max(latest, st.arrives+s.wait)
@@ -144,11 +143,11 @@ func (s *script) expect() expectation {
 	}
 	now := time.Duration(0)
 	for {
-		// Launch what can be launched now: of the candidates the one with the oldest item.
+		// Launch the due batch with the oldest item.
 		next := never
 		if busyUntil < 0 {
 			byShape := map[string][]int{}
-			var shapes []string // by oldest item
+			var shapes []string // sorted by their oldest items
 			for _, i := range order {
 				if state[i] == waiting {
 					if byShape[s.steps[i].shape] == nil {
@@ -160,7 +159,7 @@ func (s *script) expect() expectation {
 			launched := false
 			for _, shape := range shapes {
 				items := byShape[shape]
-				at := launchAt(items, now)
+				at := dueAt(items, now)
 				if at > now {
 					next = min(next, at)
 					continue
@@ -184,7 +183,7 @@ func (s *script) expect() expectation {
 		}
 		for i, st := range s.steps {
 			for _, at := range []time.Duration{st.arrives, st.submits, st.cancels} {
-				if at > now && (state[i] == absent || at == st.cancels && state[i] != answered) {
+				if at > now && (state[i] == absent || at == st.cancels && state[i] != done) {
 					next = min(next, at)
 				}
 			}
@@ -202,7 +201,7 @@ func (s *script) expect() expectation {
 			}
 			for _, i := range batchItems {
 				if state[i] == running {
-					answer(i, err, now)
+					reply(i, err, now)
 				}
 			}
 			busyUntil = -1
@@ -217,23 +216,23 @@ func (s *script) expect() expectation {
 					}
 				}
 				switch {
-				case st.givesUpBeforehand:
-					answer(i, nil, now)
+				case st.leaves:
+					reply(i, nil, now)
 				case count >= s.queue:
-					answer(i, batch.ErrFull, now)
+					reply(i, batch.ErrFull, now)
 				default:
 					state[i] = waiting
 					accepted[i] = now
 					order = append(order, i)
 				}
 			case now == st.cancels && (state[i] == waiting || state[i] == running):
-				answer(i, errCancelled, now)
+				reply(i, errCancelled, now)
 			}
 		}
 	}
 }
 
-// play lets a Batcher live through the script and compares.
+// play runs the script through a Batcher and compares.
 func (s *script) play(t *testing.T, want expectation) {
 	r := &recorder{takes: s.takes}
 	r.fails = func(items []entry) error {
@@ -243,8 +242,8 @@ func (s *script) play(t *testing.T, want expectation) {
 		return nil
 	}
 	b, err := batch.New(batch.Config[string, entry, int]{
-		MaxBatchSize: s.size, MaxQueueSize: s.queue, MaxWait: s.wait, WaitPolicy: s.policy,
-		Shape: func(e entry) string { return e.shape }, Run: atOnce(r.run), Runners: 1,
+		MaxBatchSize: s.size, MaxQueueSize: s.queue, MaxWait: s.wait, FixedWait: s.fixedWait,
+		Shape: func(e entry) string { return e.shape }, Run: synchronous(r.run), Runners: 1,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -257,7 +256,7 @@ func (s *script) play(t *testing.T, want expectation) {
 			time.Sleep(st.arrives)
 			arrival := b.Arrive()
 			time.Sleep(st.submits - st.arrives)
-			if st.givesUpBeforehand {
+			if st.leaves {
 				arrival.Leave()
 				got[i] = expected{nil, time.Since(epoch)}
 				return
@@ -280,13 +279,16 @@ func (s *script) play(t *testing.T, want expectation) {
 	}
 	b.Close()
 	for i, have := range got {
-		if !errors.Is(have.err, want.answers[i].err) || have.at != want.answers[i].at {
-			t.Errorf("item %d: %v at %v instead of %v at %v", i, have.err, have.at, want.answers[i].err, want.answers[i].at)
+		if !errors.Is(have.err, want.replies[i].err) || have.at != want.replies[i].at {
+			t.Errorf("item %d: got %v at %v, want %v at %v", i, have.err, have.at, want.replies[i].err, want.replies[i].at)
+		}
+		if got, want := isRunError(have.err), errors.Is(have.err, errFailed); got != want {
+			t.Errorf("item %d: %v is a RunError: %v, want %v", i, have.err, got, want)
 		}
 	}
 	if !slices.EqualFunc(r.batches, want.batches, func(x, y ran) bool {
 		return x.start == y.start && slices.Equal(x.items, y.items)
 	}) {
-		t.Errorf("batches\n%v instead of\n%v", r.batches, want.batches)
+		t.Errorf("got batches\n%v\nwant\n%v", r.batches, want.batches)
 	}
 }
