@@ -65,15 +65,11 @@ func Load(name string, file *torch.File, s settings.Settings, host *Host, gentle
 		return nil, err
 	}
 	m.format, _ = imagecodec.ParseFormat(string(s.Format))
-	policy := batch.Adaptive
-	if s.WaitPolicy == settings.Fixed {
-		policy = batch.Fixed
-	}
 	m.batcher, err = batch.New(batch.Config[shape, imagecodec.Image, imagecodec.Image]{
 		MaxBatchSize: s.MaxBatchSize,
 		MaxQueueSize: s.MaxQueueSize,
 		MaxWait:      s.MaxWait,
-		WaitPolicy:   policy,
+		FixedWait:    s.WaitPolicy == settings.Fixed,
 		Runners:      m.Instances(),
 		Shape:        func(p imagecodec.Image) shape { return shape{p.Width, p.Height} },
 		Setup:        m.setUp,
