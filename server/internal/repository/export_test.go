@@ -1,4 +1,4 @@
 package repository
 
-// WhenSettled is Watch's waiting, for a clock of the test's.
+// WhenSettled is the part of Watch that can run with a fake clock.
 var WhenSettled = whenSettled

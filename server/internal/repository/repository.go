@@ -1,14 +1,15 @@
-// Package repository is where a model lies: a folder with its versions and settings, a bare file, or bytes inside the
-// program. It knows files and folders, and not what is in a model's file.
+// Package repository finds the versions of a model: in a model folder, in a single file, or in memory. It reads no
+// content of a model file.
 //
-//	NAME/model.yaml              settings; may be left out
-//	NAME/1/model.pt              the model's versions, numbered from 1
+//	NAME/model.yaml              optional settings
+//	NAME/1/model.pt              versions, numbered from 1
 //	NAME/2/model.pt2
 //
-// Of a folder nothing is read that lies outside it, whatever its links say: all goes through os.Root.
+// All access to a model folder goes through os.Root, so a link that leads out of the folder is an error.
 package repository
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -24,21 +25,21 @@ import (
 	"github.com/torchherd/torchherd/server/internal/settings"
 )
 
-// A Source is where one model lies.
+// A Source is the location of one model.
 type Source struct {
 	name    string
-	path    string // of the folder or the file; empty: the content is all
+	path    string // absolute path of the folder or the file; empty: in memory
 	folder  bool
-	content []byte
+	content []byte // of a model in memory
 }
 
-// Open looks at a path, which must name a folder or a file.
+// Open returns the source at a path, which must be that of a folder or a file.
 func Open(path string) (*Source, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, err
 	}
-	path, err = filepath.Abs(path) // the folder's own name, where "." is given
+	path, err = filepath.Abs(path) // so that the path "." has a name
 	if err != nil {
 		return nil, err
 	}
@@ -49,19 +50,16 @@ func Open(path string) (*Source, error) {
 	return &Source{name: strings.TrimSuffix(file, filepath.Ext(file)), path: path}, nil
 }
 
-// InMemory is a model whose file's bytes are part of the program.
+// InMemory returns the source of a bundled model: the content of its file, which must not change.
 func InMemory(name string, content []byte) *Source { return &Source{name: name, content: content} }
 
-// Name is the model's name: the folder's, or the file's without its ending.
+// Name returns the model's name: the folder's, or the file's without its extension.
 func (s *Source) Name() string { return s.name }
 
-// Numbered tells whether the versions have numbers of their own, as those in a folder.
+// Numbered reports whether the versions have numbers, as they have in a model folder.
 func (s *Source) Numbered() bool { return s.folder }
 
-// Content is the bytes of a model that lies in memory, else nil.
-func (s *Source) Content() []byte { return s.content }
-
-// String is the place, for messages.
+// String returns the location for messages.
 func (s *Source) String() string {
 	if s.path == "" {
 		return "the bundled model"
@@ -69,25 +67,25 @@ func (s *Source) String() string {
 	return s.path
 }
 
-// A Listing is what lies there at one moment.
+// A Listing is what a source holds at one moment.
 type Listing struct {
-	// Versions are those that have a file, the newest first; never none, unless List returns an error.
+	// Versions are the versions that have a model file, the newest first. List returns at least one, or an error.
 	Versions []Version
-	// Settings is the text of model.yaml; nil: there is none.
+	// Settings is the content of model.yaml; nil if there is no such file.
 	Settings []byte
 }
 
-// A Version is a model's file as it was when it was listed.
+// A Version identifies a model file in the state in which it was listed.
 type Version struct {
-	// Number is the version's in a folder; 0 for a bare file and for one in memory, of which there is only one.
+	// Number is the version's number in a model folder. It is 0 for a single file and for a model in memory.
 	Number int
-	path   string      // below the folder, or the bare file's
-	info   fs.FileInfo // nil: in memory, or there is a problem
-	// problem is why the version can't be opened, such as a link that leads outside; nil: nothing is known against it.
+	path   string      // of the model file; relative to the folder, if there is one
+	info   fs.FileInfo // nil: the model is in memory, or there is a problem
+	// problem is the error that Open returns, for example about a link that leads out of the folder.
 	problem error
 }
 
-// Same tells whether the file is the one that other was, untouched.
+// Same reports whether both versions are the same file in the same state.
 func (v Version) Same(other Version) bool {
 	if v.info == nil || other.info == nil {
 		return v.info == other.info && v.Number == other.Number && fmt.Sprint(v.problem) == fmt.Sprint(other.problem)
@@ -99,7 +97,7 @@ func sameFile(a, b fs.FileInfo) bool {
 	return os.SameFile(a, b) && a.Size() == b.Size() && a.ModTime().Equal(b.ModTime())
 }
 
-// List looks what lies there now.
+// List returns what the source holds now.
 func (s *Source) List() (Listing, error) {
 	switch {
 	case s.path == "":
@@ -122,15 +120,15 @@ func (s *Source) List() (Listing, error) {
 	}
 	if len(l.Versions) == 0 {
 		if name := modelBelow(root); name != "" {
-			return Listing{}, fmt.Errorf("%s holds folders of models; name those instead, such as %s", s.path, filepath.Join(s.path, name))
+			return Listing{}, fmt.Errorf("%s contains model folders; name one of them, for example %s", s.path, filepath.Join(s.path, name))
 		}
-		return Listing{}, fmt.Errorf("%s: no version is there; put a model into it as 1/model.pt or 1/model.pt2", s.path)
+		return Listing{}, fmt.Errorf("%s: no versions found; add a model file as 1/model.pt or 1/model.pt2", s.path)
 	}
 	return l, nil
 }
 
-// modelBelow is the name of a folder in this one that has a model's versions, or empty: other servers take the folder of
-// all models.
+// modelBelow returns the name of a model folder inside this folder, or "". Other model servers take the folder that
+// contains all models, so users may name that one.
 func modelBelow(root *os.Root) string {
 	entries, err := fs.ReadDir(root.FS(), ".")
 	if err != nil {
@@ -150,7 +148,7 @@ func modelBelow(root *os.Root) string {
 	return ""
 }
 
-// maxSettings bounds a model.yaml, in bytes.
+// maxSettings is the maximum size of a model.yaml in bytes.
 const maxSettings = 1 << 20
 
 func readSettings(root *os.Root) ([]byte, error) {
@@ -163,17 +161,17 @@ func readSettings(root *os.Root) ([]byte, error) {
 	}
 	defer func() { _ = file.Close() }()
 	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is not a file", settings.FileName)
+		return nil, fmt.Errorf("%s is not a regular file; replace or delete it", settings.FileName)
 	}
 	text, err := io.ReadAll(io.LimitReader(file, maxSettings+1))
 	if len(text) > maxSettings {
-		return nil, fmt.Errorf("%s has more than %d bytes", settings.FileName, maxSettings)
+		return nil, fmt.Errorf("%s is larger than %d bytes; shorten it", settings.FileName, maxSettings)
 	}
-	return slices.Clip(append([]byte{}, text...)), err
+	return text, err // not nil, even if the file is empty
 }
 
-// versions returns the numbered folders that have a model's file, the newest first. Other names are no versions: a copy
-// that is still being made has one of those.
+// versions returns the versions of a folder, the newest first. It ignores every name that isn't a number, so a copy in
+// progress can have such a name.
 func versions(root *os.Root) ([]Version, error) {
 	entries, err := fs.ReadDir(root.FS(), ".")
 	if err != nil {
@@ -193,30 +191,58 @@ func versions(root *os.Root) ([]Version, error) {
 	return found, nil
 }
 
-// version looks for a version's file. It has neither info nor problem if there is none.
+// version finds the model file of a version. If there is none, the result has neither info nor problem.
 func version(root *os.Root, number int) Version {
 	v := Version{Number: number}
 	for _, name := range []string{"model.pt", "model.pt2"} {
-		place := path.Join(strconv.Itoa(number), name)
-		info, err := root.Stat(place)
+		file := path.Join(strconv.Itoa(number), name)
+		info, err := root.Stat(file)
 		switch {
 		case errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR):
 			continue
 		case err != nil:
 			return Version{Number: number, problem: err}
 		case v.info != nil:
-			return Version{Number: number, problem: fmt.Errorf("the version has two files, %s and %s; take one away", path.Base(v.path), name)}
+			return Version{Number: number, problem: fmt.Errorf("version %d has two files, %s and %s; delete one", number, path.Base(v.path), name)}
 		}
-		v.path, v.info = place, info
+		v.path, v.info = file, info
 	}
 	return v
 }
 
-// ErrChanged is Open's and Unchanged's answer for a file that isn't any more as it was listed.
-var ErrChanged = errors.New("the file was replaced, changed or deleted while it was being loaded; load it again")
+// ErrChanged is returned by Open and Unchanged for a file that is no longer in the state in which it was listed.
+var ErrChanged = errors.New("the model file was replaced, modified or deleted during loading; load the model again")
 
-// Open opens a version's file for reading. Not for a model in memory.
-func (s *Source) Open(v Version) (*os.File, error) {
+// A File is a version's model file, open for reading. Code that needs more than a reader uses OS, or Bytes for a model in
+// memory.
+type File struct {
+	io.Reader
+	file    *os.File
+	content []byte
+}
+
+// OS returns the open file, or nil for a model in memory.
+func (f *File) OS() *os.File { return f.file }
+
+// Bytes returns the content of a model in memory, or nil.
+func (f *File) Bytes() []byte { return f.content }
+
+// Close closes the file. It does nothing if the file is closed already, by another user of OS for example.
+func (f *File) Close() error {
+	if f.file == nil {
+		return nil
+	}
+	if err := f.file.Close(); !errors.Is(err, fs.ErrClosed) {
+		return err
+	}
+	return nil
+}
+
+// Open opens a version's model file. The caller must Close it.
+func (s *Source) Open(v Version) (*File, error) {
+	if s.path == "" {
+		return &File{Reader: bytes.NewReader(s.content), content: s.content}, nil
+	}
 	if v.problem != nil {
 		return nil, v.problem
 	}
@@ -231,10 +257,10 @@ func (s *Source) Open(v Version) (*os.File, error) {
 		_ = file.Close()
 		return nil, errors.Join(ErrChanged, err)
 	}
-	return file, nil
+	return &File{Reader: file, file: file}, nil
 }
 
-// open doesn't wait for somebody at a pipe's other end.
+// open opens a file. It doesn't block on a pipe without a writer.
 func (s *Source) open(name string) (*os.File, error) {
 	const flags = os.O_RDONLY | syscall.O_NONBLOCK
 	if !s.folder {
@@ -248,7 +274,7 @@ func (s *Source) open(name string) (*os.File, error) {
 	return root.OpenFile(name, flags, 0)
 }
 
-// Unchanged returns ErrChanged unless the version's file still is where and as it was listed.
+// Unchanged returns ErrChanged if the version's file is no longer at its path, in the state in which it was listed.
 func (s *Source) Unchanged(v Version) error {
 	if v.info == nil {
 		return nil

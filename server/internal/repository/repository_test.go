@@ -16,7 +16,7 @@ import (
 	"github.com/torchherd/torchherd/server/internal/repository"
 )
 
-// tree makes files below a new folder called net: names and contents.
+// tree makes a folder called net with these files, given by their names and contents.
 func tree(t *testing.T, files map[string]string) string {
 	t.Helper()
 	folder := filepath.Join(t.TempDir(), "net")
@@ -54,7 +54,7 @@ func list(t *testing.T, source *repository.Source) repository.Listing {
 	return listing
 }
 
-// content reads a version's file.
+// content returns the content of a version's file.
 func content(t *testing.T, source *repository.Source, v repository.Version) string {
 	t.Helper()
 	file, err := source.Open(v)
@@ -91,12 +91,12 @@ func TestFolder(t *testing.T) {
 	again := list(t, source)
 	for i, v := range again.Versions {
 		if !v.Same(listing.Versions[i]) {
-			t.Errorf("version %d isn't the same, untouched", v.Number)
+			t.Errorf("version %d isn't the same in a second listing", v.Number)
 		}
 	}
 }
 
-func TestBareFile(t *testing.T) {
+func TestSingleFile(t *testing.T) {
 	path := filepath.Join(tree(t, map[string]string{"small.one.pt": "content"}), "small.one.pt")
 	source := open(t, path)
 	listing := list(t, source)
@@ -108,15 +108,77 @@ func TestBareFile(t *testing.T) {
 	}
 }
 
-func TestNothingThere(t *testing.T) {
+func TestInMemory(t *testing.T) {
+	source := repository.InMemory("small", []byte("content"))
+	listing := list(t, source)
+	if source.Name() != "small" || source.Numbered() || listing.Settings != nil || len(listing.Versions) != 1 || content(t, source, listing.Versions[0]) != "content" {
+		t.Errorf("%q, %v, %+v", source.Name(), source.Numbered(), listing)
+	}
+	if err := source.Unchanged(listing.Versions[0]); err != nil {
+		t.Error(err)
+	}
+	if err := source.Watch(t.Context(), time.Millisecond, func() {}); err != nil {
+		t.Error(err)
+	}
+}
+
+// A File gives out what a model can be loaded from, and can be closed by its other owner.
+func TestFile(t *testing.T) {
+	path := filepath.Join(tree(t, map[string]string{"small.pt": "content"}), "small.pt")
+	for _, test := range []struct {
+		source *repository.Source
+		onDisk bool
+		bytes  []byte
+	}{
+		{open(t, path), true, nil},
+		{repository.InMemory("small", []byte("content")), false, []byte("content")},
+	} {
+		file, err := test.source.Open(list(t, test.source).Versions[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if (file.OS() != nil) != test.onDisk || !slices.Equal(file.Bytes(), test.bytes) {
+			t.Errorf("%v: got %v and %q", test.source, file.OS(), file.Bytes())
+		}
+		if test.onDisk {
+			_ = file.OS().Close()
+		}
+		for range 2 {
+			if err := file.Close(); err != nil {
+				t.Errorf("%v: closing it again: %v", test.source, err)
+			}
+		}
+	}
+}
+
+// A model.yaml that can't be read is an error of List, not a missing file.
+func TestBadSettings(t *testing.T) {
+	for name, test := range map[string]struct {
+		files map[string]string
+		want  string
+	}{
+		"a folder":  {map[string]string{"1/model.pt": "", "model.yaml/x": ""}, "model.yaml is not a regular file"},
+		"too large": {map[string]string{"1/model.pt": "", "model.yaml": strings.Repeat("#", 1<<20+1)}, "model.yaml is larger than 1048576 bytes"},
+	} {
+		if _, err := open(t, tree(t, test.files)).List(); err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: got %v, want %q", name, err, test.want)
+		}
+	}
+	source := open(t, tree(t, map[string]string{"1/model.pt": "", "model.yaml": ""}))
+	if settings := list(t, source).Settings; settings == nil || len(settings) > 0 {
+		t.Errorf("an empty model.yaml: got %v", settings)
+	}
+}
+
+func TestNoVersions(t *testing.T) {
 	for _, c := range []struct {
 		files map[string]string
-		says  string
+		want  string
 	}{
-		{map[string]string{"model.yaml": "", "1/readme": ""}, "no version is there; put a model into it as 1/model.pt"},
+		{map[string]string{"model.yaml": "", "1/readme": ""}, "no versions found; add a model file as 1/model.pt or 1/model.pt2"},
 		{map[string]string{"a/readme": "", "b/2/model.pt": ""}, "net/b"},
 	} {
-		if _, err := open(t, tree(t, c.files)).List(); err == nil || !strings.Contains(err.Error(), c.says) {
+		if _, err := open(t, tree(t, c.files)).List(); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%v: %v", c.files, err)
 		}
 	}
@@ -129,19 +191,19 @@ func TestTwoFiles(t *testing.T) {
 		t.Error(err)
 	}
 	if content(t, source, versions[1]) != "one" {
-		t.Error("the other version is affected")
+		t.Error("the other version has another content")
 	}
 }
 
-// Links lead where they lead inside a folder, and nowhere else.
+// A link inside a model folder works, one that leads out of the folder is an error.
 func TestLinks(t *testing.T) {
 	folder := tree(t, map[string]string{"1/model.pt": "one", "data/model.pt": "inside", "2/readme": "", "4/readme": ""})
 	outside := tree(t, map[string]string{"model.pt": "outside", "model.yaml": "size: keep"})
 	for link, to := range map[string]string{
-		"2/model.pt": "../data/model.pt",                          // inside
-		"3":          outside,                                     // a folder elsewhere
-		"4/model.pt": filepath.Join(outside, "model.pt"),          // a file elsewhere
-		"5":          "../../" + filepath.Base(outside) + "/../x", // nowhere
+		"2/model.pt": "../data/model.pt",                          // inside the folder
+		"3":          outside,                                     // another folder
+		"4/model.pt": filepath.Join(outside, "model.pt"),          // a file of another folder
+		"5":          "../../" + filepath.Base(outside) + "/../x", // missing
 	} {
 		if err := os.Symlink(to, filepath.Join(folder, link)); err != nil {
 			t.Fatal(err)
@@ -151,19 +213,19 @@ func TestLinks(t *testing.T) {
 	for _, v := range list(t, source).Versions {
 		if v.Number <= 2 {
 			if got, want := content(t, source, v), map[int]string{1: "one", 2: "inside"}[v.Number]; got != want {
-				t.Errorf("version %d: %q", v.Number, got)
+				t.Errorf("version %d: got content %q, want %q", v.Number, got, want)
 			}
 			continue
 		}
 		if file, err := source.Open(v); err == nil || !strings.Contains(err.Error(), "escapes") {
-			t.Errorf("version %d: %v, %v", v.Number, file, err)
+			t.Errorf("version %d: got %v, %v, want an error about the link", v.Number, file, err)
 		}
 	}
 	if err := os.Symlink(filepath.Join(outside, "model.yaml"), filepath.Join(folder, "model.yaml")); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := source.List(); err == nil || !strings.Contains(err.Error(), "escapes") {
-		t.Errorf("settings from elsewhere: %v", err)
+		t.Errorf("settings in another folder: got %v", err)
 	}
 }
 
@@ -196,17 +258,17 @@ func TestChangedFiles(t *testing.T) {
 				t.Fatal(err)
 			}
 			if err := source.Unchanged(v); !errors.Is(err, repository.ErrChanged) {
-				t.Errorf("%s while it was open: %v", name, err)
+				t.Errorf("%s while it was open: got %v", name, err)
 			}
 			if _, err := source.Open(v); !errors.Is(err, repository.ErrChanged) {
-				t.Errorf("%s before it was opened: %v", name, err)
+				t.Errorf("%s before it was opened: got %v", name, err)
 			}
 			_ = opened.Close()
 		}
 	}
 }
 
-// A file that is being written is let be: each event puts the time off.
+// A file that is being written is ignored until writes settle: each event restarts the wait.
 func TestWhenSettled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const settle = time.Second
@@ -230,12 +292,12 @@ func TestWhenSettled(t *testing.T) {
 		<-ended
 		last := 4 * settle * 9 / 10
 		if want := []time.Duration{last + settle, last + settle*9/10 + 10*settle + settle}; !slices.Equal(calls, want) {
-			t.Errorf("called at %v instead of %v", calls, want)
+			t.Errorf("called at %v, want %v", calls, want)
 		}
 	})
 }
 
-// What happens at a source is seen: a new version, a new file in the place of another, new settings.
+// Watch reports a new version, a replaced file and new settings.
 func TestWatch(t *testing.T) {
 	folder := tree(t, map[string]string{"1/model.pt": "one"})
 	file := filepath.Join(tree(t, map[string]string{"small.pt": "one"}), "small.pt")
@@ -262,7 +324,7 @@ func TestWatch(t *testing.T) {
 			select {
 			case <-changed:
 			case <-time.After(time.Minute):
-				t.Fatal("nobody saw it")
+				t.Fatal("changed was not called")
 			}
 		})
 	}

@@ -9,9 +9,9 @@ import (
 	"github.com/fsnotify/fsnotify"
 )
 
-// Watch calls changed after something has happened at the source and nothing more for the time settle, again and again
-// until ctx ends. A file that is being written makes events all the time, so it is let be until it is complete. An error
-// is that of the start: a place that can't be watched.
+// Watch calls changed after each change of the source, until ctx is done. A change is ignored until writes settle, that
+// is, until nothing has happened for the duration settle, so that no incomplete file is loaded. Watch returns an error if
+// the source can't be watched.
 func (s *Source) Watch(ctx context.Context, settle time.Duration, changed func()) error {
 	if s.path == "" {
 		return nil // the bundled model never changes
@@ -20,7 +20,7 @@ func (s *Source) Watch(ctx context.Context, settle time.Duration, changed func()
 	if err != nil {
 		return err
 	}
-	// A folder and not the file in it: another file that takes its place is another one to the system.
+	// For a single file, its folder is watched: a watch of the file itself would end when another file replaces it.
 	folder := s.path
 	if !s.folder {
 		folder = filepath.Dir(s.path)
@@ -36,7 +36,7 @@ func (s *Source) Watch(ctx context.Context, settle time.Duration, changed func()
 	return nil
 }
 
-// follow passes on that something has happened, until ctx ends.
+// follow sends to events whenever something has happened, until ctx is done.
 func (s *Source) follow(ctx context.Context, watcher *fsnotify.Watcher, events chan<- struct{}) {
 	defer func() { _ = watcher.Close() }()
 	for {
@@ -47,10 +47,10 @@ func (s *Source) follow(ctx context.Context, watcher *fsnotify.Watcher, events c
 			}
 			s.watchVersions(watcher)
 		case err := <-watcher.Errors:
-			if err == nil { // it was closed
+			if err == nil { // the watcher was closed
 				return
 			}
-			// Of an overflow, say: then something may have been missed.
+			// After an error, for example an overflow, events may be missing. So the error counts as an event.
 		case <-ctx.Done():
 			return
 		}
@@ -62,16 +62,17 @@ func (s *Source) follow(ctx context.Context, watcher *fsnotify.Watcher, events c
 	}
 }
 
-// kubernetesData is the link by which Kubernetes puts new content of a volume in place, all files of it in one step.
+// kubernetesData is the link that Kubernetes replaces to update all files of a volume in one step.
 const kubernetesData = "..data"
 
-// concerns tells whether what happened to the file may matter. Beside a bare file others may be changing all the time.
+// concerns reports whether an event of the file is one of the source. The folder of a single file may contain other files
+// that change all the time.
 func (s *Source) concerns(file string) bool {
 	name := filepath.Base(file)
 	return s.folder || name == filepath.Base(s.path) || name == kubernetesData
 }
 
-// watchVersions adds the folders of the versions. Those that are watched already, or are gone by now, do no harm.
+// watchVersions watches the folders of the versions. It ignores errors: a folder may have been deleted meanwhile.
 func (s *Source) watchVersions(watcher *fsnotify.Watcher) {
 	if !s.folder {
 		return
@@ -84,7 +85,7 @@ func (s *Source) watchVersions(watcher *fsnotify.Watcher) {
 	}
 }
 
-// whenSettled calls changed when the time settle has passed since the last event.
+// whenSettled calls changed when the duration settle has passed since the last event.
 func whenSettled(ctx context.Context, events <-chan struct{}, settle time.Duration, changed func()) {
 	timer := time.NewTimer(settle)
 	timer.Stop()
