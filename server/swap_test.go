@@ -170,10 +170,10 @@ func TestBadSwaps(t *testing.T) {
 		{name: "no_batch_two.pt", reason: "refuses a batch of two"},
 		{name: "no_size.pt", reason: "is no size"},
 		{name: "../../models/photo2ink/model.pt", reason: "--max-model-memory is 500000: out of memory"},
-		{name: "slow_to_load.pt", reason: "replaced, changed or deleted while it was being loaded", meanwhile: func() {
+		{name: "slow_to_load.pt", reason: "replaced, modified or deleted during loading", meanwhile: func() {
 			file.put(goldens.Read(t, "modules/identity.pt"))
 		}},
-		{name: "slow_to_load.pt", reason: "replaced, changed or deleted while it was being loaded", meanwhile: remove},
+		{name: "slow_to_load.pt", reason: "replaced, modified or deleted during loading", meanwhile: remove},
 		{name: "", reason: "no such file"},
 	} {
 		version := i + 2

@@ -107,7 +107,7 @@ func TestBadSettingsSayWhatIsWrong(t *testing.T) {
 		{[]string{"--instances=0"}, "instances is 0"},
 		{[]string{"--listen=127.0.0.1:99999"}, "--listen"},
 		{[]string{"no-such-model.pt"}, "no-such-model.pt"},
-		{[]string{goldens.Path("modules")}, "no version is there; put a model into it as 1/model.pt"},
+		{[]string{goldens.Path("modules")}, "no versions found; add a model file as 1/model.pt"},
 		{[]string{module("checkpoint.pth")}, "export it"},
 		{[]string{module("no_batch_two.pt")}, "the warm-up with 2 picture(s) of 228x228 failed"},
 		{[]string{module("no_size.pt")}, `"large" is no size`},

@@ -90,7 +90,7 @@ func isPackage(path string) bool {
 	if err != nil {
 		return false
 	}
-	file, err := torch.NewFile(opened)
+	file, err := torch.NewFile(opened.OS())
 	if err != nil {
 		return false
 	}

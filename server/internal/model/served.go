@@ -1,7 +1,6 @@
 package model
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -286,19 +285,19 @@ type content struct {
 
 // open opens a version's file, which content's close closes.
 func (s *Served) open(version repository.Version) (*torch.File, content, error) {
-	if memory := s.source.Content(); memory != nil {
-		file := torch.NewBytes(memory)
-		return file, content{bytes.NewReader(memory), func() { _ = file.Close() }}, nil
-	}
-	raw, err := s.source.Open(version)
+	opened, err := s.source.Open(version)
 	if err != nil {
 		return nil, content{}, err
 	}
-	file, err := torch.NewFile(raw)
+	if opened.OS() == nil {
+		file := torch.NewBytes(opened.Bytes())
+		return file, content{opened, func() { _ = file.Close() }}, nil
+	}
+	file, err := torch.NewFile(opened.OS())
 	if err != nil {
 		return nil, content{}, err
 	}
-	return file, content{raw, func() { _ = file.Close() }}, nil
+	return file, content{opened, func() { _ = file.Close() }}, nil
 }
 
 // add makes a version known.
