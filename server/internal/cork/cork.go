@@ -1,8 +1,7 @@
-// Package cork sends an HTTP answer in one piece.
+// Package cork sends an HTTP response in one write.
 //
-// net/http's server holds 4 KiB of an answer and sends what fills them, so a picture goes out in two pieces: two system
-// calls here, two segments, and a client that is woken twice. A corked connection keeps the pieces until the answer is
-// complete. (With answers of 5 KiB, sixteen clients and two cores, the server took 5 % less processor time a request.)
+// The server of net/http has a buffer of 4 KiB for a response, so it sends an image in two writes. That costs a second
+// system call and a second TCP segment, and it wakes the client twice. A corked connection buffers the whole response.
 package cork
 
 import (
@@ -11,10 +10,11 @@ import (
 	"net/http"
 )
 
-// limit is how many bytes a connection keeps at most. For longer answers a system call more is nothing beside the rest.
+// limit is the maximum number of bytes that a connection buffers. The cost of a second write is negligible for longer
+// responses.
 const limit = 64 << 10
 
-// Listener returns a listener whose connections can be corked.
+// Listener returns a listener whose connections can be corked by Send.
 func Listener(inner net.Listener) net.Listener { return listener{inner} }
 
 type listener struct{ net.Listener }
@@ -27,44 +27,44 @@ func (l listener) Accept() (net.Conn, error) {
 	return &conn{Conn: inner}, nil
 }
 
-// conn is used by one goroutine at a time, as far as writing goes: net/http's, and within it the handler's.
+// A conn is written to by one goroutine at a time: that of net/http, which also runs the handler.
 type conn struct {
 	net.Conn
-	corked bool
-	kept   []byte
+	corked   bool
+	buffered []byte
 }
 
 func (c *conn) Write(data []byte) (int, error) {
-	if c.corked && len(c.kept)+len(data) <= limit {
-		c.kept = append(c.kept, data...)
+	if c.corked && len(c.buffered)+len(data) <= limit {
+		c.buffered = append(c.buffered, data...)
 		return len(data), nil
 	}
-	if err := c.send(); err != nil {
+	if err := c.flush(); err != nil {
 		return 0, err
 	}
 	return c.Conn.Write(data)
 }
 
-// send sends what was kept.
-func (c *conn) send() error {
-	if len(c.kept) == 0 {
+// flush sends the buffered bytes.
+func (c *conn) flush() error {
+	if len(c.buffered) == 0 {
 		return nil
 	}
-	_, err := c.Conn.Write(c.kept)
-	c.kept = c.kept[:0]
+	_, err := c.Conn.Write(c.buffered)
+	c.buffered = c.buffered[:0]
 	return err
 }
 
 type key struct{}
 
-// Context makes a connection known to Answer; it is an http.Server's ConnContext.
+// Context stores a connection where Send finds it. Use it as an http.Server's ConnContext.
 func Context(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, key{}, c)
 }
 
-// Answer calls write, which is to write a whole answer of known length to w, and sends it in one piece. On a connection
-// of which it doesn't know, or that isn't a Listener's, the answer goes out as ever.
-func Answer(w http.ResponseWriter, r *http.Request, write func() error) error {
+// Send calls write, which must write a whole response with a Content-Length to w, and sends the response in one write. If
+// the request's connection isn't a Listener's, or isn't stored by Context, Send only calls write.
+func Send(w http.ResponseWriter, r *http.Request, write func() error) error {
 	c, ok := r.Context().Value(key{}).(*conn)
 	if !ok {
 		return write()
@@ -75,7 +75,7 @@ func Answer(w http.ResponseWriter, r *http.Request, write func() error) error {
 		err = http.NewResponseController(w).Flush()
 	}
 	c.corked = false
-	if failed := c.send(); err == nil {
+	if failed := c.flush(); err == nil {
 		err = failed
 	}
 	return err

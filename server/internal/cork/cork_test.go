@@ -13,7 +13,7 @@ import (
 	"github.com/torchherd/torchherd/server/internal/cork"
 )
 
-// counting counts the writes on the connections that it accepts.
+// A counting listener counts the writes to the connections that it accepts.
 type counting struct {
 	net.Listener
 	writes *atomic.Int32
@@ -34,13 +34,13 @@ func (c countingConn) Write(data []byte) (int, error) {
 	return c.Conn.Write(data)
 }
 
-// answer asks a server that answers with body by way of cork.Answer, checks what comes, and returns how many writes an
-// answer took.
-func answer(t *testing.T, body []byte, corked bool) int32 {
+// writesOf sends requests to a server that responds with body by cork.Send, checks the responses, and returns the number
+// of writes that one response took.
+func writesOf(t *testing.T, body []byte, corked bool) int32 {
 	t.Helper()
 	var writes atomic.Int32
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		err := cork.Answer(w, r, func() error {
+		err := cork.Send(w, r, func() error {
 			w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 			_, err := w.Write(body)
 			return err
@@ -56,7 +56,7 @@ func answer(t *testing.T, body []byte, corked bool) int32 {
 	server.Config.ConnContext = cork.Context
 	server.Start()
 	defer server.Close()
-	// Twice, on one connection: what was kept for the first must not be in the second.
+	// Two requests on one connection: the second response must not contain bytes of the first.
 	for range 2 {
 		writes.Store(0)
 		response, err := server.Client().Get(server.URL)
@@ -68,41 +68,41 @@ func answer(t *testing.T, body []byte, corked bool) int32 {
 			t.Fatal(err)
 		}
 		if !bytes.Equal(got, body) {
-			t.Fatalf("%d bytes came, not the %d that were sent", len(got), len(body))
+			t.Fatalf("got %d bytes that differ from the %d that were sent", len(got), len(body))
 		}
 	}
 	return writes.Load()
 }
 
-func TestAnAnswerIsOneWrite(t *testing.T) {
+func TestAResponseIsOneWrite(t *testing.T) {
 	for _, size := range []int{0, 1, 4000, 5000, 60000} {
-		if writes := answer(t, bytes.Repeat([]byte("p"), size), true); writes != 1 {
-			t.Errorf("%d bytes: %d writes", size, writes)
+		if writes := writesOf(t, bytes.Repeat([]byte("p"), size), true); writes != 1 {
+			t.Errorf("%d bytes: got %d writes, want 1", size, writes)
 		}
 	}
 }
 
-func TestALongAnswerIsComplete(t *testing.T) {
+func TestALongResponseIsComplete(t *testing.T) {
 	body := make([]byte, 1<<20)
 	for i := range body {
 		body[i] = byte(i * 31 >> 8)
 	}
-	answer(t, body, true)
+	writesOf(t, body, true)
 }
 
-func TestOtherConnectionsAnswerAsEver(t *testing.T) {
-	if writes := answer(t, bytes.Repeat([]byte("p"), 5000), false); writes < 2 {
-		t.Errorf("%d write: net/http sends in one piece by itself, and this package isn't needed any more", writes)
+func TestAConnectionWithoutListenerIsNotCorked(t *testing.T) {
+	if writes := writesOf(t, bytes.Repeat([]byte("p"), 5000), false); writes < 2 {
+		t.Errorf("got %d write: net/http sends a response in one write now, so delete this package", writes)
 	}
 }
 
-func TestAClientThatLeftIsAnError(t *testing.T) {
+func TestAClosedConnectionIsAnError(t *testing.T) {
 	failed := make(chan error, 1)
 	left := make(chan struct{})
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		<-left
-		<-r.Context().Done() // the server has noticed
-		failed <- cork.Answer(w, r, func() error {
+		<-r.Context().Done() // the server has detected the closed connection
+		failed <- cork.Send(w, r, func() error {
 			_, err := w.Write(make([]byte, 1<<20))
 			return err
 		})
@@ -118,7 +118,7 @@ func TestAClientThatLeftIsAnError(t *testing.T) {
 	if _, err := io.WriteString(c, "GET / HTTP/1.1\r\nHost: here\r\n\r\n"); err != nil {
 		t.Fatal(err)
 	}
-	// A reset, so that the very first write fails.
+	// A reset makes the first write fail.
 	if err := c.(*net.TCPConn).SetLinger(0); err != nil {
 		t.Fatal(err)
 	}
@@ -127,6 +127,6 @@ func TestAClientThatLeftIsAnError(t *testing.T) {
 	}
 	close(left)
 	if err := <-failed; err == nil {
-		t.Error("no error")
+		t.Error("got no error")
 	}
 }
