@@ -67,7 +67,7 @@ func (s *Server) image(c echo.Context) error {
 	header := c.Response().Header()
 	header.Set("Server-Timing", t.header())
 	header.Set(echo.HeaderContentLength, strconv.Itoa(len(file)))
-	return cork.Answer(c.Response(), c.Request(), func() error {
+	return cork.Send(c.Response(), c.Request(), func() error {
 		return c.Blob(http.StatusOK, format.ContentType(), file)
 	})
 }
