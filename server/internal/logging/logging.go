@@ -1,4 +1,4 @@
-// Package logging makes what the server tells of itself.
+// Package logging makes the server's logger.
 package logging
 
 import (
@@ -10,18 +10,19 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// Formats of the log.
+// These are the log formats.
 const (
 	Auto    = "auto"    // Console on a terminal, else JSON
-	Console = "console" // for people
-	JSON    = "json"    // one object a line
+	Console = "console" // human-readable
+	JSON    = "json"    // one JSON object per line
 )
 
-// NewLog makes a logger that writes to a file, such as os.Stderr. level is one of zerolog's: debug, info, warn, error.
+// NewLog returns a logger that writes to a file, for example os.Stderr. The level is one of zerolog's: debug, info, warn or
+// error.
 func NewLog(file *os.File, format, level string) (zerolog.Logger, error) {
 	parsed, err := zerolog.ParseLevel(level)
 	if err != nil {
-		return zerolog.Logger{}, fmt.Errorf("logging: no such log level: %q", level)
+		return zerolog.Logger{}, fmt.Errorf("logging: unknown log level %q: use debug, info, warn or error", level)
 	}
 	if format == Auto {
 		format = JSON
