@@ -1,5 +1,5 @@
-// Package goldens gives tests the pictures, modules and expected answers in testdata/, which models/goldens.py and
-// models/fixtures.py made with Pillow, torchvision and PyTorch.
+// Package goldens reads the images, modules and expected outputs in testdata/ for tests. They are made by
+// models/goldens.py and models/fixtures.py with Pillow, torchvision and PyTorch.
 package goldens
 
 import (
@@ -15,26 +15,26 @@ import (
 	"testing"
 )
 
-// A Image is a file as a client would send it, and what is to come of it.
+// An Image is a file as a client sends it, with the expected results.
 type Image struct {
 	Name   string `json:"name"`
-	File   string `json:"file"` // below testdata
-	Width  int    `json:"width"`
-	Height int    `json:"height"` // both as stored
-	Mode   string `json:"mode"`   // Pillow's
+	File   string `json:"file"`   // path relative to testdata
+	Width  int    `json:"width"`  // before EXIF orientation is applied
+	Height int    `json:"height"` // before EXIF orientation is applied
+	Mode   string `json:"mode"`   // Pillow's name of the pixel format
 	Expect string `json:"expect"` // "ok" or the text of the error
-	// Input names the picture as the model gets it: turned, RGB, resized to 228x228.
+	// Input is the name of the model's input as a PNG: upright, RGB, resized to 228x228.
 	Input string `json:"input"`
-	// GrayInput is the SHA-256 of a grey picture's pixels, turned, RGB with equal channels and resized to 228x228. Of one
-	// with 16 bits there is none.
+	// GrayInput is the SHA-256 of the model's input for a grayscale image: upright, three equal channels, resized to
+	// 228x228. It is empty for 16-bit images.
 	GrayInput string `json:"gray_input_sha256"`
-	// Negate and Bundled name the demo's answers through testdata/modules/negate.pt and the bundled model; empty
-	// where there is none.
+	// Negate and Bundled are the names of the Sanic demo's responses with testdata/modules/negate.pt and with the bundled
+	// model; empty if there is none.
 	Negate  string `json:"negate"`
 	Bundled string `json:"bundled"`
 }
 
-// A Resize is a case of resizing noise, with the SHA-256 of Pillow's answer.
+// A Resize is a case of resizing noise, with the SHA-256 of Pillow's output.
 type Resize struct {
 	Filter    string `json:"filter"`
 	Seed      uint32 `json:"seed"`
@@ -45,7 +45,7 @@ type Resize struct {
 	Output    string `json:"output_sha256"`
 }
 
-// Manifest is testdata/goldens/goldens.json.
+// Manifest is the content of testdata/goldens/goldens.json.
 type Manifest struct {
 	Images  []Image `json:"pictures"`
 	Forward struct {
@@ -56,7 +56,7 @@ type Manifest struct {
 	Resize struct {
 		Cases []Resize `json:"cases"`
 	} `json:"resize"`
-	// Gray is noise as Pillow's grey, with its SHA-256.
+	// Gray is a case of converting noise to grayscale, with the SHA-256 of Pillow's output.
 	Gray struct {
 		Seed   uint32 `json:"seed"`
 		Width  int    `json:"width"`
@@ -78,11 +78,11 @@ func Load(t testing.TB) Manifest {
 	return m
 }
 
-// Path is a file's path, given below testdata.
+// Path returns the path of a file whose name is relative to testdata.
 func Path(name string) string { return filepath.Join(testdata(), name) }
 
-// testdata is the nearest such folder above the test's own. Not one beside this source, whose path a test program that
-// was carried to another machine looks for in vain.
+// testdata returns the nearest folder testdata with goldens, in the test's working directory or above. The path of this
+// source file isn't used, since a test binary may run on another machine.
 var testdata = sync.OnceValue(func() string {
 	here, err := os.Getwd()
 	for folder := here; err == nil; folder = filepath.Dir(folder) {
@@ -94,10 +94,10 @@ var testdata = sync.OnceValue(func() string {
 			break
 		}
 	}
-	return filepath.Join(here, "testdata") // what is read there tells that it is missing
+	return filepath.Join(here, "testdata") // reading from it fails and names the missing file
 })
 
-// Read is a file's content, given below testdata.
+// Read returns the content of a file whose name is relative to testdata.
 func Read(t testing.TB, name string) []byte {
 	t.Helper()
 	data, err := os.ReadFile(Path(name))
@@ -107,7 +107,7 @@ func Read(t testing.TB, name string) []byte {
 	return data
 }
 
-// RGB is a golden PNG's pixels, three bytes each, without alpha.
+// RGB returns the pixels of a PNG in testdata/goldens, three bytes each, without alpha.
 func RGB(t testing.TB, name string) []byte {
 	t.Helper()
 	img, err := png.Decode(bytes.NewReader(Read(t, "goldens/"+name)))
@@ -124,7 +124,7 @@ func RGB(t testing.TB, name string) []byte {
 	return pixels
 }
 
-// Noise is count bytes of the manifest's generator.
+// Noise returns count bytes of the generator that models/goldens.py uses.
 func Noise(seed uint32, count int) []byte {
 	noise := make([]byte, count)
 	for i := range noise {
@@ -134,7 +134,8 @@ func Noise(seed uint32, count int) []byte {
 	return noise
 }
 
-// Difference compares bytes of equal length: the largest difference, and the share of equal ones.
+// Difference compares slices of equal length. It returns the largest difference of two bytes, and the proportion of equal
+// bytes.
 func Difference(a, b []byte) (largest int, equal float64) {
 	same := 0
 	for i := range a {
@@ -147,7 +148,7 @@ func Difference(a, b []byte) (largest int, equal float64) {
 	return largest, float64(same) / float64(len(a))
 }
 
-// PSNR is the peak signal-to-noise ratio of two pictures' bytes in dB; infinite for equal ones.
+// PSNR returns the peak signal-to-noise ratio of two images' pixels in dB; infinity if they are equal.
 func PSNR(a, b []byte) float64 {
 	sum := 0.0
 	for i := range a {
