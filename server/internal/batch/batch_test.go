@@ -312,11 +312,11 @@ func TestNewArrivalsDoNotExtendMaxWait(t *testing.T) {
 		c := config(&recorder{})
 		c.FixedWait = false
 		b := start(t, c)
-		defer b.Arrive().Leave()
+		t.Cleanup(b.Arrive().Leave)
 		item := submit(b, t.Context(), entry{"s", 1})
 		for range 4 {
 			time.Sleep(300 * time.Millisecond)
-			defer b.Arrive().Leave()
+			t.Cleanup(b.Arrive().Leave)
 		}
 		if got := <-item; got.err != nil || got.at != time.Second {
 			t.Errorf("got %v after %v", got.err, got.at)
@@ -566,7 +566,7 @@ func TestOnlyAFailedBatchIsARunError(t *testing.T) {
 			c.Run = synchronous(func([]entry) ([]int, error) { return nil, returned })
 			got := <-submit(start(t, c), t.Context(), entry{"s", 1})
 			var runError *batch.RunError
-			if !errors.As(got.err, &runError) || runError.Err != returned || !errors.Is(got.err, returned) {
+			if !errors.As(got.err, &runError) || !errors.Is(runError.Err, returned) || !errors.Is(got.err, returned) {
 				t.Errorf("Run returned %v, Submit %v", returned, got.err)
 			}
 		})
