@@ -6,15 +6,15 @@ import (
 	"regexp"
 )
 
-// firstLine tells editors where the schema is (yaml-language-server's convention).
-const firstLine = "# yaml-language-server: $schema=https://raw.githubusercontent.com/torchherd/torchherd/main/docs/model.schema.json\n"
+// firstLine names the schema for editors, in the form that yaml-language-server reads.
+const firstLine = "# yaml-language-server: $schema=" + schemaURL + "\n"
 
-// A Value is a setting by its key, and its value as YAML has it: a word or a number.
+// A Value is a setting's key and its value, a scalar in YAML.
 type Value struct{ Key, Text string }
 
-// Edit returns a model.yaml with other values, its comments and its other settings as they are. Of an empty text it makes
-// a new one. It returns an error for a text that isn't right before or after, and for one whose settings don't each stand
-// on a line.
+// Edit returns the text of a model.yaml with other values. It keeps comments and all other settings. An empty text becomes
+// a new file. Edit returns an error if the text is invalid before or after, or if a changed setting has its value on a line
+// of its own.
 func Edit(text []byte, values []Value) ([]byte, error) {
 	before := Default()
 	if err := before.Read(text); err != nil {
@@ -27,7 +27,7 @@ func Edit(text []byte, values []Value) ([]byte, error) {
 		text = append(bytes.Clone(text), '\n')
 	}
 	for _, value := range values {
-		// The value ends where a comment begins, which stays.
+		// The value ends before a comment, which stays.
 		line := regexp.MustCompile(`(?m)^(` + regexp.QuoteMeta(value.Key) + `:[ \t]*)[^#\n]*?([ \t]*(?:#.*)?)$`)
 		if line.Match(text) {
 			text = line.ReplaceAll(text, []byte("${1}"+value.Text+"${2}"))
@@ -41,7 +41,7 @@ func Edit(text []byte, values []Value) ([]byte, error) {
 		err = after.Validate()
 	}
 	if err != nil {
-		return nil, fmt.Errorf("with the new values it wouldn't be right: %w", err)
+		return nil, fmt.Errorf("invalid with the new values: %w", err)
 	}
 	return text, nil
 }

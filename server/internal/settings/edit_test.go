@@ -18,9 +18,9 @@ func TestEdit(t *testing.T) {
 		}
 	}
 	for text, want := range map[string]string{
-		"{max-batch-size: 2}":  "it wouldn't be right",
-		"max-bath-size: 2":     "is max-batch-size meant?",
-		"max-batch-size:\n  2": "it wouldn't be right",
+		"{max-batch-size: 2}":  "invalid with the new values",
+		"max-bath-size: 2":     "did you mean max-batch-size?",
+		"max-batch-size:\n  2": "invalid with the new values",
 	} {
 		if got, err := Edit([]byte(text), values); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q became %q, %v", text, got, err)

@@ -3,7 +3,6 @@ package settings
 import (
 	"fmt"
 	"math"
-	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -14,39 +13,46 @@ import (
 	"github.com/goccy/go-yaml/parser"
 )
 
-// Read changes those settings that a file's text has, a flat map in YAML, and leaves the others as they are. On an error
-// s is undefined. Errors name the line and the key; a key that there isn't is one of them.
+// Read sets the settings in the text of a model.yaml, a flat map, and leaves the others unchanged. Errors name the line
+// and the key; an unknown key is an error. After an error s is undefined.
 func (s *Settings) Read(text []byte) error {
 	pairs, err := pairs(text)
 	if err != nil {
 		return err
 	}
-	fields := fields(s)
 	seen := map[string]bool{}
 	for _, pair := range pairs {
 		key := pair.Key.String()
-		at := pair.Key.GetToken().Position.Line
-		field, known := fields[key]
+		line := pair.Key.GetToken().Position.Line
+		at := slices.IndexFunc(table, func(each Setting) bool { return each.Key == key })
 		switch {
-		case !known:
-			return fmt.Errorf("line %d: there is no setting %q%s", at, key, suggestion(key, Keys()))
+		case at < 0:
+			return fmt.Errorf("line %d: %w", line, UnknownKey(key, Keys()))
 		case seen[key]:
-			return fmt.Errorf("line %d: %s stands there twice", at, key)
+			return fmt.Errorf("line %d: duplicate key %s", line, key)
 		}
 		seen[key] = true
-		if err := yaml.NodeToValue(pair.Value, field); err != nil {
-			return fmt.Errorf("line %d: %s: %s", at, key, explain(field, err))
+		if err := table[at].read(s, pair.Value); err != nil {
+			return fmt.Errorf("line %d: %s: %w", line, key, err)
 		}
 	}
 	return nil
 }
 
-// explain is what is wrong with a value, in words for people.
-func explain(field any, err error) string {
-	if _, ok := field.(*time.Duration); ok {
-		return "write a number with a unit, such as 20ms, 1.5s or 0s"
+// read sets the setting to a YAML value.
+func (s *Setting) read(to *Settings, value ast.Node) error {
+	field := s.field(to)
+	err := yaml.NodeToValue(value, field)
+	if err == nil {
+		return nil
 	}
-	return yaml.FormatError(err, false, false)
+	if s.words != nil {
+		return fmt.Errorf("%q is not one of %s", value, strings.Join(s.words, ", "))
+	}
+	if _, isDuration := field.(*time.Duration); isDuration {
+		return fmt.Errorf("invalid duration %q: use a number with a unit, such as 20ms, 1.5s or 0s", value)
+	}
+	return fmt.Errorf("%s", yaml.FormatError(err, false, false))
 }
 
 // pairs returns the keys of a flat map and their values.
@@ -56,7 +62,7 @@ func pairs(text []byte) ([]*ast.MappingValueNode, error) {
 		return nil, fmt.Errorf("not YAML: %s", yaml.FormatError(err, false, true))
 	}
 	if len(file.Docs) > 1 {
-		return nil, fmt.Errorf("%d documents where one is wanted", len(file.Docs))
+		return nil, fmt.Errorf("%d documents instead of one", len(file.Docs))
 	}
 	if len(file.Docs) == 0 {
 		return nil, nil
@@ -69,32 +75,22 @@ func pairs(text []byte) ([]*ast.MappingValueNode, error) {
 	case nil, *ast.NullNode, *ast.CommentGroupNode:
 		return nil, nil
 	default:
-		return nil, fmt.Errorf("not a map from settings to values, such as size: 256x256")
+		return nil, fmt.Errorf("not a map of settings to values, such as size: 256x256")
 	}
 }
 
-// fields are pointers to the settings, by their names.
-func fields(s *Settings) map[string]any {
-	fields := map[string]any{}
-	value := reflect.ValueOf(s).Elem()
-	for i := range value.NumField() {
-		fields[value.Type().Field(i).Tag.Get("yaml")] = value.Field(i).Addr().Interface()
-	}
-	return fields
-}
-
-// Keys are the names of all settings.
+// Keys returns the keys of all settings, sorted.
 func Keys() []string {
-	var keys []string
-	for key := range fields(&Settings{}) {
-		keys = append(keys, key)
+	keys := make([]string, len(table))
+	for i, setting := range table {
+		keys[i] = setting.Key
 	}
 	slices.Sort(keys)
 	return keys
 }
 
-// suggestion is what follows an unknown key: the known one that was most likely meant, or all of them.
-func suggestion(key string, known []string) string {
+// UnknownKey returns the error for a key that is not among the known ones. It suggests the most similar key, or lists all.
+func UnknownKey(key string, known []string) error {
 	plain := strings.ToLower(strings.ReplaceAll(key, "_", "-"))
 	best, distance := "", math.MaxInt
 	for _, each := range known {
@@ -103,7 +99,7 @@ func suggestion(key string, known []string) string {
 		}
 	}
 	if distance <= max(2, len(best)/3) {
-		return fmt.Sprintf("; is %s meant?", best)
+		return fmt.Errorf("unknown setting %q; did you mean %s?", key, best)
 	}
-	return "; there are: " + strings.Join(known, ", ")
+	return fmt.Errorf("unknown setting %q; known are %s", key, strings.Join(known, ", "))
 }

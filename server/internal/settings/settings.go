@@ -1,5 +1,7 @@
-// Package settings is what can be said of a model: how pictures become its tensors and back, how requests are gathered
-// for it, and what it runs on. A model.yaml says it, beside the model or inside its file, and so do flags of the command.
+// Package settings defines the settings of a model: how images become its input and its output becomes images, how
+// requests form batches, and what the model runs on. They come from defaults, from a model.yaml beside the model or
+// inside its file, and from flags. The package holds the only copy of each default, limit and description; the flags'
+// help, the JSON Schema and the tables in docs/ are generated from it.
 package settings
 
 import (
@@ -7,98 +9,102 @@ import (
 	"fmt"
 	"math"
 	"time"
+
+	"github.com/torchherd/torchherd/torch"
 )
 
-// FileName is the name of the file with a model's settings: in the model's folder, or as a record extra/model.yaml in
-// the model's own file.
+// FileName is the name of the file with a model's settings. It lies in the model's folder, or inside the model's own
+// file as the record extra/model.yaml.
 const FileName = "model.yaml"
 
-// Settings are a model's settings. Their names in a file are also those of the command's flags.
+// Settings are the settings of a model. Each has a key in model.yaml; All describes them.
 type Settings struct {
-	// Size is what pictures are resized to.
-	Size Size `yaml:"size"`
-	// MultipleOf and MaxSide bound the sizes that pictures keep; see imagecodec.Config. 0: no bound.
-	MultipleOf   int    `yaml:"multiple-of"`
-	MaxSide      int    `yaml:"max-side"`
-	ResizeFilter Filter `yaml:"resize-filter"`
-	// JPEGScale decodes large JPEGs at a fraction of their size; see imagecodec.Config.
-	JPEGScale bool      `yaml:"jpeg-scale"`
-	Grayscale Grayscale `yaml:"grayscale"`
-	EXIF      EXIF      `yaml:"exif"`
+	Size         Size
+	MaxSide      int // 0: no limit
+	MultipleOf   int // 0: no rounding
+	WarmUp       []Size
+	ResizeFilter torch.Filter
+	JPEGScale    bool
+	Grayscale    Grayscale
+	EXIF         EXIF
 
-	// Channels is the order of the tensor's channels. An answer with three has the same, or is RGB after gray.
-	Channels Channels `yaml:"channels"`
-	// InputRange is what the pixel values 0 and 255 become, OutputRange which values of the answer become those. Two
-	// numbers each, which differ.
-	InputRange  []float64 `yaml:"input-range"`
-	OutputRange []float64 `yaml:"output-range"`
-	// Mean is subtracted from the input's values in their range, which are then divided by Std: one number for all channels,
-	// or three in the tensor's order. Empty: neither.
-	Mean []float64 `yaml:"mean"`
-	Std  []float64 `yaml:"std"`
+	Channels    torch.Channels
+	InputRange  Range
+	OutputRange Range
+	Mean        []float64 // empty, one number for all channels, or one for each
+	Std         []float64 // as Mean
 
-	// Format is that of answers whose request asks for none; Quality is of JPEGs, 1 to 100.
-	Format  Format `yaml:"format"`
-	Quality int    `yaml:"quality"`
+	Format  Format
+	Quality int
 
-	MaxBatchSize int           `yaml:"max-batch-size"` // pictures
-	MaxQueueSize int           `yaml:"max-queue-size"` // pictures
-	MaxWait      time.Duration `yaml:"max-wait"`
-	WaitPolicy   WaitPolicy    `yaml:"wait-policy"`
+	MaxBatchSize int
+	MaxQueueSize int
+	MaxWait      time.Duration
+	WaitPolicy   WaitPolicy
 
-	Precision Precision `yaml:"precision"`
-	// Device is where the model runs: "cpu", "cuda:N" or "auto", or several of the first two.
-	Device Devices `yaml:"device"`
-	// Instances is how many copies run side by side on each device; Threads what a forward of each may use, 0: chosen.
-	Instances  int  `yaml:"instances"`
-	Threads    int  `yaml:"threads"`
-	CUDAGraphs bool `yaml:"cuda-graphs"`
-	// WarmUp is the sizes that a model of any size is warmed up with.
-	WarmUp []Size `yaml:"warm-up"`
-	// Weight is the model's share of the cores, in relation to the other models' weights.
-	Weight int `yaml:"weight"`
+	Precision  torch.Precision
+	Device     Devices
+	Instances  int // on each device
+	Threads    int // 0: chosen when the model is loaded
+	CUDAGraphs bool
 
-	// Versions is which of a folder's versions are served.
-	Versions Policy `yaml:"versions"`
-	// Digest is what the model's file must have: "sha256:" and 64 hexadecimal digits. Empty: anything.
-	Digest Digest `yaml:"digest"`
+	Weight   int
+	Versions Policy
+	Digest   Digest // empty: not checked
 }
 
-// Default returns the settings of a model of which nothing is said: the Sanic demo's, where it has one.
+// Default returns the default settings. They are those of the Sanic demo, where it has them.
 func Default() Settings {
 	return Settings{
-		Size: Size{228, 228}, ResizeFilter: "bilinear", Grayscale: Refuse, EXIF: Apply,
-		Channels: RGB, InputRange: []float64{0, 1}, OutputRange: []float64{0, 1},
-		Format: "jpeg", Quality: 75,
+		Size: Size{228, 228}, ResizeFilter: torch.Bilinear, Grayscale: Refuse, EXIF: Apply,
+		Channels: torch.RGB, InputRange: Range{Low: 0, High: 1}, OutputRange: Range{Low: 0, High: 1},
+		Format: JPEG, Quality: 75,
 		MaxBatchSize: 2, MaxQueueSize: 3, MaxWait: time.Second, WaitPolicy: Adaptive,
-		Precision: "fp32", Device: Devices{Auto}, Instances: 1,
+		Precision: torch.FP32, Instances: 1,
 		Weight: 1, Versions: Policy{Latest: 1},
 	}
 }
 
-// maxSide is the largest side of a JPEG, and maxCount a bound for numbers of things, beyond which a setting is a slip.
-const (
-	maxSide  = 65500
-	maxCount = 1 << 20
-)
+// fallbackWarmUp is the size for a model that keeps the sizes of images and has no warm-up sizes.
+var fallbackWarmUp = Size{256, 256}
 
-// Validate returns an error that names the first setting that can't be, alone or beside the others.
+// WarmUpSizes returns the sizes of images to warm the model up with. guessed reports that no setting names a size, so that
+// the model may refuse this one and still work with others.
+func (s *Settings) WarmUpSizes() (sizes []Size, guessed bool) {
+	switch {
+	case !s.Size.Keep():
+		return []Size{s.Size}, false
+	case len(s.WarmUp) > 0:
+		return s.WarmUp, false
+	}
+	return []Size{fallbackWarmUp}, true
+}
+
+// TensorValues returns how pixels become the model's input, and its output pixels, in the form that package torch takes.
+func (s *Settings) TensorValues() torch.Values {
+	return torch.Values{
+		Channels: s.Channels, Input: torch.Range(s.InputRange), Output: torch.Range(s.OutputRange),
+		Mean: perChannel(s.Mean, 0), Std: perChannel(s.Std, 1),
+	}
+}
+
+// perChannel returns one value for each of three channels, of which a grayscale tensor uses the first.
+func perChannel(values []float64, none float64) [3]float64 {
+	switch len(values) {
+	case 0:
+		return [3]float64{none, none, none}
+	case 1:
+		return [3]float64{values[0], values[0], values[0]}
+	}
+	return [3]float64(values)
+}
+
+// Validate returns an error that names a setting that is out of range or contradicts another one.
 func (s *Settings) Validate() error {
-	for _, number := range []struct {
-		key                string
-		value, least, most int
-	}{
-		{"multiple-of", s.MultipleOf, 0, maxSide},
-		{"max-side", s.MaxSide, 0, maxSide},
-		{"quality", s.Quality, 1, 100},
-		{"max-batch-size", s.MaxBatchSize, 1, maxCount},
-		{"max-queue-size", s.MaxQueueSize, 1, maxCount},
-		{"instances", s.Instances, 1, 1024},
-		{"threads", s.Threads, 0, 1024},
-		{"weight", s.Weight, 1, 1000},
-	} {
-		if number.value < number.least || number.value > number.most {
-			return fmt.Errorf("%s is %d and must be %d to %d", number.key, number.value, number.least, number.most)
+	for _, setting := range table {
+		value, isInt := setting.field(s).(*int)
+		if isInt && (*value < setting.least || *value > setting.most) {
+			return fmt.Errorf("%s is %d and must be %d to %d", setting.Key, *value, setting.least, setting.most)
 		}
 	}
 	if s.MaxWait < 0 {
@@ -110,40 +116,34 @@ func (s *Settings) Validate() error {
 func (s *Settings) validateSizes() error {
 	switch {
 	case !s.Size.Keep() && (s.MultipleOf != 0 || s.MaxSide != 0 || len(s.WarmUp) > 0):
-		return fmt.Errorf("multiple-of, max-side and warm-up are for size: keep, and the size is %v", s.Size)
+		return fmt.Errorf("multiple-of, max-side and warm-up need size: keep, but size is %v", s.Size)
 	case s.MaxSide != 0 && s.MaxSide < s.MultipleOf:
-		return fmt.Errorf("max-side is %d, and no side up to that is a multiple of %d", s.MaxSide, s.MultipleOf)
+		return fmt.Errorf("max-side is %d and must be at least multiple-of, which is %d", s.MaxSide, s.MultipleOf)
 	}
 	for _, size := range s.WarmUp {
 		if size.Keep() {
-			return errors.New("warm-up takes sizes, such as [256x256], and not keep")
+			return errors.New("warm-up needs sizes, such as [256x256], not keep")
 		}
 	}
 	return nil
 }
 
 func (s *Settings) validateValues() error {
-	type values struct {
-		key     string
-		numbers []float64
-	}
-	for _, pair := range []values{{"input-range", s.InputRange}, {"output-range", s.OutputRange}} {
-		if n := pair.numbers; len(n) != 2 || n[0] == n[1] || !finite(n) {
-			return fmt.Errorf("%s is %v and must be two different numbers, such as [-1, 1]", pair.key, n)
-		}
-	}
 	channels := 3
-	if s.Channels == Gray {
+	if s.Channels == torch.Gray {
 		channels = 1
 	}
-	for _, each := range []values{{"mean", s.Mean}, {"std", s.Std}} {
-		if n := len(each.numbers); n > 1 && n != channels || !finite(each.numbers) {
-			return fmt.Errorf("%s is %v and must be one number, or one for each channel (%d)", each.key, each.numbers, channels)
+	for _, each := range []struct {
+		key    string
+		values []float64
+	}{{"mean", s.Mean}, {"std", s.Std}} {
+		if n := len(each.values); n > 1 && n != channels || !finite(each.values) {
+			return fmt.Errorf("%s is %v and must be one number, or one for each channel (%d)", each.key, each.values, channels)
 		}
 	}
 	for _, value := range s.Std {
 		if value <= 0 {
-			return fmt.Errorf("std is %v and must be above 0", s.Std)
+			return fmt.Errorf("std is %v and must be positive", s.Std)
 		}
 	}
 	return nil

@@ -2,6 +2,7 @@ package settings
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"reflect"
 	"slices"
@@ -11,11 +12,13 @@ import (
 
 	"github.com/goccy/go-yaml"
 	"github.com/santhosh-tekuri/jsonschema/v6"
+
+	"github.com/torchherd/torchherd/torch"
 )
 
 const schemaPath = "../../../docs/model.schema.json"
 
-// read is what a file's text makes of the defaults.
+// read returns the defaults with the settings of a file's text.
 func read(text string) (Settings, error) {
 	s := Default()
 	if err := s.Read([]byte(text)); err != nil {
@@ -53,10 +56,10 @@ weight: 3
 versions: latest 2
 digest: sha256:` + strings.Repeat("0a", 32) + "\n")
 	want := Settings{
-		Size: Size{}, MultipleOf: 8, MaxSide: 1024, ResizeFilter: "lanczos", Grayscale: ToRGB, EXIF: Ignore,
-		Channels: Gray, InputRange: []float64{-1, 1}, OutputRange: []float64{0, 255}, Mean: []float64{0.5}, Std: []float64{0.25},
-		Format: "png", Quality: 90, MaxBatchSize: 16, MaxQueueSize: 64, MaxWait: 20 * time.Millisecond, WaitPolicy: Fixed,
-		Precision: "bf16", Device: Devices{"cuda:0", "cuda:1"}, Instances: 2, Threads: 3, CUDAGraphs: true,
+		Size: Size{}, MultipleOf: 8, MaxSide: 1024, ResizeFilter: torch.Lanczos, Grayscale: ToRGB, EXIF: Ignore,
+		Channels: torch.Gray, InputRange: Range{-1, 1}, OutputRange: Range{0, 255}, Mean: []float64{0.5}, Std: []float64{0.25},
+		Format: PNG, Quality: 90, MaxBatchSize: 16, MaxQueueSize: 64, MaxWait: 20 * time.Millisecond, WaitPolicy: Fixed,
+		Precision: torch.BF16, Device: devices(t, "cuda:0", "cuda:1"), Instances: 2, Threads: 3, CUDAGraphs: true,
 		WarmUp: []Size{{64, 48}, {128, 96}}, Weight: 3, Versions: Policy{Latest: 2}, Digest: Digest("sha256:" + strings.Repeat("0a", 32)),
 	}
 	if err != nil || !reflect.DeepEqual(got, want) {
@@ -64,7 +67,20 @@ digest: sha256:` + strings.Repeat("0a", 32) + "\n")
 	}
 }
 
-// What a text doesn't say stays as it is, so that texts can be read over each other.
+func devices(t *testing.T, names ...string) Devices {
+	t.Helper()
+	var d Devices
+	for _, name := range names {
+		device, err := torch.NewDevice(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d = append(d, device)
+	}
+	return d
+}
+
+// Read leaves settings that are not in the text unchanged, so that several texts can be read in turn.
 func TestReadOver(t *testing.T) {
 	s := Default()
 	for _, text := range []string{"", "# nothing\n", "mean: [0.1, 0.2, 0.3]\nquality: 50", "quality: 60", "versions: [7, 2, 7]", "device: cuda"} {
@@ -73,58 +89,61 @@ func TestReadOver(t *testing.T) {
 		}
 	}
 	want := Default()
-	want.Mean, want.Quality, want.Versions, want.Device = []float64{0.1, 0.2, 0.3}, 60, Policy{Numbers: []int{2, 7}}, Devices{"cuda"}
+	want.Mean, want.Quality, want.Versions, want.Device = []float64{0.1, 0.2, 0.3}, 60, Policy{Numbers: []int{2, 7}}, devices(t, "cuda:0")
 	if !reflect.DeepEqual(s, want) {
 		t.Errorf("%+v", s)
 	}
 }
 
-// What is refused, and by which words; and whether an editor with the schema marks it too.
+// Invalid texts and a part of the error for each.
 var refused = []struct {
 	text, want string
-	rule       bool // of two settings together, or of numbers' order, which the schema doesn't have
+	rule       bool // the text breaks a rule that the schema does not express
 }{
-	{text: "siez: 64x64", want: `line 1: there is no setting "siez"; is size meant?`},
-	{text: "\nmax_batch_size: 2", want: `line 2: there is no setting "max_batch_size"; is max-batch-size meant?`},
-	{text: "colour: red", want: "; there are: channels, cuda-graphs, device,"},
-	{text: "size: large", want: `line 1: size: "large" is no size; write it like 228x228`},
+	{text: "siez: 64x64", want: `line 1: unknown setting "siez"; did you mean size?`},
+	{text: "\nmax_batch_size: 2", want: `line 2: unknown setting "max_batch_size"; did you mean max-batch-size?`},
+	{text: "colour: red", want: `unknown setting "colour"; known are channels, cuda-graphs, device,`},
+	{text: "size: large", want: `line 1: size: invalid size "large": use WIDTHxHEIGHT, such as 228x228`},
 	{text: "size: [1, 2]", want: "line 1: size"},
 	{text: "quality: high", want: "line 1: quality"},
 	{text: "quality: 0", want: "quality is 0 and must be 1 to 100"},
 	{text: "quality: 5\nquality: 6", want: "quality"},
-	{text: "max-wait: 5", want: "line 1: max-wait: write a number with a unit, such as 20ms"},
+	{text: "max-wait: 5", want: `line 1: max-wait: invalid duration "5": use a number with a unit, such as 20ms`},
 	{text: "max-wait: -5s", want: "max-wait is -5s and must not be negative"},
 	{text: "max-batch-size: 0", want: "max-batch-size is 0 and must be 1 to"},
 	{text: "max-queue-size: -1", want: "max-queue-size is -1"},
-	{text: "resize-filter: cubic", want: `"cubic" isn't one of bilinear, nearest, box, hamming, bicubic, lanczos`},
-	{text: "grayscale: maybe", want: `"maybe" isn't one of refuse, rgb`},
-	{text: "exif: no", want: "isn't one of apply, ignore"},
-	{text: "channels: cmyk", want: `"cmyk" isn't one of rgb, bgr, gray`},
-	{text: "format: gif", want: `"gif" isn't one of jpeg, png, webp`},
-	{text: "precision: int8", want: `"int8" isn't one of fp32, tf32, bf16, fp16`},
-	{text: "wait-policy: never", want: `"never" isn't one of adaptive, fixed`},
-	{text: "input-range: [1]", want: "input-range is [1] and must be two different numbers"},
-	{text: "output-range: [1, 1]", want: "output-range is [1 1] and must be two different numbers"},
+	{text: "resize-filter: cubic", want: `"cubic" is not one of bilinear, nearest, box, hamming, bicubic, lanczos`},
+	{text: "grayscale: maybe", want: `"maybe" is not one of refuse, rgb`},
+	{text: "exif: no", want: "is not one of apply, ignore"},
+	{text: "channels: cmyk", want: `"cmyk" is not one of rgb, bgr, gray`},
+	{text: "format: gif", want: `"gif" is not one of jpeg, png, webp`},
+	{text: "precision: int8", want: `"int8" is not one of fp32, tf32, bf16, fp16`},
+	{text: "wait-policy: never", want: `"never" is not one of adaptive, fixed`},
+	{text: "input-range: [1]", want: "line 1: input-range: invalid range [1]: use two different numbers"},
+	{text: "input-range: [0, .inf]", want: "invalid range [0 +Inf]"},
+	{text: "output-range: [1, 1]", want: "line 1: output-range: invalid range [1 1]: use two different numbers"},
 	{text: "mean: [1, 2]", want: "mean is [1 2] and must be one number, or one for each channel (3)", rule: true},
 	{text: "channels: gray\nstd: [1, 2, 3]", want: "one for each channel (1)", rule: true},
-	{text: "std: [0]", want: "std is [0] and must be above 0"},
-	{text: "device: tpu", want: `"tpu" isn't a device; write auto, cpu, cuda:N`},
-	{text: "device: cuda:128", want: `"cuda:128" isn't a device`},
-	{text: "device: [auto, cpu]", want: `"auto" isn't a device`},
-	{text: "device: [cpu, cpu]", want: "cpu stands there twice; for more copies on one device set instances"},
-	{text: "device: []", want: "there is no device"},
+	{text: "std: [0]", want: "std is [0] and must be positive"},
+	{text: "device: tpu", want: `unknown device "tpu": use auto, cpu, cuda:N`},
+	{text: "device: cuda:128", want: `unknown device "cuda:128"`},
+	{text: "device: [auto, cpu]", want: `unknown device "auto"`},
+	{text: "device: [cpu, cpu]", want: "duplicate device cpu: for more copies on one device set instances"},
+	{text: "device: [cuda, cuda:0]", want: "duplicate device cuda:0", rule: true},
+	{text: "device: cpu,cpu", want: "duplicate device cpu", rule: true},
+	{text: "device: []", want: "no devices: use auto, cpu or cuda:N"},
 	{text: "instances: 0", want: "instances is 0 and must be 1 to 1024"},
 	{text: "threads: -1", want: "threads is -1"},
 	{text: "weight: 0", want: "weight is 0"},
-	{text: "warm-up: [64x64]", want: "warm-up are for size: keep, and the size is 228x228", rule: true},
-	{text: "size: keep\nwarm-up: [keep]", want: "and not keep"},
-	{text: "multiple-of: 8", want: "for size: keep", rule: true},
-	{text: "size: keep\nmultiple-of: 32\nmax-side: 16", want: "no side up to that is a multiple of 32", rule: true},
-	{text: "versions: newest", want: "write latest, latest 2 (or more), or a list of versions"},
-	{text: "versions: latest 0", want: "write latest"},
-	{text: "versions: [0]", want: "write latest"},
-	{text: "digest: sha256:12", want: `"sha256:12" is no digest; write sha256: and what sha256sum prints`},
-	{text: "- size", want: "not a map from settings to values"},
+	{text: "warm-up: [64x64]", want: "warm-up need size: keep, but size is 228x228", rule: true},
+	{text: "size: keep\nwarm-up: [keep]", want: "not keep"},
+	{text: "multiple-of: 8", want: "need size: keep", rule: true},
+	{text: "size: keep\nmultiple-of: 32\nmax-side: 16", want: "max-side is 16 and must be at least multiple-of, which is 32", rule: true},
+	{text: "versions: newest", want: "invalid versions: use latest, latest 2 (or more), or a list"},
+	{text: "versions: latest 0", want: "invalid versions"},
+	{text: "versions: [0]", want: "invalid versions"},
+	{text: "digest: sha256:12", want: `invalid digest "sha256:12": use sha256: and the sum that sha256sum prints`},
+	{text: "- size", want: "not a map of settings to values"},
 	{text: "size: [", want: "not YAML"},
 	{text: "size: keep\n---\nsize: keep", want: "2 documents"},
 }
@@ -134,6 +153,89 @@ func TestRefused(t *testing.T) {
 		if _, err := read(test.text); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%q: %v instead of %q", test.text, err, test.want)
 		}
+	}
+}
+
+// Each type reads what it writes, so that a default in the documentation is valid in a file.
+func TestValuesReadTheTextThatTheyWrite(t *testing.T) {
+	for _, text := range []string{
+		"size: 64x48", "size: keep", "resize-filter: lanczos", "grayscale: rgb", "exif: ignore", "channels: bgr", "input-range: [-1, 0.5]",
+		"format: webp", "max-wait: 1m30s", "wait-policy: fixed", "precision: bf16", "device: auto", "device: cpu,cuda:3",
+		"versions: latest", "versions: latest 2", "versions: [1, 3]", "digest: sha256:" + strings.Repeat("0a", 32),
+	} {
+		var s Settings
+		if err := s.Read([]byte(text)); err != nil {
+			t.Errorf("%s: %v", text, err)
+			continue
+		}
+		key, value, _ := strings.Cut(text, ": ")
+		at := slices.IndexFunc(All(), func(each Setting) bool { return each.Key == key })
+		if got := fmt.Sprint(reflect.ValueOf(All()[at].field(&s)).Elem()); got != value {
+			t.Errorf("%s is written as %s", text, got)
+		}
+	}
+	var s Settings
+	for _, setting := range All() {
+		if text := setting.Default(); text != "" {
+			if err := s.Read([]byte(setting.Key + ": " + text)); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if s.Mean, s.Std, s.WarmUp = nil, nil, nil; !reflect.DeepEqual(s, Default()) { // instead of empty lists
+		t.Errorf("the defaults are read as %+v", s)
+	}
+}
+
+// The descriptions list all values of torch's enumerations.
+func TestEnumerationsAreComplete(t *testing.T) {
+	for key, values := range map[string][]string{
+		"resize-filter": named[torch.Filter](), "channels": named[torch.Channels](), "precision": named[torch.Precision](),
+	} {
+		at := slices.IndexFunc(All(), func(each Setting) bool { return each.Key == key })
+		listed := slices.Sorted(slices.Values(All()[at].words))
+		if slices.Sort(values); !slices.Equal(listed, values) {
+			t.Errorf("%s lists %v instead of %v", key, listed, values)
+		}
+	}
+}
+
+// named returns the names of an enumeration's values from 0 on. A number without a name is written as "Filter(6)".
+func named[T ~int32]() []string {
+	var names []string
+	for value := T(0); ; value++ {
+		name := fmt.Sprint(value)
+		if strings.Contains(name, "(") {
+			return names
+		}
+		names = append(names, name)
+	}
+}
+
+func TestWarmUpSizes(t *testing.T) {
+	for text, want := range map[string][]Size{
+		"size: 64x48": {{64, 48}}, "size: keep\nwarm-up: [64x48, 128x96]": {{64, 48}, {128, 96}}, "size: keep": {{256, 256}},
+	} {
+		s, err := read(text)
+		if sizes, guessed := s.WarmUpSizes(); err != nil || !slices.Equal(sizes, want) || guessed != (text == "size: keep") {
+			t.Errorf("%q: %v, guessed %v, %v", text, sizes, guessed, err)
+		}
+	}
+}
+
+func TestTensorValues(t *testing.T) {
+	s := Default()
+	zeroToOne := torch.Range{Low: 0, High: 1}
+	if got, want := s.TensorValues(), (torch.Values{Input: zeroToOne, Output: zeroToOne, Std: [3]float64{1, 1, 1}}); got != want {
+		t.Errorf("defaults: %+v", got)
+	}
+	s, err := read("channels: bgr\ninput-range: [-1, 1]\noutput-range: [0, 255]\nmean: [0.5]\nstd: [1, 2, 3]")
+	want := torch.Values{
+		Channels: torch.BGR, Input: torch.Range{Low: -1, High: 1}, Output: torch.Range{Low: 0, High: 255},
+		Mean: [3]float64{0.5, 0.5, 0.5}, Std: [3]float64{1, 2, 3},
+	}
+	if got := s.TensorValues(); err != nil || got != want {
+		t.Errorf("%+v, %v", got, err)
 	}
 }
 
@@ -162,7 +264,7 @@ func TestSchema(t *testing.T) {
 	for key, property := range document.Properties {
 		keys = append(keys, key)
 		if property.Description == "" {
-			t.Errorf("%s: the schema doesn't describe it", key)
+			t.Errorf("%s: the schema has no description of it", key)
 		}
 		if property.Default != nil {
 			defaults[key] = property.Default
@@ -170,22 +272,21 @@ func TestSchema(t *testing.T) {
 	}
 	slices.Sort(keys)
 	if !slices.Equal(keys, Keys()) {
-		t.Errorf("the schema has %v, and the settings are %v", keys, Keys())
+		t.Errorf("the schema has the keys %v instead of %v", keys, Keys())
 	}
 	if err := schema.Validate(defaults); err != nil {
-		t.Error("its defaults:", err)
+		t.Error("the schema rejects its own defaults:", err)
 	}
 	written, err := yaml.Marshal(defaults)
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Nothing but the schema's defaults.
 	s := Settings{Mean: []float64{9}, Std: []float64{9}, WarmUp: []Size{{9, 9}}}
 	if err := s.Read(written); err != nil {
 		t.Fatal(err)
 	}
 	if len(s.Mean)+len(s.Std)+len(s.WarmUp) > 0 {
-		t.Errorf("the schema's defaults of mean, std and warm-up aren't empty: %+v", s)
+		t.Errorf("the schema's defaults of mean, std and warm-up are not empty: %+v", s)
 	}
 	s.Mean, s.Std, s.WarmUp = nil, nil, nil // as Default has them
 	if !reflect.DeepEqual(s, Default()) {
@@ -194,10 +295,10 @@ func TestSchema(t *testing.T) {
 	for _, test := range refused {
 		var value any
 		if yaml.Unmarshal([]byte(test.text), &value) != nil || strings.Contains(test.text, "---") {
-			continue // an editor marks what is no YAML by itself
+			continue // not a YAML document, which no schema is needed to see
 		}
 		if err := schema.Validate(value); (err == nil) != test.rule {
-			t.Errorf("%q: the schema says %v", test.text, err)
+			t.Errorf("%q: the schema returns %v", test.text, err)
 		}
 	}
 }

@@ -2,25 +2,37 @@ package settings
 
 import (
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/torchherd/torchherd/torch"
 )
 
-// Size is the size of pictures in pixels. Both 0: each keeps its own.
+// Each type below reads itself, from a scalar by UnmarshalText and from other YAML by UnmarshalYAML, and writes itself
+// by String in the form that it reads.
+
+// MaxSide is the largest side of an image, in pixels. It is the largest that a JPEG can have.
+const MaxSide = 65500
+
+// A Size is the size of an image in pixels. The zero value stands for the image's own size.
 type Size struct{ Width, Height int }
 
-// Keep tells whether pictures keep their sizes.
+// Keep reports whether images keep their own sizes.
 func (s Size) Keep() bool { return s == Size{} }
 
-// String is the size as it is written: "228x228" or "keep".
+// String returns the size in the form "228x228", or "keep".
 func (s Size) String() string {
 	if s.Keep() {
 		return "keep"
 	}
 	return fmt.Sprintf("%dx%d", s.Width, s.Height)
 }
+
+// MarshalText returns the text of String.
+func (s Size) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
 // UnmarshalText reads WIDTHxHEIGHT or keep.
 func (s *Size) UnmarshalText(text []byte) error {
@@ -31,129 +43,200 @@ func (s *Size) UnmarshalText(text []byte) error {
 	width, height, found := strings.Cut(string(text), "x")
 	w, errWidth := strconv.Atoi(width)
 	h, errHeight := strconv.Atoi(height)
-	if !found || errWidth != nil || errHeight != nil || w < 1 || h < 1 || w > maxSide || h > maxSide {
-		return fmt.Errorf("%q is no size; write it like 228x228 (1 to %d a side), or keep", text, maxSide)
+	if !found || errWidth != nil || errHeight != nil || w < 1 || h < 1 || w > MaxSide || h > MaxSide {
+		return fmt.Errorf("invalid size %q: use WIDTHxHEIGHT, such as 228x228 (1 to %d a side), or keep", text, MaxSide)
 	}
 	*s = Size{w, h}
 	return nil
 }
 
-// Words that settings choose from.
-type (
-	// Filter is how pictures are resized, by Pillow's names.
-	Filter string
-	// Grayscale is what a grey picture becomes.
-	Grayscale string
-	// EXIF is what the orientation in a file's EXIF data does.
-	EXIF string
-	// Channels is an order of a tensor's channels.
-	Channels string
-	// Format is a format of answers.
-	Format string
-	// WaitPolicy is when an incomplete batch waits for company; see batch.WaitPolicy.
-	WaitPolicy string
-	// Precision is what a TorchScript model computes in; see torch.Precision.
-	Precision string
-)
+// A Grayscale is the treatment of grayscale images.
+type Grayscale string
 
-// The words that code asks for.
+// The treatments of grayscale images.
 const (
-	Refuse   Grayscale  = "refuse" // the client gets an error
-	ToRGB    Grayscale  = "rgb"    // three equal channels
-	Apply    EXIF       = "apply"  // turns the picture
-	Ignore   EXIF       = "ignore"
-	RGB      Channels   = "rgb"
-	Gray     Channels   = "gray"
-	Adaptive WaitPolicy = "adaptive"
-	Fixed    WaitPolicy = "fixed"
+	Refuse Grayscale = "refuse" // the client gets an error
+	ToRGB  Grayscale = "rgb"    // three equal channels
 )
 
-// UnmarshalText reads a filter's name.
-func (f *Filter) UnmarshalText(text []byte) error {
-	return choose(f, text, "bilinear", "nearest", "box", "hamming", "bicubic", "lanczos")
-}
+var grayscales = []Grayscale{Refuse, ToRGB}
 
-// UnmarshalText reads the word.
-func (g *Grayscale) UnmarshalText(text []byte) error { return choose(g, text, Refuse, ToRGB) }
+// UnmarshalText reads a treatment's name.
+func (g *Grayscale) UnmarshalText(text []byte) error { return choose(g, text, grayscales) }
 
-// UnmarshalText reads the word.
-func (e *EXIF) UnmarshalText(text []byte) error { return choose(e, text, Apply, Ignore) }
+// An EXIF is the treatment of the orientation in an image's EXIF data.
+type EXIF string
 
-// UnmarshalText reads an order's name.
-func (c *Channels) UnmarshalText(text []byte) error { return choose(c, text, RGB, "bgr", Gray) }
+// The treatments of EXIF orientations.
+const (
+	Apply  EXIF = "apply" // the image is turned
+	Ignore EXIF = "ignore"
+)
+
+var exifs = []EXIF{Apply, Ignore}
+
+// UnmarshalText reads a treatment's name.
+func (e *EXIF) UnmarshalText(text []byte) error { return choose(e, text, exifs) }
+
+// A Format is an image format of responses.
+type Format string
+
+// The formats of responses.
+const (
+	JPEG Format = "jpeg" // baseline, 4:2:0
+	PNG  Format = "png"
+	WebP Format = "webp" // lossless
+)
+
+var formats = []Format{JPEG, PNG, WebP}
 
 // UnmarshalText reads a format's name.
-func (f *Format) UnmarshalText(text []byte) error { return choose(f, text, "jpeg", "png", "webp") }
+func (f *Format) UnmarshalText(text []byte) error { return choose(f, text, formats) }
 
-// UnmarshalText reads a policy's name.
-func (p *WaitPolicy) UnmarshalText(text []byte) error { return choose(p, text, Adaptive, Fixed) }
-
-// UnmarshalText reads a precision's name.
-func (p *Precision) UnmarshalText(text []byte) error {
-	return choose(p, text, "fp32", "tf32", "bf16", "fp16")
+// ContentType returns the format's media type.
+func (f Format) ContentType() string {
+	switch f {
+	case PNG:
+		return "image/png"
+	case WebP:
+		return "image/webp"
+	}
+	return "image/jpeg"
 }
 
-func choose[T ~string](to *T, text []byte, words ...T) error {
-	if !slices.Contains(words, T(text)) {
-		names := make([]string, len(words))
-		for i, word := range words {
-			names[i] = string(word)
-		}
-		return fmt.Errorf("%q isn't one of %s", text, strings.Join(names, ", "))
+// A WaitPolicy decides when an incomplete batch waits for more images.
+type WaitPolicy string
+
+// The wait policies.
+const (
+	Adaptive WaitPolicy = "adaptive" // while another request is being received or decoded
+	Fixed    WaitPolicy = "fixed"    // always
+)
+
+var waitPolicies = []WaitPolicy{Adaptive, Fixed}
+
+// UnmarshalText reads a policy's name.
+func (p *WaitPolicy) UnmarshalText(text []byte) error { return choose(p, text, waitPolicies) }
+
+func choose[T ~string](to *T, text []byte, values []T) error {
+	if !slices.Contains(values, T(text)) {
+		return fmt.Errorf("%q is not one of %s", text, strings.Join(words(values...), ", "))
 	}
 	*to = T(text)
 	return nil
 }
 
-// Auto is the device that stands for the first CUDA device, or the CPU where there is none.
-const Auto = "auto"
+// words returns the texts of an enumeration's values.
+func words[T any](values ...T) []string {
+	texts := make([]string, len(values))
+	for i, value := range values {
+		texts[i] = fmt.Sprint(value)
+	}
+	return texts
+}
 
-// Devices are names of devices, none of them twice.
-type Devices []string
+// Devices are the devices that a model runs on, without duplicates. None stands for cuda:0 if there is one, else the CPU.
+type Devices []torch.Device
 
-// UnmarshalText reads names with commas between them.
-func (d *Devices) UnmarshalText(text []byte) error { return d.set(strings.Split(string(text), ",")) }
+const auto = "auto"
 
-// UnmarshalYAML reads a name or a list of names.
+// String returns the devices' names, separated by commas, or "auto".
+func (d Devices) String() string {
+	if len(d) == 0 {
+		return auto
+	}
+	return strings.Join(words(d...), ",")
+}
+
+// MarshalText returns the text of String.
+func (d Devices) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// UnmarshalText reads auto, or names separated by commas.
+func (d *Devices) UnmarshalText(text []byte) error {
+	if string(text) == auto {
+		*d = nil
+		return nil
+	}
+	return d.set(strings.Split(string(text), ","))
+}
+
+// UnmarshalYAML reads the text of UnmarshalText, or a list of names.
 func (d *Devices) UnmarshalYAML(read func(any) error) error {
-	var name string
-	if read(&name) == nil {
-		return d.set([]string{name})
+	var text string
+	if read(&text) == nil {
+		return d.UnmarshalText([]byte(text))
 	}
 	var names []string
 	if err := read(&names); err != nil {
 		return err
 	}
+	if len(names) == 0 {
+		return errors.New("no devices: use auto, cpu or cuda:N")
+	}
 	return d.set(names)
 }
 
 func (d *Devices) set(names []string) error {
-	for i, name := range names {
-		kind, number, numbered := strings.Cut(name, ":")
-		_, err := strconv.ParseUint(number, 10, 7)
-		known := name == "cpu" || name == Auto && len(names) == 1 || kind == "cuda" && (!numbered || err == nil)
-		if !known {
-			return fmt.Errorf("%q isn't a device; write auto, cpu, cuda:N, or several of the last two", name)
+	devices := make(Devices, 0, len(names))
+	for _, name := range names {
+		device, err := torch.NewDevice(name)
+		if err != nil {
+			return fmt.Errorf("unknown device %q: use auto, cpu, cuda:N, or several of the last two", name)
 		}
-		if slices.Contains(names[:i], name) {
-			return fmt.Errorf("the device %s stands there twice; for more copies on one device set instances", name)
+		if slices.Contains(devices, device) {
+			return fmt.Errorf("duplicate device %v: for more copies on one device set instances", device)
 		}
+		devices = append(devices, device)
 	}
-	if len(names) == 0 {
-		return fmt.Errorf("there is no device; write auto, cpu or cuda:N")
-	}
-	*d = names
+	*d = devices
 	return nil
 }
 
-// A Policy says which versions of a folder are served: the Latest so many that can be served, or, if that is 0, those
-// of the Numbers.
-type Policy struct {
-	Latest  int
-	Numbers []int
+// A Range is the two numbers that stand for the pixel values 0 and 255. They are finite and differ.
+type Range torch.Range
+
+// NewRange returns the range of two numbers.
+func NewRange(numbers []float64) (Range, error) {
+	if len(numbers) != 2 || numbers[0] == numbers[1] || !finite(numbers) {
+		return Range{}, fmt.Errorf("invalid range %v: use two different numbers, such as [-1, 1]", numbers)
+	}
+	return Range{numbers[0], numbers[1]}, nil
 }
 
-// UnmarshalYAML reads "latest", "latest 3" or a list of versions.
+// String returns the range in the form "[-1, 1]".
+func (r Range) String() string { return fmt.Sprintf("[%v, %v]", r.Low, r.High) }
+
+// UnmarshalYAML reads a list of two numbers.
+func (r *Range) UnmarshalYAML(read func(any) error) error {
+	var numbers []float64
+	err := read(&numbers)
+	if err == nil {
+		*r, err = NewRange(numbers)
+	}
+	return err
+}
+
+// A Policy chooses the versions of a folder that serve: the latest ones that can be loaded or, if Latest is 0, those with
+// the Numbers.
+type Policy struct {
+	Latest  int
+	Numbers []int // sorted, without duplicates
+}
+
+const latest = "latest"
+
+// String returns the policy in the form "latest", "latest 3" or "[1, 3]".
+func (p Policy) String() string {
+	switch p.Latest {
+	case 0:
+		return "[" + strings.Join(words(p.Numbers...), ", ") + "]"
+	case 1:
+		return latest
+	}
+	return latest + " " + strconv.Itoa(p.Latest)
+}
+
+// UnmarshalYAML reads "latest", "latest 3" or a list of numbers.
 func (p *Policy) UnmarshalYAML(read func(any) error) error {
 	var numbers []int
 	if read(&numbers) == nil && len(numbers) > 0 && slices.Min(numbers) > 0 {
@@ -163,27 +246,33 @@ func (p *Policy) UnmarshalYAML(read func(any) error) error {
 	}
 	var text string
 	if read(&text) == nil {
-		if text == "latest" {
+		if text == latest {
 			*p = Policy{Latest: 1}
 			return nil
 		}
-		count, err := strconv.Atoi(strings.TrimPrefix(text, "latest "))
-		if err == nil && strings.HasPrefix(text, "latest ") && count > 0 {
+		number, found := strings.CutPrefix(text, latest+" ")
+		if count, err := strconv.Atoi(number); found && err == nil && count > 0 {
 			*p = Policy{Latest: count}
 			return nil
 		}
 	}
-	return fmt.Errorf("write latest, latest 2 (or more), or a list of versions, such as [1, 3]")
+	return errors.New("invalid versions: use latest, latest 2 (or more), or a list, such as [1, 3]")
 }
 
-// A Digest is "sha256:" and the sum's 64 hexadecimal digits, in lower case.
+// A Digest is the SHA-256 of a file: "sha256:" and 64 hexadecimal digits in lower case.
 type Digest string
+
+const sha256Prefix = "sha256:"
+
+// NewDigest returns the digest for a SHA-256.
+func NewDigest(sum []byte) Digest { return Digest(sha256Prefix + hex.EncodeToString(sum)) }
 
 // UnmarshalText reads a digest.
 func (d *Digest) UnmarshalText(text []byte) error {
-	digits, found := strings.CutPrefix(string(text), "sha256:")
-	if sum, err := hex.DecodeString(digits); !found || err != nil || len(sum) != 32 || digits != strings.ToLower(digits) {
-		return fmt.Errorf("%q is no digest; write sha256: and what sha256sum prints for the file", text)
+	digits, found := strings.CutPrefix(string(text), sha256Prefix)
+	sum, err := hex.DecodeString(digits)
+	if !found || err != nil || len(sum) != 32 || Digest(text) != NewDigest(sum) {
+		return fmt.Errorf("invalid digest %q: use sha256: and the sum that sha256sum prints for the file", text)
 	}
 	*d = Digest(text)
 	return nil

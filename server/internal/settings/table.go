@@ -1,0 +1,218 @@
+package settings
+
+import (
+	"fmt"
+	"reflect"
+	"strings"
+
+	"github.com/torchherd/torchherd/torch"
+)
+
+// A Setting describes a setting of a model. Read, Validate, the JSON Schema, the flags' help and the tables in docs/ all
+// use this description.
+type Setting struct {
+	Key  string // in model.yaml; the flag of the same name, if there is one, has the same meaning
+	Help string // what it does, in Markdown
+	form string // the values that it takes, in Markdown; empty for an int, a bool and an enumeration
+
+	least, most int      // of an int
+	words       []string // of an enumeration
+	schema      string   // members of its JSON Schema; empty as for form
+
+	field func(*Settings) any // returns a pointer to the field
+}
+
+// maxCount bounds numbers of images. A larger number is a slip.
+const maxCount = 1 << 20
+
+const (
+	rangeForm  = "two different numbers"
+	valuesForm = "a list of one number, or of one for each channel"
+)
+
+// table is in the order of the documentation.
+var table = []Setting{
+	{
+		Key:    "size",
+		Help:   "Size that images are resized to, `WIDTHxHEIGHT`. `keep`: each image keeps its own size, and only images of one size share a batch.",
+		form:   "`WIDTHxHEIGHT` or `keep`",
+		schema: `"anyOf": [{"const": "keep"}, {"$ref": "#/$defs/size"}]`,
+		field:  func(s *Settings) any { return &s.Size },
+	},
+	{
+		Key:  "max-side",
+		Help: "With `size: keep`, larger images are shrunk until their longer side has this many pixels. 0: no limit.",
+		most: MaxSide, field: func(s *Settings) any { return &s.MaxSide },
+	},
+	{
+		Key:  "multiple-of",
+		Help: "With `size: keep`, each side is then rounded to the nearest multiple of this number, which may stretch an image slightly. 0: no rounding.",
+		most: MaxSide, field: func(s *Settings) any { return &s.MultipleOf },
+	},
+	{
+		Key:    "warm-up",
+		Help:   "With `size: keep`, sizes that the model is warmed up with. An empty list: " + fallbackWarmUp.String() + ".",
+		form:   "a list of sizes, such as `[512x384, 384x512]`",
+		schema: `"type": "array", "items": {"$ref": "#/$defs/size"}`,
+		field:  func(s *Settings) any { return &s.WarmUp },
+	},
+	{
+		Key:   "resize-filter",
+		Help:  "Resampling filter, with the same pixels as Pillow's. All but `nearest` antialias when they shrink an image.",
+		words: words(torch.Bilinear, torch.Nearest, torch.Box, torch.Hamming, torch.Bicubic, torch.Lanczos),
+		field: func(s *Settings) any { return &s.ResizeFilter },
+	},
+	{
+		Key:   "jpeg-scale",
+		Help:  "Decode a JPEG that is at least twice as large as `size` at 1/2, 1/4 or 1/8 of its size. This is faster but changes the pixels.",
+		field: func(s *Settings) any { return &s.JPEGScale },
+	},
+	{
+		Key:   "grayscale",
+		Help:  "Treatment of grayscale images. `refuse`: the response is the error `need rgb image`; `rgb`: the image gets three equal channels.",
+		words: words(grayscales...), field: func(s *Settings) any { return &s.Grayscale },
+	},
+	{
+		Key:   "exif",
+		Help:  "Treatment of the orientation in an image's EXIF data. `apply`: the image is turned; `ignore`: it is used as stored.",
+		words: words(exifs...), field: func(s *Settings) any { return &s.EXIF },
+	},
+	{
+		Key:   "channels",
+		Help:  "Order of the input's channels, and of an output with three. `gray`: the input has one channel, computed after the resize as by Pillow's `convert(\"L\")`, and an output with three is RGB.",
+		words: words(torch.RGB, torch.BGR, torch.Gray), field: func(s *Settings) any { return &s.Channels },
+	},
+	{
+		Key:    "input-range",
+		Help:   "Input values for the pixel values 0 and 255: a pixel v becomes low + v/255 * (high - low), before `mean` and `std`.",
+		form:   rangeForm,
+		schema: `"$ref": "#/$defs/range"`,
+		field:  func(s *Settings) any { return &s.InputRange },
+	},
+	{
+		Key:    "mean",
+		Help:   "Subtracted from the input. One number applies to all channels; several are in the order of the tensor.",
+		form:   valuesForm,
+		schema: `"type": "array", "items": {"type": "number"}, "maxItems": 3`,
+		field:  func(s *Settings) any { return &s.Mean },
+	},
+	{
+		Key:    "std",
+		Help:   "Divides the input, after `mean` is subtracted. One number applies to all channels; several are in the order of the tensor.",
+		form:   valuesForm,
+		schema: `"type": "array", "items": {"type": "number", "exclusiveMinimum": 0}, "maxItems": 3`,
+		field:  func(s *Settings) any { return &s.Std },
+	},
+	{
+		Key:    "output-range",
+		Help:   "Output values for the pixel values 0 and 255. Values outside are clamped, NaN becomes 0, and fractions are truncated, as by torchvision's `to_pil_image`.",
+		form:   rangeForm,
+		schema: `"$ref": "#/$defs/range"`,
+		field:  func(s *Settings) any { return &s.OutputRange },
+	},
+	{
+		Key:   "format",
+		Help:  "Default response format. A request can ask for another.",
+		words: words(formats...), field: func(s *Settings) any { return &s.Format },
+	},
+	{
+		Key:   "quality",
+		Help:  "Quality of JPEG responses, 1 to 100.",
+		least: 1, most: 100, field: func(s *Settings) any { return &s.Quality },
+	},
+	{
+		Key:   "max-batch-size",
+		Help:  "Maximum number of images in a batch.",
+		least: 1, most: maxCount, field: func(s *Settings) any { return &s.MaxBatchSize },
+	},
+	{
+		Key:   "max-queue-size",
+		Help:  "Maximum number of waiting images; more are refused. If it is less than `max-batch-size`, no batch can fill.",
+		least: 1, most: maxCount, field: func(s *Settings) any { return &s.MaxQueueSize },
+	},
+	{
+		Key:    "max-wait",
+		Help:   "Maximum batching delay, counted from the arrival of the oldest image in the batch.",
+		form:   "a duration, such as `20ms` or `1.5s`",
+		schema: `"type": "string", "pattern": "^([0-9]+(\\.[0-9]+)?(ns|us|ms|s|m|h))+$"`,
+		field:  func(s *Settings) any { return &s.MaxWait },
+	},
+	{
+		Key:   "wait-policy",
+		Help:  "When an incomplete batch waits. `adaptive`: only while another request is being received or decoded; `fixed`: always.",
+		words: words(waitPolicies...), field: func(s *Settings) any { return &s.WaitPolicy },
+	},
+	{
+		Key:   "precision",
+		Help:  "Number format that a TorchScript model computes in: `fp32`, `bf16`, or on CUDA also `tf32` and `fp16`. An AOTInductor package has its own.",
+		words: words(torch.FP32, torch.TF32, torch.BF16, torch.FP16), field: func(s *Settings) any { return &s.Precision },
+	},
+	{
+		Key:    "device",
+		Help:   "Device that the model runs on, or several, separated by commas: `cpu`, `cuda:N`, or `auto`, which is `cuda:0` if there is one and else `cpu`.",
+		form:   "`auto`, `cpu`, `cuda:N`, or several of the last two as a text or a list",
+		schema: `"anyOf": [{"const": "auto"}, {"$ref": "#/$defs/devices"}, {"type": "array", "items": {"$ref": "#/$defs/device"}, "minItems": 1, "uniqueItems": true}]`,
+		field:  func(s *Settings) any { return &s.Device },
+	},
+	{
+		Key:   "instances",
+		Help:  "Number of copies of the model on each device. They run batches side by side.",
+		least: 1, most: 1024, field: func(s *Settings) any { return &s.Instances },
+	},
+	{
+		Key:  "threads",
+		Help: "Maximum number of CPU threads for one forward pass. 0: all cores, divided among the instances, or one thread for a small model.",
+		most: 1024, field: func(s *Settings) any { return &s.Threads },
+	},
+	{
+		Key:   "cuda-graphs",
+		Help:  "On CUDA, replay each batch size as a CUDA graph.",
+		field: func(s *Settings) any { return &s.CUDAGraphs },
+	},
+	{
+		Key:   "weight",
+		Help:  "Share of the cores, relative to the weights of the other models.",
+		least: 1, most: 1000, field: func(s *Settings) any { return &s.Weight },
+	},
+	{
+		Key:    "versions",
+		Help:   "Versions of the folder to serve: the latest, the latest few, or those listed.",
+		form:   "`latest`, `latest 2` (or more), or a list, such as `[1, 3]`",
+		schema: `"anyOf": [{"type": "string", "pattern": "^latest( [1-9][0-9]*)?$"}, {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 1}]`,
+		field:  func(s *Settings) any { return &s.Versions },
+	},
+	{
+		Key:    "digest",
+		Help:   "SHA-256 that the model's file must have. Another file is not loaded.",
+		form:   "`sha256:` and the sum that `sha256sum` prints",
+		schema: `"type": "string", "pattern": "^sha256:[0-9a-f]{64}$"`,
+		field:  func(s *Settings) any { return &s.Digest },
+	},
+}
+
+// All returns the descriptions of all settings. The caller must not change them.
+func All() []Setting { return table }
+
+// Default returns the default in the form that Read takes; empty: none.
+func (s *Setting) Default() string {
+	defaults := Default()
+	return fmt.Sprint(reflect.ValueOf(s.field(&defaults)).Elem())
+}
+
+// PlainHelp returns the help without Markdown.
+func (s *Setting) PlainHelp() string { return strings.ReplaceAll(s.Help, "`", "") }
+
+// Values describes the values that the setting takes, in Markdown.
+func (s *Setting) Values() string {
+	switch s.field(&Settings{}).(type) {
+	case *int:
+		return fmt.Sprintf("%d to %d", s.least, s.most)
+	case *bool:
+		return "`true` or `false`"
+	}
+	if s.words != nil {
+		last := len(s.words) - 1
+		return "`" + strings.Join(s.words[:last], "`, `") + "` or `" + s.words[last] + "`"
+	}
+	return s.form
+}
