@@ -1,10 +1,11 @@
-// Package imagecodec turns the bytes that a client sends into the pixels that a model takes, and back.
+// Package imagecodec decodes the images that clients send into the pixels that a model takes, and encodes the model's
+// output.
 //
-// JPEG goes through libjpeg-turbo, in C; all other formats through decoders written in Go, so that one C parser
-// alone faces the network. The resize is one for all (package torch).
+// JPEG goes through libjpeg-turbo, in C. All other formats have decoders written in Go, so that only one C parser reads
+// bytes from the network. The resize is the same for all formats; see package torch.
 //
-// Only so many goroutines decode and encode at a time as there are cpu.Slots, for all Codecs together: the work is pure
-// computing, so many more at once than there are cores only cost memory. Encoding goes before decoding.
+// All Codecs together decode and encode in as many goroutines at a time as there are cpu.Slots: the work is pure
+// computation, so more of them would cost memory and save no time. Encoding has priority over decoding.
 package imagecodec
 
 import (
@@ -13,83 +14,71 @@ import (
 	"fmt"
 
 	"github.com/torchherd/torchherd/server/internal/cpu"
+	"github.com/torchherd/torchherd/server/internal/settings"
 	"github.com/torchherd/torchherd/torch"
 )
 
-// A Image is pixels in memory: Height rows of Width pixels of Channels bytes each, from the top.
+// An Image is pixels in memory: Height rows of Width pixels of Channels bytes each, from the top.
 type Image struct {
 	Width, Height int
-	Channels      int // 3 RGB, or 1 grey, which only a model's answer can be
+	Channels      int // 3: RGB; 1: grayscale, only in a model's output
 	Pixels        []byte
 }
 
-// DefaultMaxPixels is the size above which Pillow warns of a decompression bomb: a quarter of a gigabyte at three
-// bytes a pixel.
+// DefaultMaxPixels is the number of pixels above which Pillow warns of a decompression bomb: a quarter of a gigabyte at
+// three bytes per pixel.
 const DefaultMaxPixels = 1024 * 1024 * 1024 / 4 / 3
 
-// DefaultQuality is Pillow's JPEG quality.
-const DefaultQuality = 75
-
-// Config says how a Codec works.
+// Config configures a Codec. The fields from Size on have the meaning of the settings of the same names.
 type Config struct {
-	Slots     *cpu.Slots // may be shared with other Codecs
-	Weight    int        // of this Codec among those that share the Slots; 1 or more
-	MaxPixels int64      // of a picture as sent, checked before memory is taken; 1 or more
-	// Width and Height are the size that pictures are resized to; both 0 leaves each at its own size, or near it: see
-	// MultipleOf and MaxSide.
-	Width, Height int
-	// MultipleOf is what each side becomes a multiple of, the nearest one; 0 or 1: any number. For pictures that are left
-	// at their own size.
-	MultipleOf int
-	// MaxSide is how long a side can be; a larger picture is made smaller, its shape kept. 0: as long as it is. Likewise.
-	MaxSide int
-	Filter  torch.Filter // of the resize
-	Quality int          // of JPEG answers, 1 to 100
-	// KeepOrientation leaves pictures as they are stored instead of turning them as their EXIF data says.
-	KeepOrientation bool
-	// ScaledDecode decodes a JPEG that is at least twice as large as Width x Height at a half, a quarter or an eighth of
-	// its size: faster, and not the same pixels.
-	ScaledDecode bool
-	// RefusePalette answers palette pictures with NotRGB instead of looking their colours up.
-	RefusePalette bool
-	// Grayscale makes grey pictures RGB with three equal channels instead of answering them with NotRGB.
-	Grayscale bool
+	Slots         *cpu.Slots // may be shared with other Codecs
+	Weight        int        // relative to other Codecs that share the Slots; 1 or more
+	MaxPixels     int64      // of an image as sent, checked before memory is allocated; 1 or more
+	RefusePalette bool       // refuse palette images with NotRGB instead of converting them to RGB
+
+	Size         settings.Size // zero: each image keeps its own size, within MaxSide and MultipleOf
+	MaxSide      int
+	MultipleOf   int
+	ResizeFilter torch.Filter
+	JPEGScale    bool
+	EXIF         settings.EXIF      // zero: settings.Apply
+	Grayscale    settings.Grayscale // zero: settings.Refuse
+	Quality      int
 }
 
-// maxSide is the longest side that a JPEG can have.
-const maxSide = 65500
-
-// Validate returns an error that names the first setting out of range.
+// Validate returns an error that names the first field out of range.
 func (c *Config) Validate() error {
+	const maxSide = settings.MaxSide
+	w, h := c.Size.Width, c.Size.Height
 	switch {
 	case c.Slots == nil:
 		return errors.New("imagecodec: Slots is not set")
 	case c.Weight < 1:
-		return fmt.Errorf("imagecodec: the weight is %d and must be 1 or more", c.Weight)
+		return fmt.Errorf("imagecodec: Weight is %d and must be at least 1", c.Weight)
 	case c.MaxPixels < 1:
-		return fmt.Errorf("imagecodec: the pixel limit is %d and must be 1 or more", c.MaxPixels)
-	case (c.Width == 0) != (c.Height == 0) || c.Width < 0 || c.Height < 0 || c.Width > maxSide || c.Height > maxSide:
-		return fmt.Errorf("imagecodec: the size %dx%d is not possible; sides are 1 to %d", c.Width, c.Height, maxSide)
+		return fmt.Errorf("imagecodec: MaxPixels is %d and must be at least 1", c.MaxPixels)
+	case !c.Size.Keep() && (w < 1 || h < 1 || w > maxSide || h > maxSide):
+		return fmt.Errorf("imagecodec: Size is %v and its sides must be 1 to %d", c.Size, maxSide)
 	case c.MultipleOf < 0 || c.MultipleOf > maxSide:
-		return fmt.Errorf("imagecodec: sides can't be a multiple of %d; it must be 1 to %d, or 0 for any", c.MultipleOf, maxSide)
+		return fmt.Errorf("imagecodec: MultipleOf is %d and must be 0 to %d", c.MultipleOf, maxSide)
 	case c.MaxSide < 0 || c.MaxSide > maxSide:
-		return fmt.Errorf("imagecodec: the longest side is %d and must be 1 to %d, or 0 for any", c.MaxSide, maxSide)
+		return fmt.Errorf("imagecodec: MaxSide is %d and must be 0 to %d", c.MaxSide, maxSide)
 	case c.MaxSide != 0 && c.MaxSide < c.MultipleOf:
-		return fmt.Errorf("imagecodec: no side of %d at most is a multiple of %d", c.MaxSide, c.MultipleOf)
-	case c.Width != 0 && (c.MultipleOf != 0 || c.MaxSide != 0):
-		return fmt.Errorf("imagecodec: all pictures become %dx%d, so a multiple or a longest side has no meaning", c.Width, c.Height)
-	case !c.Filter.Valid():
-		return fmt.Errorf("imagecodec: no such filter: %v", c.Filter)
+		return fmt.Errorf("imagecodec: MaxSide is %d and must be at least MultipleOf, which is %d", c.MaxSide, c.MultipleOf)
+	case !c.Size.Keep() && (c.MultipleOf != 0 || c.MaxSide != 0):
+		return fmt.Errorf("imagecodec: MultipleOf and MaxSide are for images that keep their sizes, but Size is %v", c.Size)
+	case !c.ResizeFilter.Valid():
+		return fmt.Errorf("imagecodec: unknown ResizeFilter: %v", c.ResizeFilter)
 	case c.Quality < 1 || c.Quality > 100:
-		return fmt.Errorf("imagecodec: JPEG quality is %d and must be 1 to 100", c.Quality)
+		return fmt.Errorf("imagecodec: Quality is %d and must be 1 to 100", c.Quality)
 	}
 	return nil
 }
 
-// Target is the size that an upright picture of width x height becomes.
+// Target returns the size to which an upright image of width x height is resized.
 func (c *Config) Target(width, height int) (int, int) {
-	if c.Width != 0 {
-		return c.Width, c.Height
+	if !c.Size.Keep() {
+		return c.Size.Width, c.Size.Height
 	}
 	if longer := max(width, height); c.MaxSide != 0 && longer > c.MaxSide {
 		width, height = rounded(width*c.MaxSide, longer), rounded(height*c.MaxSide, longer)
@@ -106,21 +95,21 @@ func (c *Config) nearestMultiple(side int) int {
 	return side
 }
 
-// rounded is a/b, rounded to the nearest whole number, a half up; at least 1.
+// rounded returns a/b rounded to the nearest integer, halves up, and at least 1.
 func rounded(a, b int) int { return max(1, (a+b/2)/b) }
 
-// A Reason says why bytes can't be used as a picture.
+// A Reason is why an image cannot be decoded.
 type Reason int
 
 // The reasons.
 const (
-	UnknownFormat Reason = iota // no format that is known here
-	Broken                      // a known format, but damaged or truncated, or of a kind that isn't supported
-	TooManyPixels               // more than Config.MaxPixels, or a side longer than torch.MaxSide
-	NotRGB                      // fewer than three colour channels, without Config.Grayscale
+	UnknownFormat Reason = iota
+	Broken               // damaged, truncated, or of an unsupported kind
+	TooManyPixels        // more than Config.MaxPixels, or a side longer than torch.MaxSide
+	NotRGB               // grayscale, and Config.Grayscale refuses it
 )
 
-// An Error says why bytes can't be used as a picture. Its text is meant for the client who sent them.
+// An Error says why an image cannot be decoded. Its text is for the client who sent the image.
 type Error struct {
 	Reason Reason
 	Text   string
@@ -132,14 +121,14 @@ func broken(format string, err error) error {
 	return &Error{Broken, fmt.Sprintf("broken %s: %v", format, err)}
 }
 
-// A Codec decodes and encodes pictures. It is safe for concurrent use.
+// A Codec decodes and encodes images. It is safe for concurrent use.
 type Codec struct {
 	config Config
 	queue  *cpu.Queue
 	pool   pool
 }
 
-// NewCodec makes a Codec.
+// NewCodec returns a new Codec.
 func NewCodec(config Config) (*Codec, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
@@ -147,18 +136,18 @@ func NewCodec(config Config) (*Codec, error) {
 	return &Codec{config: config, queue: config.Slots.NewQueue(config.Weight)}, nil
 }
 
-// Target is the size that an upright picture of width x height becomes.
+// Target returns the size to which an upright image of width x height is resized.
 func (c *Codec) Target(width, height int) (int, int) { return c.config.Target(width, height) }
 
-// Decode turns a file's bytes into an RGB picture of the configured size. The caller may give the picture's
-// memory back by Recycle. Errors: *Error, or the context's cause while it waits for a worker.
+// Decode decodes an image file into RGB pixels of the target size. The caller may recycle the pixels. Decode returns an
+// *Error for a bad image, and the context's cause if the context ends while it waits for a slot.
 func (c *Codec) Decode(ctx context.Context, data []byte) (Image, error) {
 	format := sniff(data)
 	if format == nil {
 		if len(data) == 0 {
-			return Image{}, &Error{UnknownFormat, "the body is empty: send a picture's bytes (" + formatNames + ")"}
+			return Image{}, &Error{UnknownFormat, "the body is empty: send the image as the request body (" + formatNames + ")"}
 		}
-		return Image{}, &Error{UnknownFormat, "not a picture in a known format: send " + formatNames}
+		return Image{}, &Error{UnknownFormat, "unknown image format: send " + formatNames}
 	}
 	release, err := c.queue.Acquire(ctx, cpu.Decoding)
 	if err != nil {
@@ -173,13 +162,13 @@ func (c *Codec) Decode(ctx context.Context, data []byte) (Image, error) {
 
 func (c *Codec) decodeJPEG(data []byte) (Image, error) {
 	options := torch.DecodeOptions{
-		MaxPixels: c.config.MaxPixels, Scaled: c.config.ScaledDecode, Filter: c.config.Filter, Gray: c.config.Grayscale,
+		MaxPixels: c.config.MaxPixels, Scaled: c.config.JPEGScale, Filter: c.config.ResizeFilter, Gray: c.config.Grayscale == settings.ToRGB,
 	}
-	if c.config.KeepOrientation {
+	if c.config.EXIF == settings.Ignore {
 		options.Orientation = torch.Upright
 	}
-	width, height := c.config.Width, c.config.Height
-	if width == 0 {
+	width, height := c.config.Size.Width, c.config.Size.Height
+	if c.config.Size.Keep() {
 		header, err := torch.ReadJPEGHeader(data)
 		if err != nil {
 			return Image{}, explainJPEG(err)
@@ -202,7 +191,7 @@ func (c *Codec) decodeJPEG(data []byte) (Image, error) {
 	return p, nil
 }
 
-// explainJPEG gives the failures that are the file's their place among this package's errors.
+// explainJPEG turns torch's errors about the file into this package's.
 func explainJPEG(err error) error {
 	var failure *torch.Error
 	if !errors.As(err, &failure) {
@@ -235,7 +224,7 @@ func (c *Codec) decodeOther(format *format, data []byte) (Image, error) {
 		return Image{}, broken(format.name, err)
 	}
 	gray := isGray(img) || format.gray != nil && format.gray(data)
-	if gray && !c.config.Grayscale || c.config.RefusePalette && isPalette(img) {
+	if gray && c.config.Grayscale != settings.ToRGB || c.config.RefusePalette && isPalette(img) {
 		return Image{}, errNotRGB
 	}
 	width, height, err := c.target(img.Bounds().Dx(), img.Bounds().Dy())
@@ -244,16 +233,15 @@ func (c *Codec) decodeOther(format *format, data []byte) (Image, error) {
 	}
 	raw := toRaw(img)
 	p := c.newImage(width, height)
-	err = torch.Resize(raw.pixels, raw.width, raw.height, raw.channels, torch.Upright, c.config.Filter, width, height, p.Pixels)
+	err = torch.Resize(raw.pixels, raw.width, raw.height, raw.channels, torch.Upright, c.config.ResizeFilter, width, height, p.Pixels)
 	return p, err
 }
 
-// target is the size that a picture is to have. A small picture can become large: a line of pixels whose sides must be
-// multiples becomes as thick as one multiple. Its pixels have the limit that the sent ones have, unless all pictures
-// have one size.
+// target returns Target and checks it against the pixel limit, unless all images have one size: where the sides must be
+// multiples, a small image can become a large one.
 func (c *Codec) target(width, height int) (int, int, error) {
 	width, height = c.config.Target(width, height)
-	if c.config.Width != 0 {
+	if !c.config.Size.Keep() {
 		return width, height, nil
 	}
 	return width, height, c.checkPixels(width, height)
@@ -261,7 +249,7 @@ func (c *Codec) target(width, height int) (int, int, error) {
 
 func (c *Codec) checkPixels(width, height int) error {
 	if width < 1 || height < 1 {
-		return &Error{Broken, "the picture has no pixels"}
+		return &Error{Broken, "the image has no pixels"}
 	}
 	if max(width, height) > torch.MaxSide {
 		return &Error{TooManyPixels, fmt.Sprintf("too many pixels: a side of %dx%d is longer than %d pixels", width, height, torch.MaxSide)}
@@ -276,8 +264,8 @@ func (c *Codec) newImage(width, height int) Image {
 	return Image{Width: width, Height: height, Channels: 3, Pixels: c.pool.get(width * height * 3)}
 }
 
-// Alloc returns size bytes of any content, from memory that was recycled or new.
+// Alloc returns size bytes of undefined content, recycled or newly allocated.
 func (c *Codec) Alloc(size int) []byte { return c.pool.get(size) }
 
-// Recycle gives memory back that Decode or Alloc returned and that nobody uses any more.
+// Recycle takes back memory from Decode, Encode or Alloc. The caller must not use it afterwards.
 func (c *Codec) Recycle(memory []byte) { c.pool.put(memory) }

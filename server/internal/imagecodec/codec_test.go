@@ -26,12 +26,14 @@ import (
 	"github.com/torchherd/torchherd/internal/goldens"
 	"github.com/torchherd/torchherd/server/internal/cpu"
 	"github.com/torchherd/torchherd/server/internal/imagecodec"
+	"github.com/torchherd/torchherd/server/internal/settings"
 	"github.com/torchherd/torchherd/torch"
 )
 
 func config() imagecodec.Config {
 	return imagecodec.Config{
-		Slots: cpu.NewSlots(2), Weight: 1, MaxPixels: imagecodec.DefaultMaxPixels, Width: 228, Height: 228, Quality: imagecodec.DefaultQuality,
+		Slots: cpu.NewSlots(2), Weight: 1, MaxPixels: imagecodec.DefaultMaxPixels,
+		Size: settings.Size{Width: 228, Height: 228}, Quality: 75,
 	}
 }
 
@@ -52,7 +54,7 @@ func expectReason(t *testing.T, err error, reason imagecodec.Reason, text string
 	}
 }
 
-// The pixels that the model gets are those that the demo's Pillow makes: every value, for every format.
+// The pixels equal those of the Sanic demo, which uses Pillow: every value, for every format.
 func TestInputEqualsPillow(t *testing.T) {
 	codec := newCodec(t, config())
 	for _, p := range goldens.Load(t).Images {
@@ -75,10 +77,10 @@ func TestInputEqualsPillow(t *testing.T) {
 	}
 }
 
-// With --size keep the turned picture's own size is kept, and its pixels are not resized.
+// With size: keep an image keeps the size that it has after its EXIF turn.
 func TestKeepSize(t *testing.T) {
 	c := config()
-	c.Width, c.Height = 0, 0
+	c.Size = settings.Size{}
 	codec := newCodec(t, c)
 	for _, p := range goldens.Load(t).Images {
 		if p.Expect != "ok" {
@@ -93,7 +95,7 @@ func TestKeepSize(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.KeepOrientation = true
+	c.EXIF = settings.Ignore
 	stored, err := newCodec(t, c).Decode(t.Context(), goldens.Read(t, "pictures/exif-6.jpg"))
 	if err != nil || stored.Width != sideways.Height || stored.Height != sideways.Width {
 		t.Errorf("as stored: %dx%d, turned: %dx%d, %v", stored.Width, stored.Height, sideways.Width, sideways.Height, err)
@@ -107,37 +109,37 @@ func TestTarget(t *testing.T) {
 		wantW, wantH  int
 	}{
 		{imagecodec.Config{}, 3, 5, 3, 5},
-		{imagecodec.Config{Width: 64, Height: 32}, 3, 5, 64, 32},
+		{imagecodec.Config{Size: settings.Size{Width: 64, Height: 32}}, 3, 5, 64, 32},
 		{imagecodec.Config{MultipleOf: 1}, 3, 5, 3, 5},
-		{imagecodec.Config{MultipleOf: 8}, 228, 227, 232, 224}, // a half goes up
+		{imagecodec.Config{MultipleOf: 8}, 228, 227, 232, 224}, // halves are rounded up
 		{imagecodec.Config{MultipleOf: 8}, 227, 229, 224, 232},
 		{imagecodec.Config{MultipleOf: 8}, 8, 16, 8, 16},
-		{imagecodec.Config{MultipleOf: 8}, 1, 3, 8, 8}, // at least one
+		{imagecodec.Config{MultipleOf: 8}, 1, 3, 8, 8}, // at least one multiple
 		{imagecodec.Config{MultipleOf: 3}, 4, 5, 3, 6},
 		{imagecodec.Config{MaxSide: 100}, 100, 99, 100, 99},
 		{imagecodec.Config{MaxSide: 100}, 200, 100, 100, 50},
 		{imagecodec.Config{MaxSide: 100}, 300, 200, 100, 67},
 		{imagecodec.Config{MaxSide: 100}, 200, 300, 67, 100},
-		{imagecodec.Config{MaxSide: 100}, 400, 2, 100, 1}, // a half goes up
+		{imagecodec.Config{MaxSide: 100}, 400, 2, 100, 1}, // halves are rounded up
 		{imagecodec.Config{MaxSide: 100}, 65500, 1, 100, 1},
 		{imagecodec.Config{MaxSide: 1}, 7, 9, 1, 1},
 		{imagecodec.Config{MaxSide: 100, MultipleOf: 32}, 100, 100, 96, 96},
 		{imagecodec.Config{MaxSide: 100, MultipleOf: 32}, 1000, 500, 96, 64},
-		{imagecodec.Config{MaxSide: 127, MultipleOf: 32}, 127, 113, 96, 96}, // 128 would be nearer
+		{imagecodec.Config{MaxSide: 127, MultipleOf: 32}, 127, 113, 96, 96}, // 128 is nearer but too large
 		{imagecodec.Config{MaxSide: 128, MultipleOf: 32}, 127, 113, 128, 128},
 		{imagecodec.Config{MaxSide: 32, MultipleOf: 32}, 1, 5000, 32, 32},
 	} {
 		if w, h := test.config.Target(test.width, test.height); w != test.wantW || h != test.wantH {
-			t.Errorf("of at most %d a side, in multiples of %d, %dx%d becomes %dx%d instead of %dx%d",
+			t.Errorf("max-side %d, multiple-of %d: %dx%d became %dx%d instead of %dx%d",
 				test.config.MaxSide, test.config.MultipleOf, test.width, test.height, w, h, test.wantW, test.wantH)
 		}
 	}
 }
 
-// The target is that of the turned picture, for each way that a format goes.
+// For each format the target size is computed from the turned image.
 func TestKeepNearlyTheSize(t *testing.T) {
 	c := config()
-	c.Width, c.Height, c.MultipleOf, c.MaxSide = 0, 0, 16, 100
+	c.Size, c.MultipleOf, c.MaxSide = settings.Size{}, 16, 100
 	codec := newCodec(t, c)
 	for _, p := range goldens.Load(t).Images {
 		if p.Expect != "ok" {
@@ -150,10 +152,10 @@ func TestKeepNearlyTheSize(t *testing.T) {
 	}
 }
 
-// A picture that fits the limit can be refused for what it would become.
+// The pixel limit holds for the resized image too.
 func TestPixelLimitOfTheTarget(t *testing.T) {
 	c := config()
-	c.Width, c.Height, c.MultipleOf, c.MaxPixels = 0, 0, 64, 64*128-1
+	c.Size, c.MultipleOf, c.MaxPixels = settings.Size{}, 64, 64*128-1
 	codec := newCodec(t, c)
 	line := make([]byte, torch.JPEGBound(128, 1, 3))
 	n, err := torch.EncodeJPEG(make([]byte, 128*3), 128, 1, 3, 75, line)
@@ -170,14 +172,14 @@ func TestPixelLimitOfTheTarget(t *testing.T) {
 	}
 }
 
-// The filter holds for each way that a format goes.
+// The filter applies to JPEG, which is resized in C, and to formats decoded in Go.
 func TestFilter(t *testing.T) {
 	c := config()
-	c.Width, c.Height, c.Filter = 20, 30, torch.Nearest
+	c.Size, c.ResizeFilter = settings.Size{Width: 20, Height: 30}, torch.Nearest
 	for _, name := range []string{"jpeg-420.jpg", "png-rgb.png"} {
 		file := goldens.Read(t, "pictures/"+name)
 		whole := config()
-		whole.Width, whole.Height = 0, 0
+		whole.Size = settings.Size{}
 		source, err := newCodec(t, whole).Decode(t.Context(), file)
 		if err != nil {
 			t.Fatal(err)
@@ -188,15 +190,15 @@ func TestFilter(t *testing.T) {
 		}
 		got, err := newCodec(t, c).Decode(t.Context(), file)
 		if err != nil || !bytes.Equal(got.Pixels, want) {
-			t.Errorf("%s isn't resized by the nearest pixel, %v", name, err)
+			t.Errorf("%s was not resized by the nearest pixel, %v", name, err)
 		}
 	}
 }
 
-// Grey pictures become what Pillow's convert("RGB") makes of them, and those of 16 bits what those of 8 become.
+// Grayscale images become the pixels of Pillow's convert("RGB"), and 16-bit images those of the 8-bit ones.
 func TestGrayscale(t *testing.T) {
 	c := config()
-	c.Grayscale = true
+	c.Grayscale = settings.ToRGB
 	codec := newCodec(t, c)
 	sums := map[string]string{}
 	decoded := map[string][]byte{}
@@ -217,16 +219,16 @@ func TestGrayscale(t *testing.T) {
 		}
 	}
 	if len(decoded) != 5 {
-		t.Errorf("%d grey pictures", len(decoded))
+		t.Errorf("%d grayscale images instead of 5", len(decoded))
 	}
 }
 
-// TIFF has grey pictures of 8 and 16 bits too.
+// TIFF, too, has grayscale images of 8 and 16 bits.
 func TestGrayscaleOfTIFF(t *testing.T) {
 	c := config()
-	c.Width, c.Height = 0, 0
+	c.Size = settings.Size{}
 	refusing := newCodec(t, c)
-	c.Grayscale = true
+	c.Grayscale = settings.ToRGB
 	codec := newCodec(t, c)
 	gray, gray16 := image.NewGray(image.Rect(0, 0, 3, 2)), image.NewGray16(image.Rect(0, 0, 3, 2))
 	for i := range gray.Pix {
@@ -272,13 +274,13 @@ func TestNotImages(t *testing.T) {
 	}
 }
 
-// Every file, cut at every percent of its length, is refused with a text that names its format.
+// Every file, cut at every percent of its length, is refused with an error that names its format.
 func TestTruncated(t *testing.T) {
 	codec := newCodec(t, config())
-	for name, complete := range map[string]int{ // the percentage from which on the picture may be complete
+	for name, complete := range map[string]int{ // the percentage from which on the image may be complete
 		"jpeg-420.jpg": 100, "jpeg-progressive.jpg": 100, "jpeg-restart.jpg": 100,
 		"png-rgb.png": 100, "png-interlaced.png": 100, "webp-lossy.webp": 100, "webp-lossless.webp": 100, "webp-alpha.webp": 100,
-		"gif.gif": 50, // its second frame isn't looked at
+		"gif.gif": 50, // its second frame is not decoded
 		"bmp.bmp": 100, "tiff.tiff": 100, "tiff-lzw.tiff": 100, "tiff-deflate.tiff": 100,
 	} {
 		data := goldens.Read(t, "pictures/"+name)
@@ -292,13 +294,13 @@ func TestTruncated(t *testing.T) {
 			case !errors.As(err, &failure):
 				t.Errorf("%s at %d %%: %v", name, percent, err)
 			case percent > 0 && !strings.Contains(strings.ToLower(failure.Text), "broken "+format):
-				t.Errorf("%s at %d %%: the text doesn't name the format: %v", name, percent, err)
+				t.Errorf("%s at %d %%: the error does not name the format: %v", name, percent, err)
 			}
 		}
 	}
 }
 
-// pngHeader is a PNG that claims a size and has no more than its header and one empty chunk of pixels.
+// pngHeader returns a PNG that claims a size but has only a header and an empty chunk of pixels.
 func pngHeader(width, height uint32) []byte {
 	chunk := func(kind string, data []byte) []byte {
 		out := binary.BigEndian.AppendUint32(nil, uint32(len(data)))
@@ -318,7 +320,7 @@ func encodePNG(t testing.TB, img image.Image) []byte {
 	return file.Bytes()
 }
 
-// A picture's size is known from its header, and too many pixels are refused before memory is taken for them.
+// The pixel limit is checked on the header, before memory is allocated.
 func TestPixelLimitIsCheckedOnTheHeader(t *testing.T) {
 	codec := newCodec(t, config())
 	bombs := map[string][]byte{
@@ -338,7 +340,7 @@ func TestPixelLimitIsCheckedOnTheHeader(t *testing.T) {
 				t.Errorf("got %v", err)
 			}
 			if taken := after.TotalAlloc - before.TotalAlloc; taken > 16<<20 {
-				t.Errorf("%d bytes were taken", taken)
+				t.Errorf("%d bytes were allocated", taken)
 			}
 		})
 	}
@@ -348,7 +350,7 @@ func TestPixelLimitIsCheckedOnTheHeader(t *testing.T) {
 	c.MaxPixels = 59999
 	_, err = newCodec(t, c).Decode(t.Context(), goldens.Read(t, "pictures/jpeg-420.jpg"))
 	expectReason(t, err, imagecodec.TooManyPixels, "300x200 is more than 59999 pixels")
-	c.Width, c.Height = 0, 0
+	c.Size = settings.Size{}
 	_, err = newCodec(t, c).Decode(t.Context(), goldens.Read(t, "pictures/jpeg-420.jpg"))
 	expectReason(t, err, imagecodec.TooManyPixels, "300x200 is more than 59999 pixels")
 	c.MaxPixels = 10799
@@ -356,7 +358,7 @@ func TestPixelLimitIsCheckedOnTheHeader(t *testing.T) {
 	expectReason(t, err, imagecodec.TooManyPixels, "120x90 is more than 10799 pixels")
 }
 
-// claim writes another size into a JPEG's frame header.
+// claim returns a JPEG with another size in its frame header.
 func claim(jpeg []byte, width, height uint16) []byte {
 	jpeg = slices.Clone(jpeg)
 	for _, marker := range []byte{0xc0, 0xc2} {
@@ -390,7 +392,7 @@ func TestExtremeSizes(t *testing.T) {
 	}
 }
 
-// A GIF's first frame may cover only a part of its area.
+// A GIF's first frame can cover only a part of the image.
 func TestGIFFrameInsideItsArea(t *testing.T) {
 	palette := color.Palette{color.RGBA{10, 20, 30, 255}, color.RGBA{200, 100, 50, 255}}
 	frame := image.NewPaletted(image.Rect(1, 1, 3, 2), palette)
@@ -403,7 +405,7 @@ func TestGIFFrameInsideItsArea(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := config()
-	c.Width, c.Height = 0, 0
+	c.Size = settings.Size{}
 	got, err := newCodec(t, c).Decode(t.Context(), file.Bytes())
 	if err != nil || got.Width != 4 || got.Height != 3 {
 		t.Fatalf("%dx%d, %v", got.Width, got.Height, err)
@@ -418,9 +420,9 @@ func TestEncode(t *testing.T) {
 	colour := imagecodec.Image{Width: 40, Height: 30, Channels: 3, Pixels: goldens.Noise(7, 40*30*3)}
 	grey := imagecodec.Image{Width: 40, Height: 30, Channels: 1, Pixels: goldens.Noise(8, 40*30)}
 	for _, p := range []imagecodec.Image{colour, grey} {
-		for format, decode := range map[imagecodec.Format]func([]byte) (image.Image, error){
-			imagecodec.PNG:  func(data []byte) (image.Image, error) { return png.Decode(bytes.NewReader(data)) },
-			imagecodec.WebP: func(data []byte) (image.Image, error) { return webp.Decode(bytes.NewReader(data)) },
+		for format, decode := range map[settings.Format]func([]byte) (image.Image, error){
+			settings.PNG:  func(data []byte) (image.Image, error) { return png.Decode(bytes.NewReader(data)) },
+			settings.WebP: func(data []byte) (image.Image, error) { return webp.Decode(bytes.NewReader(data)) },
 		} {
 			file, err := codec.Encode(t.Context(), p, format)
 			if err != nil {
@@ -440,18 +442,18 @@ func TestEncode(t *testing.T) {
 				}
 			}
 		}
-		file, err := codec.Encode(t.Context(), p, imagecodec.JPEG)
+		file, err := codec.Encode(t.Context(), p, settings.JPEG)
 		if err != nil {
 			t.Fatal(err)
 		}
 		header, err := torch.ReadJPEGHeader(file)
 		if err != nil || header.Width != 40 || header.Height != 30 || header.Channels != p.Channels {
-			t.Errorf("the JPEG reads as %+v, %v", header, err)
+			t.Errorf("the JPEG has the header %+v, %v", header, err)
 		}
 	}
-	_, err := codec.Encode(t.Context(), imagecodec.Image{Width: 70000, Height: 1, Channels: 3, Pixels: make([]byte, 210000)}, imagecodec.JPEG)
+	_, err := codec.Encode(t.Context(), imagecodec.Image{Width: 70000, Height: 1, Channels: 3, Pixels: make([]byte, 210000)}, settings.JPEG)
 	if err == nil {
-		t.Error("a JPEG 70000 pixels wide was made")
+		t.Error("a JPEG of 70000x1 was encoded")
 	}
 }
 
@@ -475,7 +477,7 @@ func TestCodecWaitsForASlotUntilTheContextEnds(t *testing.T) {
 	if _, err := codec.Decode(ctx, goldens.Read(t, "pictures/jpeg-420.jpg")); !errors.Is(err, left) {
 		t.Errorf("decode: %v", err)
 	}
-	if _, err := codec.Encode(ctx, imagecodec.Image{Width: 1, Height: 1, Channels: 3, Pixels: make([]byte, 3)}, imagecodec.JPEG); !errors.Is(err, left) {
+	if _, err := codec.Encode(ctx, imagecodec.Image{Width: 1, Height: 1, Channels: 3, Pixels: make([]byte, 3)}, settings.JPEG); !errors.Is(err, left) {
 		t.Errorf("encode: %v", err)
 	}
 	release()
@@ -498,7 +500,7 @@ func TestEncodingHasPriorityOverDecoding(t *testing.T) {
 		}()
 		synctest.Wait()
 		go func() {
-			if _, err := codec.Encode(t.Context(), imagecodec.Image{Width: 1, Height: 1, Channels: 3, Pixels: make([]byte, 3)}, imagecodec.JPEG); err != nil {
+			if _, err := codec.Encode(t.Context(), imagecodec.Image{Width: 1, Height: 1, Channels: 3, Pixels: make([]byte, 3)}, settings.JPEG); err != nil {
 				t.Error(err)
 			}
 			order <- "encode"
@@ -512,7 +514,7 @@ func TestEncodingHasPriorityOverDecoding(t *testing.T) {
 	})
 }
 
-// Decoding and encoding is done by the calling threads; no pool of threads is started for it.
+// Decode and Encode run on the calling thread; they start no thread pool.
 func TestCodecsStartNoThreads(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("threads are counted in /proc")
@@ -531,7 +533,7 @@ func TestCodecsStartNoThreads(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := codec.Encode(t.Context(), p, imagecodec.JPEG); err != nil {
+		if _, err := codec.Encode(t.Context(), p, settings.JPEG); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -540,7 +542,7 @@ func TestCodecsStartNoThreads(t *testing.T) {
 	for range 50 {
 		work()
 	}
-	// Go's own runtime may start a thread of its own meanwhile; an OpenMP pool would be one for each core.
+	// Go's runtime may start a thread meanwhile; an OpenMP pool would start one for each core.
 	if after := threads(); after > before+1 {
 		t.Errorf("%d threads before, %d after", before, after)
 	}
@@ -550,18 +552,18 @@ func TestConfigIsChecked(t *testing.T) {
 	for name, change := range map[string]func(*imagecodec.Config){
 		"slots":   func(c *imagecodec.Config) { c.Slots = nil },
 		"pixels":  func(c *imagecodec.Config) { c.MaxPixels = 0 },
-		"width":   func(c *imagecodec.Config) { c.Width = 0 },
-		"height":  func(c *imagecodec.Config) { c.Height = 70000 },
+		"width":   func(c *imagecodec.Config) { c.Size.Width = 0 },
+		"height":  func(c *imagecodec.Config) { c.Size.Height = 70000 },
 		"quality": func(c *imagecodec.Config) { c.Quality = 101 },
-		"filter":  func(c *imagecodec.Config) { c.Filter = 6 },
+		"filter":  func(c *imagecodec.Config) { c.ResizeFilter = 6 },
 
 		"multiple of a fixed size": func(c *imagecodec.Config) { c.MultipleOf = 4 },
 		"longest of a fixed size":  func(c *imagecodec.Config) { c.MaxSide = 300 },
-		"multiple below 0":         func(c *imagecodec.Config) { c.Width, c.Height, c.MultipleOf = 0, 0, -1 },
-		"multiple too large":       func(c *imagecodec.Config) { c.Width, c.Height, c.MultipleOf = 0, 0, 65501 },
-		"longest below 0":          func(c *imagecodec.Config) { c.Width, c.Height, c.MaxSide = 0, 0, -1 },
-		"longest too large":        func(c *imagecodec.Config) { c.Width, c.Height, c.MaxSide = 0, 0, 65501 },
-		"longest below a multiple": func(c *imagecodec.Config) { c.Width, c.Height, c.MaxSide, c.MultipleOf = 0, 0, 31, 32 },
+		"multiple below 0":         func(c *imagecodec.Config) { c.Size, c.MultipleOf = settings.Size{}, -1 },
+		"multiple too large":       func(c *imagecodec.Config) { c.Size, c.MultipleOf = settings.Size{}, 65501 },
+		"longest below 0":          func(c *imagecodec.Config) { c.Size, c.MaxSide = settings.Size{}, -1 },
+		"longest too large":        func(c *imagecodec.Config) { c.Size, c.MaxSide = settings.Size{}, 65501 },
+		"longest below a multiple": func(c *imagecodec.Config) { c.Size, c.MaxSide, c.MultipleOf = settings.Size{}, 31, 32 },
 	} {
 		c := config()
 		change(&c)
@@ -577,13 +579,13 @@ func FuzzDecode(f *testing.F) {
 	}
 	f.Add(pngHeader(1<<31, 3))
 	c := config()
-	c.MaxPixels, c.Width, c.Height = 1<<20, 32, 32
+	c.MaxPixels, c.Size = 1<<20, settings.Size{Width: 32, Height: 32}
 	codec := newCodec(f, c)
 	f.Fuzz(func(t *testing.T, data []byte) {
 		p, err := codec.Decode(t.Context(), data)
 		var failure *imagecodec.Error
 		if err != nil && !errors.As(err, &failure) {
-			t.Fatalf("an error that isn't the picture's: %v", err)
+			t.Fatalf("an error of another type: %v", err)
 		}
 		if err == nil && (len(p.Pixels) != 32*32*3 || p.Width != 32 || p.Height != 32) {
 			t.Fatalf("%dx%d, %d bytes", p.Width, p.Height, len(p.Pixels))
@@ -614,7 +616,7 @@ func BenchmarkEncode(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	for format, name := range map[imagecodec.Format]string{imagecodec.JPEG: "jpeg", imagecodec.PNG: "png", imagecodec.WebP: "webp"} {
+	for format, name := range map[settings.Format]string{settings.JPEG: "jpeg", settings.PNG: "png", settings.WebP: "webp"} {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
@@ -629,12 +631,12 @@ func BenchmarkEncode(b *testing.B) {
 }
 
 func ExampleCodec() {
-	codec, err := imagecodec.NewCodec(imagecodec.Config{Slots: cpu.NewSlots(1), Weight: 1, MaxPixels: 1e6, Width: 100, Height: 50, Quality: 75})
+	codec, err := imagecodec.NewCodec(imagecodec.Config{Slots: cpu.NewSlots(1), Weight: 1, MaxPixels: 1e6, Size: settings.Size{Width: 100, Height: 50}, Quality: 75})
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
 	_, err = codec.Decode(context.Background(), []byte("not a picture"))
 	fmt.Println(err)
-	// Output: not a picture in a known format: send JPEG, PNG, WebP, GIF, BMP or TIFF
+	// Output: unknown image format: send JPEG, PNG, WebP, GIF, BMP or TIFF
 }

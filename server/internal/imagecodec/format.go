@@ -5,20 +5,19 @@ import (
 	"image"
 	"image/gif"
 	"image/png"
-	"strings"
 
 	"golang.org/x/image/bmp"
 	"golang.org/x/image/tiff"
 	"golang.org/x/image/webp"
 )
 
-// A format is a kind of picture file, known by how its bytes begin.
+// A format is a format of image files, recognized by its first bytes.
 type format struct {
 	name   string
 	starts []string // alternatives; '?' stands for any byte
 	header func(data []byte) (image.Config, error)
-	decode func(data []byte) (image.Image, error) // nil: JPEG, which goes its own way
-	gray   func(data []byte) bool                 // nil: the decoded picture tells
+	decode func(data []byte) (image.Image, error) // nil for JPEG, which decodeJPEG decodes
+	gray   func(data []byte) bool                 // nil: the type of the decoded image shows it
 }
 
 const formatNames = "JPEG, PNG, WebP, GIF, BMP or TIFF"
@@ -52,8 +51,8 @@ var formats = []format{
 	},
 }
 
-// sniff finds the format of a file by its first bytes; nil when none fits. What the client says of the type
-// isn't asked: the demo doesn't either, and curl -T says nothing.
+// sniff returns the format of a file, or nil if it is unknown. It ignores the Content-Type, as the Sanic demo does: curl -T
+// sends none.
 func sniff(data []byte) *format {
 	for i := range formats {
 		for _, start := range formats[i].starts {
@@ -77,14 +76,15 @@ func startsWith(data []byte, start string) bool {
 	return true
 }
 
-// grayPNG tells grey and grey with alpha (colour types 0 and 4), which the decoder turns into RGBA. The type
-// stands in the IHDR chunk, always the first.
+// grayPNG reports whether a PNG is grayscale, with or without alpha (colour types 0 and 4). The decoder can
+// return RGBA for it, so the type of the decoded image does not show it. The colour type is in the IHDR chunk, always the
+// first.
 func grayPNG(data []byte) bool {
 	const at = 25
 	return len(data) > at && data[at]&2 == 0
 }
 
-// decodeGIF returns a GIF's first frame, laid on the GIF's whole area.
+// decodeGIF returns a GIF's first frame, extended to the GIF's whole area.
 func decodeGIF(data []byte) (image.Image, error) {
 	frame, err := gif.Decode(bytes.NewReader(data))
 	if err != nil {
@@ -106,10 +106,4 @@ func decodeGIF(data []byte) (image.Image, error) {
 		copy(whole.Pix[whole.PixOffset(bounds.Min.X, y):], from)
 	}
 	return whole, nil
-}
-
-// ParseFormat reads the name of a format that answers can have. ok is false for other names.
-func ParseFormat(name string) (f Format, ok bool) {
-	f, ok = map[string]Format{"jpeg": JPEG, "jpg": JPEG, "png": PNG, "webp": WebP}[strings.ToLower(name)]
-	return f, ok
 }

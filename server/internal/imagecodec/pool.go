@@ -2,8 +2,8 @@ package imagecodec
 
 import "sync"
 
-// A pool keeps byte slices for use again. A sync.Pool holds pointers, so each slice needs a box for its header; the
-// boxes are used again as well.
+// A pool recycles byte slices. A sync.Pool holds pointers, so each slice needs a box for its header; the pool recycles the
+// boxes as well.
 type pool struct{ full, empty sync.Pool }
 
 func (p *pool) get(size int) []byte {

@@ -5,10 +5,10 @@ import (
 	"image/color"
 )
 
-// raw is a decoded picture as torch.Resize takes it.
+// raw is a decoded image in the form that torch.Resize takes.
 type raw struct {
 	width, height int
-	channels      int // 3, or 4 with a last one that is left out
+	channels      int // 3, or 4 with an ignored last one
 	pixels        []byte
 }
 
@@ -25,8 +25,7 @@ func isPalette(img image.Image) bool {
 	return ok
 }
 
-// toRaw returns an image's colours without its alpha: as in the demo's book, a transparent pixel keeps the
-// colour that it has beneath.
+// toRaw drops an image's alpha. A transparent pixel keeps its colour, as in the book that the Sanic demo is from.
 func toRaw(img image.Image) raw {
 	bounds := img.Bounds()
 	r := raw{width: bounds.Dx(), height: bounds.Dy(), channels: 4}
@@ -37,7 +36,7 @@ func toRaw(img image.Image) raw {
 			return r
 		}
 	case *image.RGBA:
-		// The decoders use this type for opaque pictures, whose premultiplied colours are the colours.
+		// The decoders use this type for opaque images, where premultiplied colours equal the colours.
 		if img.Stride == 4*r.width && img.Opaque() {
 			r.pixels = img.Pix[:4*r.width*r.height]
 			return r
@@ -82,7 +81,7 @@ func rgb(c color.Color) [3]byte {
 	return [3]byte{n.R, n.G, n.B}
 }
 
-// fromGray gives the three channels the first byte of each pixel, which has `bytes` of them.
+// fromGray sets the three channels to the first byte of each pixel, which has `bytes` bytes.
 func fromGray(out, pixels []byte, stride, width, bytes int) {
 	for ; len(out) > 0; pixels = pixels[min(stride, len(pixels)):] {
 		for x := range width {
@@ -93,7 +92,7 @@ func fromGray(out, pixels []byte, stride, width, bytes int) {
 }
 
 func fromPalette(out []byte, img *image.Paletted) {
-	// A damaged file can name colours that its palette doesn't have; they are black.
+	// A damaged file can use colours outside its palette; they are black.
 	var colours [256][3]byte
 	for i, c := range img.Palette {
 		colours[i] = rgb(c)
@@ -108,17 +107,17 @@ func fromPalette(out []byte, img *image.Paletted) {
 	}
 }
 
-// highBytes reduces 16 bits a channel to the upper 8, as Pillow does. pixels has four channels, big-endian, and
-// rows without padding.
+// highBytes reduces 16 bits per channel to the upper 8, as Pillow does. The pixels have four big-endian channels and rows
+// without padding.
 func highBytes(out, pixels []byte) {
 	for ; len(out) > 0; out, pixels = out[3:], pixels[8:] {
 		out[0], out[1], out[2] = pixels[0], pixels[2], pixels[4]
 	}
 }
 
-// fromWebP turns a lossy WebP's samples into RGB as libwebp does, bit for bit: VP8 uses the limited range of ITU-R
-// BT.601 (luma 16 to 235), unlike the full range that Go's image.YCbCr stands for, and libwebp smooths the chroma,
-// weighting the four nearest samples 9:3:3:1. The numbers are BT.601's in 14-bit fixed point.
+// fromWebP converts a lossy WebP's samples to RGB as libwebp does, bit for bit. VP8 uses the limited range of ITU-R BT.601
+// (luma 16 to 235), while Go's image.YCbCr assumes the full range. libwebp also smooths the chroma, with weights of 9:3:3:1
+// for the four nearest samples. The numbers are BT.601's in 14-bit fixed point.
 func fromWebP(out []byte, img *image.YCbCr) {
 	width, height := img.Rect.Dx(), img.Rect.Dy()
 	chromaRows := (height + 1) / 2
@@ -140,7 +139,7 @@ func fromWebP(out []byte, img *image.YCbCr) {
 	}
 }
 
-// chroma is the smoothed chroma sample of pixel x, from the nearer and the farther row of samples.
+// chroma returns the smoothed chroma sample of pixel x, from the nearer and the farther row of samples.
 func chroma(near, far []byte, x, width int) int {
 	at := x / 2
 	n, v := int(near[at]), int(far[at])
@@ -152,5 +151,5 @@ func chroma(near, far []byte, x, width int) int {
 	return ((n+h+v+d+8+2*(h+v))>>3 + n) >> 1
 }
 
-// clip drops the six bits after the point that the sums above have.
+// clip drops the six fractional bits of the sums above and clamps the result.
 func clip(value int) byte { return byte(min(max(value>>6, 0), 255)) }
