@@ -31,7 +31,7 @@ type commands struct {
 	Version Version `cmd:"" help:"Print the versions of torchherd and of the libraries it was built with."`
 }
 
-// newParser makes the parser that fills c in.
+// newParser returns a parser that stores its result in c.
 func newParser(c *commands, options ...kong.Option) (*kong.Kong, error) {
 	return kong.New(c, append(options,
 		kong.Name("torchherd"),
@@ -40,7 +40,17 @@ func newParser(c *commands, options ...kong.Option) (*kong.Kong, error) {
 		kong.Configuration(loadYAML),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
 		kong.Vars{"admin_listen": "127.0.0.1:8002", "max_pixels": strconv.Itoa(imagecodec.DefaultMaxPixels)},
+		settingVars(),
 	)...)
+}
+
+// Model returns kong's model of the command line, from which the documentation is generated.
+func Model() (*kong.Application, error) {
+	parser, err := newParser(&commands{})
+	if err != nil {
+		return nil, err
+	}
+	return parser.Model, nil
 }
 
 // Run runs the command with these arguments (without the program's name) and returns its exit status.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/torchherd/torchherd/internal/goldens"
 	"github.com/torchherd/torchherd/server/internal/settings"
+	"github.com/torchherd/torchherd/torch"
 )
 
 // run runs the command and returns its status and what it printed.
@@ -33,7 +34,7 @@ func parse(t *testing.T, arguments ...string) (Serve, error) {
 	return c.Serve, err
 }
 
-// settingsOf is what a command makes of a model of which nothing is said.
+// settingsOf returns the settings of a model without settings of its own.
 func settingsOf(s Serve) settings.Settings {
 	m := settings.Default()
 	s.override(&m)
@@ -82,6 +83,33 @@ func TestFlagWinsOverEnvironmentOverFileOverDefault(t *testing.T) {
 	}
 }
 
+// Flags have the forms of model.yaml, and their help and placeholders come from the settings.
+func TestFlagsAreSettings(t *testing.T) {
+	s, err := parse(t, "--device=cuda:1,cpu", "--precision=bf16", "--size=keep", "--wait-policy=fixed", "--cuda-graphs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := settingsOf(s)
+	if m.Device.String() != "cuda:1,cpu" || m.Precision != torch.BF16 || !m.Size.Keep() || m.WaitPolicy != settings.Fixed || !m.CUDAGraphs {
+		t.Errorf("%+v", m)
+	}
+	if s, err = parse(t, "--device=auto"); err != nil || s.Device == nil {
+		t.Fatalf("--device=auto: %v, %v", s.Device, err)
+	}
+	m.Device = settings.Devices{torch.CPU} // the model's own
+	if s.override(&m); len(m.Device) != 0 {
+		t.Errorf("--device=auto did not override %v", m.Device)
+	}
+	_, out, _ := run("serve", "--help")
+	text := strings.Join(strings.Fields(out), " ")
+	for _, setting := range settings.All() {
+		flag := strings.Contains(text, "--"+setting.Key+" ") || strings.Contains(text, "--"+setting.Key+"="+setting.Default()+" ")
+		if flag != strings.Contains(text, strings.TrimSuffix(setting.PlainHelp(), ".")) {
+			t.Errorf("%s: the help differs from the setting's", setting.Key)
+		}
+	}
+}
+
 func TestBadSettingsSayWhatIsWrong(t *testing.T) {
 	for _, test := range []struct {
 		arguments []string
@@ -95,11 +123,12 @@ func TestBadSettingsSayWhatIsWrong(t *testing.T) {
 		{[]string{"--wait-policy=never"}, "adaptive"},
 		{[]string{"--compat=flask"}, "sanic"},
 		{[]string{"--config=/nonexistent.yaml"}, "nonexistent"},
-		{[]string{"--config=" + write(t, "max-wat: 1s\n")}, `no setting "max-wat"`},
+		{[]string{"--config=" + write(t, "max-wat: 1s\n")}, `unknown setting "max-wat"; did you mean max-wait?`},
 		{[]string{"--config=" + write(t, "max-wait: [1\n")}, "config file"},
-		{[]string{"--config=" + write(t, "timeout: 1s\n")}, `no setting "timeout"`},
+		{[]string{"--config=" + write(t, "timeout: 1s\n")}, `unknown setting "timeout"`},
 		{[]string{"--max-batch-size=0"}, "max-batch-size is 0"},
 		{[]string{"--quality=0"}, "quality"},
+		{[]string{"--precision=int8"}, "fp32, tf32, bf16 or fp16"},
 		{[]string{"--device=gpu"}, "cuda:N"},
 		{[]string{"--device=cpu,cpu"}, "for more copies on one device set instances"},
 		{[]string{"--device=cpu,cuda:99"}, "cuda:99"},
@@ -110,7 +139,7 @@ func TestBadSettingsSayWhatIsWrong(t *testing.T) {
 		{[]string{goldens.Path("modules")}, "no versions found; add a model file as 1/model.pt"},
 		{[]string{module("checkpoint.pth")}, "export it"},
 		{[]string{module("no_batch_two.pt")}, "the warm-up with 2 picture(s) of 228x228 failed"},
-		{[]string{module("no_size.pt")}, `"large" is no size`},
+		{[]string{module("no_size.pt")}, `invalid size "large"`},
 		{[]string{module("negate.pt"), module("negate.pt")}, `two models are called "negate"`},
 		{[]string{module("two_channels.pt")}, "1 or 3, height, width"},
 	} {

@@ -1,38 +1,54 @@
 package cli
 
 import (
+	"strings"
 	"time"
 
+	"github.com/alecthomas/kong"
+
 	"github.com/torchherd/torchherd/server/internal/settings"
+	"github.com/torchherd/torchherd/torch"
 )
 
-// modelFlags are the settings of a model that have flags too, of the same names. What is nil wasn't given, and the model's
-// own setting counts, or else the default that stands in the help.
+// modelFlags are the settings of a model that have flags of the same names. A nil field was not given: then the model's own
+// setting counts, or else the default, which is the placeholder.
 type modelFlags struct {
-	MaxBatchSize *int                 `help:"Images in a batch at most (the demo's MAX_BATCH_SIZE)." placeholder:"2" group:"Batching"`
-	MaxQueueSize *int                 `help:"Images waiting at most; more are refused (MAX_QUEUE_SIZE)." placeholder:"3" group:"Batching"`
-	MaxWait      *time.Duration       `help:"How long a picture waits for company at most (MAX_WAIT)." placeholder:"1s" group:"Batching"`
-	WaitPolicy   *settings.WaitPolicy `help:"adaptive: wait only while another picture is on its way; fixed: always wait, as the demo does." placeholder:"adaptive" group:"Batching"`
+	MaxBatchSize *int                 `help:"${help_max_batch_size} In the Sanic demo: MAX_BATCH_SIZE." placeholder:"${default_max_batch_size}" group:"Batching"`
+	MaxQueueSize *int                 `help:"${help_max_queue_size} In the Sanic demo: MAX_QUEUE_SIZE." placeholder:"${default_max_queue_size}" group:"Batching"`
+	MaxWait      *time.Duration       `help:"${help_max_wait} In the Sanic demo: MAX_WAIT." placeholder:"${default_max_wait}" group:"Batching"`
+	WaitPolicy   *settings.WaitPolicy `help:"${help_wait_policy}" placeholder:"${default_wait_policy}" group:"Batching"`
 
-	Size      *settings.Size `help:"Size that pictures are resized to; keep: each at its own. By default what the model says, else 228x228." placeholder:"WIDTHxHEIGHT" group:"Images"`
-	Quality   *int           `help:"Quality of JPEG answers, 1 to 100." placeholder:"75" group:"Images"`
-	JPEGScale *bool          `name:"jpeg-scale" help:"Decode JPEGs that are at least twice as large as --size at 1/2, 1/4 or 1/8 of their size: faster, and not the same pixels." group:"Images"`
+	Size      *settings.Size `help:"${help_size}" placeholder:"${default_size}" group:"Images"`
+	Quality   *int           `help:"${help_quality}" placeholder:"${default_quality}" group:"Images"`
+	JPEGScale *bool          `name:"jpeg-scale" help:"${help_jpeg_scale}" group:"Images"`
 
-	Device     *settings.Devices   `help:"cpu, cuda:N, several of these with commas, or auto (cuda:0 where there is one, else cpu)." placeholder:"auto" group:"Machine"`
-	Precision  *settings.Precision `help:"What a TorchScript model computes in: fp32, bf16, or on CUDA also tf32 and fp16." placeholder:"fp32" group:"Machine"`
-	Instances  *int                `help:"Copies of the model on each device that run batches side by side." placeholder:"1" group:"Machine"`
-	Threads    *int                `help:"Threads that a forward may use; 0: the cores that this process may use, shared by the instances, or 1 for a small model." placeholder:"0" group:"Machine"`
-	CUDAGraphs *bool               `name:"cuda-graphs" help:"On CUDA, replay each batch size as a CUDA graph." group:"Machine"`
+	Device     *settings.Devices `help:"${help_device}" placeholder:"${default_device}" group:"Machine"`
+	Precision  *torch.Precision  `help:"${help_precision}" placeholder:"${default_precision}" group:"Machine"`
+	Instances  *int              `help:"${help_instances}" placeholder:"${default_instances}" group:"Machine"`
+	Threads    *int              `help:"${help_threads}" placeholder:"${default_threads}" group:"Machine"`
+	CUDAGraphs *bool             `name:"cuda-graphs" help:"${help_cuda_graphs}" group:"Machine"`
 }
 
-// override changes those settings that have been given as flags.
+// settingVars returns the descriptions of all settings for the tags of flags: help_KEY and default_KEY, with underscores in
+// the key.
+func settingVars() kong.Vars {
+	vars := kong.Vars{}
+	for _, setting := range settings.All() {
+		name := strings.ReplaceAll(setting.Key, "-", "_")
+		vars["help_"+name] = setting.PlainHelp()
+		vars["default_"+name] = setting.Default()
+	}
+	return vars
+}
+
+// override sets those settings that were given as flags.
 func (f *modelFlags) override(s *settings.Settings) {
 	set(&s.MaxBatchSize, f.MaxBatchSize)
 	set(&s.MaxQueueSize, f.MaxQueueSize)
 	set(&s.MaxWait, f.MaxWait)
 	set(&s.WaitPolicy, f.WaitPolicy)
 	set(&s.Size, f.Size)
-	if f.Size != nil && !f.Size.Keep() { // then what the model says of sizes that are kept is void
+	if f.Size != nil && !f.Size.Keep() { // the model's own settings for kept sizes no longer apply
 		s.MultipleOf, s.MaxSide, s.WarmUp = 0, 0, nil
 	}
 	set(&s.Quality, f.Quality)
@@ -50,15 +66,15 @@ func set[T any](to, given *T) {
 	}
 }
 
-// Validate is called by kong: what it finds is a usage error.
+// Validate reports values out of range as usage errors; kong calls it.
 func (f *modelFlags) Validate() error {
 	s := settings.Default()
 	f.override(&s)
 	return s.Validate()
 }
 
-// hostFlags are what the models of a process have in common.
-type hostFlags struct {
-	PackageFolder  string    `type:"path" help:"Where a .pt2 is unpacked, in a folder that is removed again; by default the system's for temporary files." placeholder:"FOLDER" group:"Machine"`
-	MaxModelMemory bytesFlag `default:"0" help:"Bytes that a model's weights may take, of all its instances together; a larger one isn't loaded. 0: no limit." group:"Machine"`
+// sharedFlags apply to all models of a process.
+type sharedFlags struct {
+	PackageFolder  string    `type:"path" help:"Folder in which AOTInductor packages are unpacked, each in a temporary folder of its own. Default: the system's folder for temporary files." placeholder:"FOLDER" group:"Machine"`
+	MaxModelMemory bytesFlag `default:"0" help:"Maximum size of a model's weights in bytes, all instances together; a larger model is not loaded. 0: no limit." group:"Machine"`
 }
