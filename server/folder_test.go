@@ -91,7 +91,7 @@ func TestVersionsOfAFolder(t *testing.T) {
 	expectError(t, a, 400, "version 7, which model.yaml names, isn't there")
 	putSettings(t, folder, "version: latest\n")
 	a = admin.post("/v2/repository/models/net/load", "")
-	expectError(t, a, 400, `line 1: there is no setting \"version\"; is versions meant?`)
+	expectError(t, a, 400, `line 1: unknown setting \"version\"; did you mean versions?`)
 	expectVersion(t, c.putTo("/image/net/versions/1", photo), 1)
 }
 

@@ -168,7 +168,7 @@ func TestBadSwaps(t *testing.T) {
 		{name: "two_channels.pt", reason: "1 or 3"},
 		{name: "nan.pt", reason: "NaN or infinite"},
 		{name: "no_batch_two.pt", reason: "refuses a batch of two"},
-		{name: "no_size.pt", reason: "is no size"},
+		{name: "no_size.pt", reason: "invalid size"},
 		{name: "../../models/photo2ink/model.pt", reason: "--max-model-memory is 500000: out of memory"},
 		{name: "slow_to_load.pt", reason: "replaced, modified or deleted during loading", meanwhile: func() {
 			file.put(goldens.Read(t, "modules/identity.pt"))

@@ -166,7 +166,7 @@ func readTuning(t *testing.T, text []byte) *tuningResult {
 func TestTuneRefusesWrongSettings(t *testing.T) {
 	settings := filepath.Join(t.TempDir(), "model.yaml")
 	putFile(t, settings, []byte("qualty: 90\n"))
-	startTune(t, append(short, "--write", settings, module("negate.pt"))...).expect(1, "", settings+": line 1: there is no setting \"qualty\"; is quality meant?")
+	startTune(t, append(short, "--write", settings, module("negate.pt"))...).expect(1, "", settings+": line 1: unknown setting \"qualty\"; did you mean quality?")
 }
 
 func TestTuneAModelThatCantBeServed(t *testing.T) {

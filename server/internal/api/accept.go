@@ -6,31 +6,40 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/torchherd/torchherd/server/internal/imagecodec"
+	"github.com/torchherd/torchherd/server/internal/settings"
 )
 
 // answerFormat is the format that a client asks for: by ?format=, else by Accept, else the model's own. Of several that
 // it accepts equally the model's, then JPEG, then PNG, is taken. A client that accepts none of them gets the model's all
 // the same: the Sanic demo's clients never said what they take.
-func answerFormat(request *http.Request, ofModel imagecodec.Format) (imagecodec.Format, error) {
+func answerFormat(request *http.Request, ofModel settings.Format) (settings.Format, error) {
 	if name := request.URL.Query().Get("format"); name != "" {
-		format, ok := imagecodec.ParseFormat(name)
-		if !ok {
-			return ofModel, errBadFormat
-		}
-		return format, nil
+		return parseFormat(name)
 	}
 	accepts := request.Header.Values("Accept")
 	if len(accepts) == 0 {
 		return ofModel, nil
 	}
 	best, bestQuality := ofModel, 0.0
-	for _, format := range []imagecodec.Format{ofModel, imagecodec.JPEG, imagecodec.PNG, imagecodec.WebP} {
+	for _, format := range []settings.Format{ofModel, settings.JPEG, settings.PNG, settings.WebP} {
 		if q := quality(accepts, format.ContentType()); q > bestQuality {
 			best, bestQuality = format, q
 		}
 	}
 	return best, nil
+}
+
+// parseFormat reads a format's name, in any case; jpg is jpeg.
+func parseFormat(name string) (settings.Format, error) {
+	name = strings.ToLower(name)
+	if name == "jpg" {
+		return settings.JPEG, nil
+	}
+	var format settings.Format
+	if format.UnmarshalText([]byte(name)) != nil {
+		return "", errBadFormat
+	}
+	return format, nil
 }
 
 // quality is the weight from 0 to 1 that Accept headers give a media type, by the most specific range that covers

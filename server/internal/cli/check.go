@@ -22,7 +22,7 @@ type modelsCheck struct {
 	Model string `arg:"" optional:"" help:"The model, as serve takes it. Without it, the bundled model."`
 
 	modelFlags
-	hostFlags
+	sharedFlags
 }
 
 // Run does with a model what serve does before the first request.

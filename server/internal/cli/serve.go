@@ -35,7 +35,7 @@ type Serve struct {
 	Model []string `arg:"" optional:"" help:"Models to serve, the first of them at /image, each at /image/NAME: TorchScript (.pt), AOTInductor packages (.pt2) or folders with versions. Without any, the bundled model."`
 
 	modelFlags
-	hostFlags
+	sharedFlags
 
 	MaxUpload bytesFlag `default:"4MiB" help:"Bytes of a request's body at most (MAX_SIZE)." group:"Images"`
 	MaxPixels int64     `default:"${max_pixels}" help:"Pixels of a picture at most; checked before memory is taken." group:"Images"`
@@ -219,7 +219,7 @@ func (s *Serve) sanic() bool { return s.Compat == "sanic" }
 // findCUDA makes LibTorch look for CUDA, which it does once, before the first module is loaded: a model on the CPU may be
 // first. What is missing, the load of a model tells that wants it.
 func (s *Serve) findCUDA() {
-	if s.Device != nil && slices.Equal(*s.Device, settings.Devices{"cpu"}) {
+	if s.Device != nil && slices.Equal(*s.Device, settings.Devices{torch.CPU}) {
 		return
 	}
 	if cuda, err := torch.NewDevice("cuda:0"); err == nil {

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
-	"strings"
 	"syscall"
 	"time"
 
@@ -68,7 +67,7 @@ func (t *Tune) config() tune.Config {
 		Duration: t.Duration, Budget: t.Budget,
 	}
 	if t.Device != nil {
-		c.Passed = append(c.Passed, "--device", strings.Join(*t.Device, ","))
+		c.Passed = append(c.Passed, "--device", t.Device.String())
 	}
 	if t.Size != nil {
 		c.Passed = append(c.Passed, "--size", t.Size.String())

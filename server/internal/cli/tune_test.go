@@ -59,7 +59,7 @@ func TestTuneBeginsAtServesDefaults(t *testing.T) {
 	m := settingsOf(s)
 	got := tune.Settings{
 		MaxBatchSize: m.MaxBatchSize, Threads: m.Threads, Instances: m.Instances, MaxWait: m.MaxWait,
-		Precision: string(m.Precision), CUDAGraphs: m.CUDAGraphs,
+		Precision: m.Precision.String(), CUDAGraphs: m.CUDAGraphs,
 	}
 	if got != tune.Defaults() || m.MaxQueueSize != tune.QueueSize(1) {
 		t.Errorf("%+v with a queue of %d", got, m.MaxQueueSize)

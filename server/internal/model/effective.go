@@ -2,7 +2,6 @@ package model
 
 import (
 	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -59,11 +58,12 @@ func readExporters(s *settings.Settings, file *torch.File) error {
 	if err == nil && record.Size != "" {
 		err = s.Size.UnmarshalText([]byte(record.Size))
 	}
+	if err == nil && record.Range != nil {
+		s.InputRange, err = settings.NewRange(*record.Range)
+		s.OutputRange = s.InputRange
+	}
 	if err != nil {
 		return fmt.Errorf("model: what its exporter wrote into it (extra/%s): %w", exporterRecord, err)
-	}
-	if record.Range != nil {
-		s.InputRange, s.OutputRange = *record.Range, *record.Range
 	}
 	return nil
 }
@@ -77,7 +77,7 @@ func checkDigest(content io.Reader, want settings.Digest) error {
 	if _, err := io.Copy(sum, content); err != nil {
 		return fmt.Errorf("model: %w", err)
 	}
-	if have := settings.Digest("sha256:" + hex.EncodeToString(sum.Sum(nil))); have != want {
+	if have := settings.NewDigest(sum.Sum(nil)); have != want {
 		return fmt.Errorf("model: the file's digest is %s, and %s is wanted: it isn't the file that the settings are for", have, want)
 	}
 	return nil

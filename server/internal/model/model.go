@@ -5,7 +5,6 @@ package model
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -22,8 +21,7 @@ type Model struct {
 	host     *Host
 	devices  []torch.Device // of the instances, in turn
 	codec    *imagecodec.Codec
-	format   imagecodec.Format // of answers whose request asks for none
-	file     *torch.File       // until it is loaded
+	file     *torch.File // until it is loaded
 	warming  func()
 	gentle   bool // others are being served meanwhile
 	threads  int
@@ -64,7 +62,10 @@ func Load(name string, file *torch.File, s settings.Settings, host *Host, gentle
 	if m.codec, err = newCodec(s, host); err != nil {
 		return nil, err
 	}
-	m.format, _ = imagecodec.ParseFormat(string(s.Format))
+	policy := batch.Adaptive
+	if s.WaitPolicy == settings.Fixed {
+		policy = batch.Fixed
+	}
 	m.batcher, err = batch.New(batch.Config[shape, imagecodec.Image, imagecodec.Image]{
 		MaxBatchSize: s.MaxBatchSize,
 		MaxQueueSize: s.MaxQueueSize,
@@ -85,26 +86,21 @@ func Load(name string, file *torch.File, s settings.Settings, host *Host, gentle
 // Instances is how many copies there are on all devices together.
 func (m *Model) Instances() int { return m.settings.Instances * len(m.devices) }
 
-// devices finds the devices by their names.
-func devices(names settings.Devices) ([]torch.Device, error) {
-	if slices.Equal(names, settings.Devices{settings.Auto}) {
+// devices finds the devices.
+func devices(wanted settings.Devices) ([]torch.Device, error) {
+	if len(wanted) == 0 {
 		cuda, err := torch.NewDevice("cuda:0")
 		if err == nil && cuda.Available() == nil {
 			return []torch.Device{cuda}, nil
 		}
 		return []torch.Device{torch.CPU}, nil
 	}
-	found := make([]torch.Device, len(names))
-	for i, name := range names {
-		var err error
-		if found[i], err = torch.NewDevice(name); err != nil {
-			return nil, err
-		}
-		if err := found[i].Available(); err != nil {
+	for _, device := range wanted {
+		if err := device.Available(); err != nil {
 			return nil, err
 		}
 	}
-	return found, nil
+	return wanted, nil
 }
 
 // checkMemory refuses a model that is too large before any memory is taken.
@@ -117,51 +113,22 @@ func (m *Model) checkMemory() error {
 }
 
 func newCodec(s settings.Settings, host *Host) (*imagecodec.Codec, error) {
-	filter, err := torch.NewFilter(string(s.ResizeFilter))
-	if err != nil {
-		return nil, err
-	}
 	return imagecodec.NewCodec(imagecodec.Config{
-		Slots: host.Slots, Weight: s.Weight, MaxPixels: host.MaxPixels,
-		Width: s.Size.Width, Height: s.Size.Height, MultipleOf: s.MultipleOf, MaxSide: s.MaxSide,
-		Filter: filter, Quality: s.Quality, ScaledDecode: s.JPEGScale,
-		KeepOrientation: s.EXIF == settings.Ignore, Grayscale: s.Grayscale == settings.ToRGB, RefusePalette: host.RefusePalette,
+		Slots: host.Slots, Weight: s.Weight, MaxPixels: host.MaxPixels, RefusePalette: host.RefusePalette,
+		Size: s.Size, MultipleOf: s.MultipleOf, MaxSide: s.MaxSide, ResizeFilter: s.ResizeFilter, JPEGScale: s.JPEGScale,
+		EXIF: s.EXIF, Grayscale: s.Grayscale, Quality: s.Quality,
 	})
 }
 
 // options are how an instance is loaded.
-func (m *Model) options(instance int) (torch.Options, error) {
-	precision, err := torch.NewPrecision(string(m.settings.Precision))
-	if err != nil {
-		return torch.Options{}, err
-	}
-	channels, err := torch.NewChannels(string(m.settings.Channels))
-	if err != nil {
-		return torch.Options{}, err
-	}
+func (m *Model) options(instance int) torch.Options {
 	return torch.Options{
-		Device: m.device(instance), Precision: precision, CUDAGraphs: m.settings.CUDAGraphs, PackageFolder: m.host.PackageFolder,
-		Values: torch.Values{
-			Channels: channels, Input: interval(m.settings.InputRange), Output: interval(m.settings.OutputRange),
-			Mean: perChannel(m.settings.Mean, 0), Std: perChannel(m.settings.Std, 1),
-		},
-	}, nil
+		Device: m.device(instance), Precision: m.settings.Precision, CUDAGraphs: m.settings.CUDAGraphs, PackageFolder: m.host.PackageFolder,
+		Values: m.settings.TensorValues(),
+	}
 }
 
 func (m *Model) device(instance int) torch.Device { return m.devices[instance%len(m.devices)] }
-
-func interval(pair []float64) torch.Range { return torch.Range{Low: pair[0], High: pair[1]} }
-
-// perChannel spreads a setting over three channels: none, one number for all, or one for each.
-func perChannel(values []float64, none float64) [3]float64 {
-	switch len(values) {
-	case 0:
-		return [3]float64{none, none, none}
-	case 1:
-		return [3]float64{values[0], values[0], values[0]}
-	}
-	return [3]float64(values)
-}
 
 // run is the batch's way through an instance; what it returns waits for the answers.
 func (m *Model) run(instance int, items []imagecodec.Image) (func() ([]imagecodec.Image, error), error) {
@@ -202,7 +169,7 @@ func (m *Model) ModelName() string { return m.name }
 func (m *Model) Codec() *imagecodec.Codec { return m.codec }
 
 // Format is the format of answers whose request asks for none.
-func (m *Model) Format() imagecodec.Format { return m.format }
+func (m *Model) Format() settings.Format { return m.settings.Format }
 
 // Settings are those that the model is served with.
 func (m *Model) Settings() settings.Settings { return m.settings }

@@ -7,7 +7,6 @@ import (
 
 	"github.com/torchherd/torchherd/server/internal/cpu"
 	"github.com/torchherd/torchherd/server/internal/imagecodec"
-	"github.com/torchherd/torchherd/server/internal/settings"
 	"github.com/torchherd/torchherd/torch"
 )
 
@@ -61,15 +60,11 @@ func (m *Model) warms() bool { return m.warmUp.Err == nil }
 // prepare loads an instance, checks it, and runs it until TorchScript has compiled it, all on one thread. It also decides
 // how many threads a forward may use.
 func (m *Model) prepare(instance int) error {
-	options, err := m.options(instance)
-	if err != nil {
-		return err
-	}
 	if err := torch.SetNumThreads(1); err != nil {
 		return err
 	}
-	err = m.sparingly(func() error {
-		module, err := m.file.Load(options)
+	err := m.sparingly(func() error {
+		module, err := m.file.Load(m.options(instance))
 		if err == nil {
 			m.modules = append(m.modules, module)
 		}
@@ -99,21 +94,15 @@ func (m *Model) compile(instance, width, height int) error {
 	return m.eachBatch(width, height, 3, instance)
 }
 
-// defaultWarmUp is the size that a model of any size is warmed up with, unless its settings name others.
-var defaultWarmUp = settings.Size{Width: 256, Height: 256}
-
 // guessesSize tells whether the size of the warm-up is only our choice.
-func (m *Model) guessesSize() bool { return m.settings.Size.Keep() && len(m.settings.WarmUp) == 0 }
+func (m *Model) guessesSize() bool {
+	_, guessed := m.settings.WarmUpSizes()
+	return guessed
+}
 
 // eachSize calls do for each size that pictures are known to have.
 func (m *Model) eachSize(do func(width, height int) error) error {
-	sizes := m.settings.WarmUp
-	switch {
-	case m.guessesSize():
-		sizes = []settings.Size{defaultWarmUp}
-	case !m.settings.Size.Keep():
-		sizes = []settings.Size{m.settings.Size}
-	}
+	sizes, _ := m.settings.WarmUpSizes()
 	for _, size := range sizes {
 		if err := do(m.codec.Target(size.Width, size.Height)); err != nil {
 			return err
