@@ -17,7 +17,7 @@ PYTHON := $(CACHE)/python/bin/python
 PEERS_PYTHON := $(CACHE)/peers/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run build test race asan fuzz bench bench-go bench-resize floors soak swap-soak parity models-test model-smoke horse2zebra photo2ink showcase goldens dist gpu-check gpu-bundle lint fmt clean
+.PHONY: help setup run build test race asan fuzz bench bench-go bench-resize floors soak swap-soak parity models-test model-smoke horse2zebra photo2ink showcase goldens docs dist gpu-check gpu-bundle lint fmt clean
 .PHONY: shim floors-build python peers lint-tools
 
 help: ## list the targets
@@ -90,6 +90,9 @@ python: ## the virtual environment for models/ and bench/ (5.8 GB, once)
 
 peers: python
 	@scripts/venv.sh $(CACHE)/peers bench/requirements.txt $(CACHE)/python
+
+docs: shim ## generate docs/model.schema.json, and the tables of settings and flags in the documentation
+	@$(GO) run ./server/internal/docgen
 
 models-test: build floors-build python ## the tests of models/ and bench/, with full PyTorch
 	$(PYTHON) -m pytest -q models
