@@ -25,6 +25,7 @@ import (
 	"github.com/torchherd/torchherd/server/internal/cpu"
 	"github.com/torchherd/torchherd/server/internal/logging"
 	"github.com/torchherd/torchherd/server/internal/model"
+	"github.com/torchherd/torchherd/server/internal/readiness"
 	"github.com/torchherd/torchherd/server/internal/repository"
 	"github.com/torchherd/torchherd/server/internal/settings"
 	"github.com/torchherd/torchherd/torch"
@@ -99,13 +100,17 @@ func (s *Serve) Run(p program) error {
 	defer func() { _ = server.Close() }()
 	log.Info().Str("version", p.version).Str("libtorch", torch.Version()).Str("address", listener.Addr().String()).Msg("listening; loading the model")
 
-	if err := s.administrate(ctx, models, log); err != nil {
+	adminAddress, err := s.administrate(ctx, models, log)
+	if err != nil {
 		return err
 	}
 	if err := s.watch(ctx, models); err != nil {
 		return err
 	}
 	if err := loadModels(ctx, models); err != nil {
+		return err
+	}
+	if err := readiness.Notify(report(models, listener.Addr().String(), adminAddress)); err != nil {
 		return err
 	}
 	s.announce(log, models, listener.Addr())
@@ -127,19 +132,36 @@ func (s *Serve) Run(p program) error {
 	}
 }
 
-// administrate opens the address of the administration, for as long as the process lives.
-func (s *Serve) administrate(ctx context.Context, models model.Models, log zerolog.Logger) error {
+// administrate opens the address of the administration, for as long as the process lives, and returns it.
+func (s *Serve) administrate(ctx context.Context, models model.Models, log zerolog.Logger) (string, error) {
 	if s.AdminListen == "off" {
-		return nil
+		return "", nil
 	}
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.AdminListen)
 	if err != nil {
-		return fmt.Errorf("%w; choose another address by --admin-listen, or none by --admin-listen=off", err)
+		return "", fmt.Errorf("%w; choose another address by --admin-listen, or none by --admin-listen=off", err)
 	}
 	server := &http.Server{Handler: admin.New(models, log), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10}
 	go func() { _ = server.Serve(listener) }()
 	log.Info().Str("address", listener.Addr().String()).Msg("the administration is listening")
-	return nil
+	return listener.Addr().String(), nil
+}
+
+// report describes the server for readiness.Notify.
+func report(models model.Models, address, adminAddress string) readiness.Report {
+	r := readiness.Report{Address: address, AdminAddress: adminAddress}
+	for _, served := range models {
+		version, err := served.Acquire()
+		if err != nil { // unloaded meanwhile
+			continue
+		}
+		r.Models = append(r.Models, readiness.Model{
+			Name: served.Name(), Version: version.String(), Device: version.Devices(), Instances: version.Instances(),
+			Threads: version.Threads(), Precision: version.Info().Precision.String(),
+		})
+		version.Release()
+	}
+	return r
 }
 
 // openModels finds the models at these paths, or the bundled one.
