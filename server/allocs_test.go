@@ -18,7 +18,7 @@ const maxAllocs = 64
 
 // The client writes the same bytes and reads into the same memory each time, so what is counted is the server's.
 func TestAllocationsOfARequest(t *testing.T) {
-	connection, err := net.Dial("tcp", serveNegate(t).Listener.Addr().String())
+	connection, err := net.Dial("tcp", serveNegate(t).address())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,41 +2,33 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"net/http"
-	"net/http/httptest"
 	"testing"
-	"time"
 
 	"github.com/rs/zerolog"
 
-	"github.com/torchherd/torchherd/server/internal/api"
-	"github.com/torchherd/torchherd/server/internal/cpu"
-	"github.com/torchherd/torchherd/server/internal/imagecodec"
-	"github.com/torchherd/torchherd/server/internal/model"
-	"github.com/torchherd/torchherd/server/internal/repository"
-	"github.com/torchherd/torchherd/server/internal/settings"
+	"github.com/torchherd/torchherd/server/internal/app"
+	"github.com/torchherd/torchherd/server/internal/cli"
 )
 
-// serveNegate serves a model that only negates, in this process, as `torchherd serve` would.
-func serveNegate(t testing.TB) *httptest.Server {
+// serveNegate serves a model that only negates, in this process, without a log and without waiting for company.
+func serveNegate(t testing.TB) target {
 	t.Helper()
-	source, err := repository.Open(module("negate.pt"))
+	options, err := cli.ServeOptions("test", []string{"--listen", "127.0.0.1:0", "--admin-listen", "off", "--max-wait", "0s", module("negate.pt")}, zerolog.Nop())
 	if err != nil {
 		t.Fatal(err)
 	}
-	served := model.NewServed(source, &model.Host{
-		Slots: cpu.NewSlots(2), Cores: 2, Shares: cpu.NewShares(), MaxPixels: imagecodec.DefaultMaxPixels,
-		Override: func(s *settings.Settings) { s.MaxWait = 0 }, Log: zerolog.Nop(),
-	})
-	if err := served.Load(); err != nil {
+	a, err := app.New(options)
+	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(served.Close)
-	handler := api.New(api.Config{MaxUpload: 4 << 20, RequestTimeout: time.Minute}, model.Models{served}, zerolog.New(io.Discard))
-	server := httptest.NewServer(handler)
-	t.Cleanup(server.Close)
-	return server
+	if err := a.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = a.Stop(context.Background()) })
+	return target{t, "http://" + a.Addr()}
 }
 
 // A whole request, from the client's bytes to the client's answer, by HTTP over the loopback, with a model that only
@@ -48,11 +40,11 @@ func BenchmarkRequest(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				request, err := http.NewRequestWithContext(b.Context(), http.MethodPut, server.URL+"/image", bytes.NewReader(data))
+				request, err := http.NewRequestWithContext(b.Context(), http.MethodPut, server.url+"/image", bytes.NewReader(data))
 				if err != nil {
 					b.Fatal(err)
 				}
-				response, err := server.Client().Do(request)
+				response, err := client.Do(request)
 				if err != nil {
 					b.Fatal(err)
 				}

@@ -11,6 +11,7 @@ import (
 
 // What `make build` left in bin/ runs from any folder after it was moved, with nothing in its environment.
 func TestTheBuiltCommandCanBeMoved(t *testing.T) {
+	t.Parallel()
 	built := goldens.Path("../bin")
 	if _, err := os.Stat(filepath.Join(built, "torchherd")); err != nil {
 		t.Skip("bin/torchherd isn't there; make build makes it")
@@ -19,8 +20,8 @@ func TestTheBuiltCommandCanBeMoved(t *testing.T) {
 	if out, err := exec.CommandContext(t.Context(), "cp", "-R", built, moved).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	process := exec.CommandContext(t.Context(), filepath.Join(moved, "torchherd"), serve(nil)...)
-	process.Env, process.Dir = []string{}, "/"
-	c := startProcess(t, process)
-	expectImage(t, c.put(photograph(t, "jpeg-420.jpg")))
+	command := exec.CommandContext(t.Context(), filepath.Join(moved, "torchherd"), append([]string{"serve"}, serveArguments(nil)...)...)
+	command.Env, command.Dir = []string{}, "/"
+	s := startCommand(t, command)
+	expectImage(t, s.put(photograph(t, "jpeg-420.jpg")))
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"net/http"
-	"syscall"
 	"testing"
 	"time"
 
@@ -34,19 +33,18 @@ func TestCUDA(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			flags := append([]string{"--device", "cuda:0", "--max-batch-size", "8", "--max-queue-size", "64"}, flags...)
-			c := start(t, flags...)
-			if on := c.await("the version is ready")["device"]; on != "cuda:0" {
-				t.Errorf("it serves on %v", on)
+			s := start(t, flags...)
+			if on := s.app.Ready().Models[0].Device; on != "cuda:0" {
+				t.Errorf("serves on %v", on)
 			}
 			if name != "any size" {
-				if kept := goldens.PSNR(c.pixels(photo), want); kept < 35 {
+				if kept := goldens.PSNR(s.pixels(photo), want); kept < 35 {
 					t.Errorf("its answer keeps %.1f dB of the CPU's", kept)
 				}
 			}
-			expectAllGood(t, c)
-			c.signal(syscall.SIGTERM)
-			if state := c.wait(); !state.Success() {
-				t.Errorf("it ended with %v", state)
+			expectAllGood(t, s)
+			if err := s.stop(t.Context()); err != nil {
+				t.Error(err)
 			}
 		})
 	}
@@ -61,19 +59,19 @@ func TestSeveralDevices(t *testing.T) {
 	if err := device.Available(); err != nil {
 		t.Skip(err)
 	}
-	c := start(t, "--device", "cuda:0,cpu", "--max-queue-size", "64")
-	if line := c.await("the version is ready"); line["device"] != "cuda:0,cpu" || line["instances"] != 2.0 {
-		t.Errorf("it serves on %v", line)
+	s := start(t, "--device", "cuda:0,cpu", "--max-queue-size", "64")
+	if on := s.app.Ready().Models[0]; on.Device != "cuda:0,cpu" || on.Instances != 2 {
+		t.Errorf("serves on %+v", on)
 	}
-	expectAllGood(t, c)
+	expectAllGood(t, s)
 }
 
 // expectAllGood sends pictures of several sizes by 32 clients.
-func expectAllGood(t *testing.T, c *command) {
+func expectAllGood(t *testing.T, s *embedded) {
 	t.Helper()
 	const requests = 1000
 	result, err := loadgen.Run(t.Context(), loadgen.Config{
-		URL: c.url + "/image", Method: http.MethodPut, Clients: 32, Requests: requests,
+		URL: s.url + "/image", Method: http.MethodPut, Clients: 32, Requests: requests,
 		Images:   [][]byte{photograph(t, "jpeg-420.jpg"), photograph(t, "jpeg-large.jpg"), photograph(t, "exif-6.jpg")},
 		Duration: limit, RequestTimeout: 10 * time.Second,
 	}, nil)

@@ -62,16 +62,17 @@ func bomb(t testing.TB) []byte {
 }
 
 func TestBadRequests(t *testing.T) {
+	t.Parallel()
 	ordinary, sanic := start(t, module("negate.pt")), start(t, "--compat", "sanic", "--max-wait", "0s", module("negate.pt"))
 	good := photograph(t, "jpeg-small.jpg")
-	for _, c := range []*command{ordinary, sanic} {
+	for _, s := range []*embedded{ordinary, sanic} {
 		for _, bad := range badRequests(t) {
 			status := bad.status
-			if c == sanic {
+			if s == sanic {
 				status = bad.sanic
 			}
-			beside := c.later(good)
-			a := c.do(http.MethodPut, "/image", bad.body)
+			beside := s.later(good)
+			a := s.do(http.MethodPut, "/image", bad.body)
 			t.Run(bad.name, func(t *testing.T) { expectError(t, a, status, bad.text) })
 			expectImage(t, <-beside)
 		}
@@ -83,10 +84,11 @@ func TestBadRequests(t *testing.T) {
 }
 
 func TestNotTheImagePath(t *testing.T) {
-	c := start(t, module("negate.pt"))
-	expectError(t, c.do(http.MethodGet, "/", nil), 404, "/image")
-	expectError(t, c.do(http.MethodPut, "/images", nil), 404, "/image")
-	a := c.do(http.MethodGet, "/image", nil)
+	t.Parallel()
+	s := start(t, module("negate.pt"))
+	expectError(t, s.do(http.MethodGet, "/", nil), 404, "/image")
+	expectError(t, s.do(http.MethodPut, "/images", nil), 404, "/image")
+	a := s.do(http.MethodGet, "/image", nil)
 	expectError(t, a, 405, "PUT or POST")
 	if got := a.header.Get("Allow"); got != "PUT, POST" {
 		t.Errorf("Allow: %s", got)
@@ -94,14 +96,15 @@ func TestNotTheImagePath(t *testing.T) {
 }
 
 func TestExtremeImages(t *testing.T) {
-	c := start(t, module("negate.pt"))
+	t.Parallel()
+	s := start(t, module("negate.pt"))
 	for _, size := range [][2]int{{1, 1}, {65500, 1}, {1, 65500}} {
 		jpeg := make([]byte, torch.JPEGBound(size[0], size[1], 3))
 		n, err := torch.EncodeJPEG(make([]byte, size[0]*size[1]*3), size[0], size[1], 3, 75, jpeg)
 		if err != nil {
 			t.Fatal(err)
 		}
-		expectImage(t, c.put(jpeg[:n]))
+		expectImage(t, s.put(jpeg[:n]))
 	}
 }
 
@@ -121,9 +124,10 @@ func raw(t *testing.T, connection net.Conn, request string) (status string, rest
 
 // The body of a request that is too large isn't asked for: the answer comes in place of "100 Continue".
 func TestTooLargeIsRefusedUnread(t *testing.T) {
-	c := start(t, module("negate.pt"))
+	t.Parallel()
+	s := start(t, module("negate.pt"))
 	for _, expect := range []string{"Expect: 100-continue\r\n", ""} {
-		status, rest := raw(t, c.dial(), "PUT /image HTTP/1.1\r\nHost: herd\r\nContent-Length: 4194305\r\n"+expect+"\r\n")
+		status, rest := raw(t, s.dial(), "PUT /image HTTP/1.1\r\nHost: herd\r\nContent-Length: 4194305\r\n"+expect+"\r\n")
 		response, err := io.ReadAll(rest) // to the end: the server closes
 		if err != nil || status != "HTTP/1.1 413 Request Entity Too Large" || !strings.HasSuffix(string(response), "Too large") {
 			t.Errorf("%q: %s\n%s, %v", expect, status, response, err)
@@ -132,11 +136,12 @@ func TestTooLargeIsRefusedUnread(t *testing.T) {
 }
 
 func TestWrongContentLength(t *testing.T) {
-	c := start(t, module("negate.pt"))
+	t.Parallel()
+	s := start(t, module("negate.pt"))
 	photo := photograph(t, "jpeg-small.jpg")
 
 	// Announces more than it sends, and ends its side of the connection.
-	connection := c.dial()
+	connection := s.dial()
 	if _, err := fmt.Fprintf(connection, "PUT /image HTTP/1.1\r\nHost: herd\r\nX-Request-Id: short\r\nContent-Length: %d\r\n\r\n%s", len(photo)+1, photo); err != nil {
 		t.Fatal(err)
 	}
@@ -144,28 +149,29 @@ func TestWrongContentLength(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Whether the client is still there to be answered can't be told from the connection; the log has it.
-	if line := c.await("request", "request_id", "short"); line["status"] != 400.0 && line["status"] != 499.0 {
+	if line := s.log.await(t, "request_id", "short", "status", nil); line["status"] != 400.0 && line["status"] != 499.0 {
 		t.Errorf("a short body was logged as %v", line)
 	}
 
 	// Announces less than it sends: a cut picture, then bytes that are no request.
-	status, _ := raw(t, c.dial(), fmt.Sprintf("PUT /image HTTP/1.1\r\nHost: herd\r\nContent-Length: %d\r\n\r\n%s", len(photo)/2, photo))
+	status, _ := raw(t, s.dial(), fmt.Sprintf("PUT /image HTTP/1.1\r\nHost: herd\r\nContent-Length: %d\r\n\r\n%s", len(photo)/2, photo))
 	if status != "HTTP/1.1 422 Unprocessable Entity" {
 		t.Errorf("a long body was answered by %s", status)
 	}
-	status, _ = raw(t, c.dial(), "PUT /image HTTP/1.1\r\nHost: herd\r\nContent-Length: x\r\n\r\n")
+	status, _ = raw(t, s.dial(), "PUT /image HTTP/1.1\r\nHost: herd\r\nContent-Length: x\r\n\r\n")
 	if status != "HTTP/1.1 400 Bad Request" {
 		t.Errorf("no length was answered by %s", status)
 	}
-	status, _ = raw(t, c.dial(), "PUT /image HTTP/1.1\r\nHost: herd\r\nTransfer-Encoding: chunked\r\n\r\nmoo\r\n")
+	status, _ = raw(t, s.dial(), "PUT /image HTTP/1.1\r\nHost: herd\r\nTransfer-Encoding: chunked\r\n\r\nmoo\r\n")
 	if status != "HTTP/1.1 400 Bad Request" {
 		t.Errorf("a broken chunk was answered by %s", status)
 	}
-	expectImage(t, c.put(photo))
+	expectImage(t, s.put(photo))
 }
 
 // A client that leaves while it sends, waits or is being served costs nobody else anything.
 func TestClientsThatLeave(t *testing.T) {
+	t.Parallel()
 	photo := photograph(t, "jpeg-small.jpg")
 	request := func(id string, length int) string {
 		return fmt.Sprintf("PUT /image HTTP/1.1\r\nHost: herd\r\nX-Request-Id: %s\r\nContent-Length: %d\r\n\r\n", id, length)
@@ -179,10 +185,10 @@ func TestClientsThatLeave(t *testing.T) {
 		}
 	}
 	// The fixed policy holds pictures in the queue until two are there.
-	c := start(t, "--wait-policy", "fixed", "--max-wait", "1h", "--request-timeout", "0", "--max-queue-size", "1", module("negate.pt"))
+	s := start(t, "--wait-policy", "fixed", "--max-wait", "1h", "--request-timeout", "0", "--max-queue-size", "1", module("negate.pt"))
 
-	leave(c.dial(), request("while sending", len(photo))+string(photo[:1000]))
-	if line := c.await("request", "request_id", "while sending"); line["status"] != 499.0 && line["status"] != 400.0 {
+	leave(s.dial(), request("while sending", len(photo))+string(photo[:1000]))
+	if line := s.log.await(t, "request_id", "while sending", "status", nil); line["status"] != 499.0 && line["status"] != 400.0 {
 		t.Errorf("a client that left while sending was logged as %v", line)
 	}
 
@@ -193,7 +199,7 @@ func TestClientsThatLeave(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancels[id] = cancel
 		go func() {
-			a, err := c.tryWith(ctx, http.MethodPut, "/image", bytes.NewReader(photo), "X-Request-Id", id)
+			a, err := s.tryWith(ctx, http.MethodPut, "/image", bytes.NewReader(photo), "X-Request-Id", id)
 			if err == nil {
 				expectError(t, a, 503, "I'm too busy")
 				refused <- id
@@ -202,22 +208,22 @@ func TestClientsThatLeave(t *testing.T) {
 	}
 	queued := map[string]string{"one": "two", "two": "one"}[<-refused]
 	cancels[queued]()
-	if line := c.await("request", "request_id", queued); line["status"] != 499.0 {
+	if line := s.log.await(t, "request_id", queued, "status", nil); line["status"] != 499.0 {
 		t.Errorf("a client that left while queued was logged as %v", line)
 	}
-	expectError(t, c.put(photo, "X-Request-Timeout", "100ms"), 504, "deadline") // accepted, so its place is free again
+	expectError(t, s.put(photo, "X-Request-Timeout", "100ms"), 504, "deadline") // accepted, so its place is free again
 
 	// One that leaves while its batch runs: the other of the two gets its picture.
 	slow := start(t, "--wait-policy", "fixed", "--max-wait", "1h", "--size", "768x768")
-	batches := slow.count("forward")
+	batches := slow.log.count("batch", nil, "width", 768.0)
 	connection := slow.dial()
 	if _, err := io.WriteString(connection, request("while running", len(photo))+string(photo)); err != nil {
 		t.Fatal(err)
 	}
 	other := slow.later(photo)
-	slow.awaitCount("forward", batches+1)
+	slow.log.awaitCount(t, batches+1, "batch", nil, "width", 768.0)
 	leave(connection, "")
-	if line := slow.await("request", "request_id", "while running"); line["status"] != 499.0 {
+	if line := slow.log.await(t, "request_id", "while running", "status", nil); line["status"] != 499.0 {
 		t.Errorf("a client that left while running was logged as %v", line)
 	}
 	a := <-other
@@ -229,9 +235,10 @@ func TestClientsThatLeave(t *testing.T) {
 
 // A model's failure reaches its own batch, in general words; the log has the reason under the request's id.
 func TestAFailingModelFailsOneBatch(t *testing.T) {
-	c := start(t, "--wait-policy", "fixed", "--max-wait", "1h", "--size", "16x16", module("fails_on_black.pt"))
+	t.Parallel()
+	s := start(t, "--wait-policy", "fixed", "--max-wait", "1h", "--size", "16x16", module("fails_on_black.pt"))
 	black, white := solid(t, color.NRGBA{A: 255}), solid(t, color.NRGBA{255, 255, 255, 255})
-	first, second := c.later(black, "X-Request-Id", "unlucky"), c.later(white, "X-Request-Id", "beside")
+	first, second := s.later(black, "X-Request-Id", "unlucky"), s.later(white, "X-Request-Id", "beside")
 	for _, a := range []answer{<-first, <-second} {
 		expectError(t, a, 500, "the model failed")
 		if strings.Contains(string(a.body), "black") {
@@ -239,34 +246,38 @@ func TestAFailingModelFailsOneBatch(t *testing.T) {
 		}
 	}
 	for _, id := range []string{"unlucky", "beside"} {
-		if line := c.await("a request failed", "request_id", id); !strings.Contains(fmt.Sprint(line["error"]), "black") {
+		if line := s.log.await(t, "request_id", id, "error", nil); !strings.Contains(fmt.Sprint(line["error"]), "black") {
 			t.Errorf("the log doesn't say why: %v", line)
 		}
 	}
-	first, second = c.later(white), c.later(white)
+	first, second = s.later(white), s.later(white)
 	expectImage(t, <-first)
 	expectImage(t, <-second)
 }
 
 // Of four pictures three wait for a batch of four, as many as the queue holds, and the fourth is refused.
 func TestBusy(t *testing.T) {
+	t.Parallel()
 	for _, compat := range []string{"none", "sanic"} {
-		c := start(t, "--compat", compat, "--wait-policy", "fixed", "--max-wait", "1h", "--max-batch-size", "4", module("negate.pt"))
+		s := start(t, "--compat", compat, "--wait-policy", "fixed", "--max-wait", "1h", "--max-batch-size", "4", module("negate.pt"))
 		answers := make(chan answer, 4)
 		for range 4 {
-			go func() { answers <- <-c.later(photograph(t, "jpeg-small.jpg")) }()
+			go func() { answers <- <-s.later(photograph(t, "jpeg-small.jpg")) }()
 		}
 		refused := <-answers
 		if refused.status != 503 || string(refused.body) != "I'm too busy" || refused.header.Get("Retry-After") != "1" {
 			t.Errorf("%d %q, Retry-After %q", refused.status, refused.body, refused.header.Get("Retry-After"))
 		}
-		c.signal(interrupt) // which launches the others
+		drained := s.drain() // which starts the others' batch
 		for range 3 {
 			a := <-answers
 			expectImage(t, a)
 			if timing(a)["batch"] != "3" {
 				t.Errorf("batch of %s", timing(a)["batch"])
 			}
+		}
+		if err := <-drained; err != nil {
+			t.Error(err)
 		}
 	}
 }

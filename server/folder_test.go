@@ -7,10 +7,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/torchherd/torchherd/internal/goldens"
+	"github.com/torchherd/torchherd/server/internal/lifecycle"
 )
 
 // newModelFolder makes a model's folder, called net: its files' names and the modules that they hold, or for model.yaml
@@ -52,79 +52,76 @@ func putFile(t *testing.T, path string, content []byte) {
 	}
 }
 
-func (c *command) putTo(path string, picture []byte) answer {
-	c.t.Helper()
-	return c.do("PUT", path, bytes.NewReader(picture))
-}
-
 // The policies say which versions of a folder serve; the newest answers those who don't ask for one.
 func TestVersionsOfAFolder(t *testing.T) {
+	t.Parallel()
 	folder := newModelFolder(t, map[string]string{"1/model.pt": "negate.pt", "2/model.pt": "identity.pt", "4/model.pt": "gray.pt"})
-	c := start(t, folder)
+	s := start(t, folder)
 	photo := photograph(t, "jpeg-420.jpg")
-	expectVersion(t, c.put(photo), 4)
-	expectVersion(t, c.putTo("/image/net/versions/4", photo), 4)
-	expectError(t, c.putTo("/image/net/versions/2", photo), 404, `version 2 of "net" isn't served`)
-	expectError(t, c.putTo("/image/net/versions/x", photo), 404, `version x of "net" isn't served`)
-	expectError(t, c.putTo("/image/other", photo), 404, `no model is called "other"; there is "net"`)
+	expectVersion(t, s.put(photo), 4)
+	expectVersion(t, s.putTo("/image/net/versions/4", photo), 4)
+	expectError(t, s.putTo("/image/net/versions/2", photo), 404, `version 2 of "net" isn't served`)
+	expectError(t, s.putTo("/image/net/versions/x", photo), 404, `version x of "net" isn't served`)
+	expectError(t, s.putTo("/image/other", photo), 404, `model "other" not found; available: "net"`)
 
 	putSettings(t, folder, "versions: latest 2\n")
-	c.signal(syscall.SIGHUP)
-	c.await("the version is ready", "version", "2")
-	expectVersion(t, c.putTo("/image/net", photo), 4)
-	identity := expectVersion(t, c.putTo("/image/net/versions/2", photo), 2)
+	s.reload()
+	expectVersion(t, s.putTo("/image/net", photo), 4)
+	identity := expectVersion(t, s.putTo("/image/net/versions/2", photo), 2)
 
 	putSettings(t, folder, "versions: [1, 2]\n")
-	c.signal(syscall.SIGHUP)
-	c.await("the version is ready", "version", "1")
-	c.awaitCount("the version is gone", 3) // 4 and 2 by the settings before, then 4 by the last
-	expectVersion(t, c.put(photo), 2)
-	if negated := expectVersion(t, c.putTo("/image/net/versions/1", photo), 1); bytes.Equal(identity, negated) {
+	s.reload()
+	s.awaitDrained("net")
+	expectVersion(t, s.put(photo), 2)
+	if negated := expectVersion(t, s.putTo("/image/net/versions/1", photo), 1); bytes.Equal(identity, negated) {
 		t.Error("version 1 answers as version 2")
 	}
-	expectError(t, c.putTo("/image/net/versions/4", photo), 404, "isn't served")
+	expectError(t, s.putTo("/image/net/versions/4", photo), 404, "isn't served")
 
 	// A version that isn't there, or settings that are wrong, change nothing.
 	putSettings(t, folder, "versions: [1, 7]\n")
-	admin := c.administration()
+	admin := s.admin
 	a := admin.post("/v2/repository/models/net/load", "")
-	expectError(t, a, 400, "version 7, which model.yaml names, isn't there")
+	expectError(t, a, 400, "version 7 is named in model.yaml but not found")
 	putSettings(t, folder, "version: latest\n")
 	a = admin.post("/v2/repository/models/net/load", "")
 	expectError(t, a, 400, `line 1: unknown setting \"version\"; did you mean versions?`)
-	expectVersion(t, c.putTo("/image/net/versions/1", photo), 1)
+	expectVersion(t, s.putTo("/image/net/versions/1", photo), 1)
 }
 
 // A newer version that is taken away gives its place back to the one before.
 func TestRollback(t *testing.T) {
+	t.Parallel()
 	folder := newModelFolder(t, map[string]string{"1/model.pt": "negate.pt", "2/model.pt": "identity.pt"})
-	c := start(t, folder)
+	s := start(t, folder)
 	photo := photograph(t, "jpeg-420.jpg")
-	expectVersion(t, c.put(photo), 2)
+	expectVersion(t, s.put(photo), 2)
 	if err := os.RemoveAll(filepath.Join(folder, "2")); err != nil {
 		t.Fatal(err)
 	}
-	c.signal(syscall.SIGHUP)
-	c.await("the version is gone", "version", "2")
-	expectVersion(t, c.put(photo), 1)
+	s.reload()
+	expectVersion(t, s.put(photo), 1)
 	if err := os.RemoveAll(filepath.Join(folder, "1")); err != nil {
 		t.Fatal(err)
 	}
-	c.signal(syscall.SIGHUP)
-	c.await("the version can't be served")
-	expectVersion(t, c.put(photo), 1)
+	if err := s.app.Reload(); err == nil {
+		t.Error("a reload of nothing: no error")
+	}
+	s.awaitState("net", 0, lifecycle.Failed)
+	expectVersion(t, s.put(photo), 1)
 }
 
 // With --watch nobody has to say that something is new.
 func TestWatch(t *testing.T) {
+	t.Parallel()
 	folder := newModelFolder(t, map[string]string{"1/model.pt": "negate.pt"})
-	c := start(t, folder, "--watch", "--settle", "5ms")
+	s := start(t, folder, "--watch", "--settle", "5ms")
 	photo := photograph(t, "jpeg-420.jpg")
-	before := expectVersion(t, c.put(photo), 1)
+	before := expectVersion(t, s.put(photo), 1)
 	putModel(t, filepath.Join(folder, "2", "model.pt2"), "negate.pt2")
-	c.await("the version is ready", "version", "2")
-	c.await("the version is gone", "version", "1")
-	after := c.put(photo, "Accept", "image/png")
+	s.awaitState("net", 2, lifecycle.Ready)
+	s.awaitState("net", 1, lifecycle.Unloaded)
+	after := s.put(photo, "Accept", "image/png")
 	if expectVersionOf(t, after, "2"); bytes.Equal(before, after.body) {
 		t.Error("the old answer")
 	}
@@ -132,26 +129,27 @@ func TestWatch(t *testing.T) {
 		t.Errorf("a picture of %v", size)
 	}
 	// One that was unloaded stays so.
-	if a := c.administration().post("/v2/repository/models/net/unload", ""); a.status != 200 {
+	if a := s.admin.post("/v2/repository/models/net/unload", ""); a.status != 200 {
 		t.Fatalf("%d %s", a.status, a.body)
 	}
-	expectError(t, c.put(photo), 503, "isn't ready")
+	expectError(t, s.put(photo), 503, "isn't ready")
 }
 
 // No link leads to what lies outside the folder.
 func TestLinkOutside(t *testing.T) {
+	t.Parallel()
 	folder := newModelFolder(t, map[string]string{"1/model.pt": "negate.pt", "2/readme": "negate.pt"})
 	if err := os.Symlink(module("identity.pt"), filepath.Join(folder, "2", "model.pt")); err != nil {
 		t.Fatal(err)
 	}
-	c := start(t, folder)
-	if reason := c.await("the version can't be served", "version", "2")["error"].(string); !strings.Contains(reason, "escapes") {
+	s := start(t, folder)
+	if reason := s.awaitState("net", 2, lifecycle.Failed).Reason; !strings.Contains(reason, "escapes") {
 		t.Error(reason)
 	}
 	photo := photograph(t, "jpeg-420.jpg")
-	expectVersion(t, c.put(photo), 1)
+	expectVersion(t, s.put(photo), 1)
 	for _, path := range []string{"/image/..", "/image/../net", "/image/%2e%2e%2fnet", "/image/net/versions/..%2f2", "/image/net/versions/-1"} {
-		if a := c.putTo(path, photo); a.status != 404 {
+		if a := s.putTo(path, photo); a.status != 404 {
 			t.Errorf("%s: %d", path, a.status)
 		}
 	}
@@ -159,24 +157,25 @@ func TestLinkOutside(t *testing.T) {
 
 // Several models in a process have addresses, queues and versions of their own.
 func TestSeveralModels(t *testing.T) {
+	t.Parallel()
 	folder := newModelFolder(t, map[string]string{"3/model.pt": "identity.pt"})
-	c := start(t, module("negate.pt"), folder)
+	s := start(t, module("negate.pt"), folder)
 	photo := photograph(t, "jpeg-420.jpg")
-	negated := expectVersion(t, c.put(photo), 1)
-	if again := expectVersion(t, c.putTo("/image/negate", photo), 1); !bytes.Equal(again, negated) {
+	negated := expectVersion(t, s.put(photo), 1)
+	if again := expectVersion(t, s.putTo("/image/negate", photo), 1); !bytes.Equal(again, negated) {
 		t.Error("/image/negate isn't the default model")
 	}
-	if other := expectVersion(t, c.putTo("/image/net", photo), 3); bytes.Equal(other, negated) {
+	if other := expectVersion(t, s.putTo("/image/net", photo), 3); bytes.Equal(other, negated) {
 		t.Error("/image/net answers as /image")
 	}
-	admin := c.administration()
+	admin := s.admin
 	if a := admin.post("/v2/repository/models/net/unload", ""); a.status != 200 {
 		t.Fatalf("%d %s", a.status, a.body)
 	}
-	expectError(t, c.putTo("/image/net", photo), 503, "isn't ready")
-	expectVersion(t, c.put(photo), 1)
+	expectError(t, s.putTo("/image/net", photo), 503, "isn't ready")
+	expectVersion(t, s.put(photo), 1)
 	expectJSON(t, admin.post("/v2/repository/index", `{"ready":true}`), 200, `[{"name":"negate","version":"1","state":"READY","reason":""}]`)
-	if a := c.do("GET", "/readyz", nil); a.status != 503 {
+	if a := s.do("GET", "/readyz", nil); a.status != 503 {
 		t.Errorf("/readyz with a model that isn't ready: %d", a.status)
 	}
 }

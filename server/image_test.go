@@ -79,10 +79,11 @@ func decodeJPEG(t testing.TB, data []byte) []byte {
 // The answers are the demo's: same size, same tables, same subsampling and, for a model whose arithmetic is exact,
 // the same bytes; for the bundled one at least 55 dB, since its last bits depend on the processor.
 func TestAnswersAreTheDemos(t *testing.T) {
+	t.Parallel()
 	negate, bundled := start(t, "--compat", "sanic", "--max-wait", "0s", module("negate.pt")), start(t, "--compat", "sanic", "--max-wait", "0s")
 	for _, p := range goldens.Load(t).Images {
 		for _, c := range []struct {
-			server *command
+			server *embedded
 			golden string
 			exact  bool
 		}{{negate, p.Negate, true}, {bundled, p.Bundled, false}} {
@@ -109,8 +110,9 @@ func TestAnswersAreTheDemos(t *testing.T) {
 
 // Batches of five different pictures, a thousand of them: each picture comes back to its own request.
 func TestEachRequestGetsItsOwnImage(t *testing.T) {
+	t.Parallel()
 	// With the fixed policy nothing is launched before all five clients' pictures are there.
-	c := start(t, "--max-batch-size", "5", "--max-queue-size", "5", "--wait-policy", "fixed", "--max-wait", "1m", "--size", "8x8", module("negate.pt"))
+	s := start(t, "--max-batch-size", "5", "--max-queue-size", "5", "--wait-policy", "fixed", "--max-wait", "1m", "--size", "8x8", module("negate.pt"))
 	const rounds = 1000
 	var wg sync.WaitGroup
 	var mu sync.Mutex
@@ -119,7 +121,7 @@ func TestEachRequestGetsItsOwnImage(t *testing.T) {
 		wg.Go(func() {
 			for round := range rounds {
 				own := color.NRGBA{byte(51 * client), byte(round), byte(round >> 8 * 85), 255}
-				a, err := c.try(http.MethodPut, "/image", bytes.NewReader(solid(t, own)), "Accept", "image/png")
+				a, err := s.try(http.MethodPut, "/image", bytes.NewReader(solid(t, own)), "Accept", "image/png")
 				if err != nil || a.status != http.StatusOK {
 					t.Errorf("client %d, round %d: %d %s, %v", client, round, a.status, a.body, err)
 					return
@@ -159,9 +161,10 @@ func timing(a answer) map[string]string {
 }
 
 func TestServerTimingNamesEachStage(t *testing.T) {
-	c := start(t, module("negate.pt"))
-	a := c.put(photograph(t, "jpeg-large.jpg"), "X-Request-Id", "timed")
-	line := c.await("request", "request_id", "timed")
+	t.Parallel()
+	s := start(t, module("negate.pt"))
+	a := s.put(photograph(t, "jpeg-large.jpg"), "X-Request-Id", "timed")
+	line := s.log.await(t, "request_id", "timed", "status", nil)
 	stages := timing(a)
 	for _, name := range []string{"receive", "decode", "queue", "forward", "encode"} {
 		took, err := strconv.ParseFloat(stages[name], 64)
@@ -176,28 +179,30 @@ func TestServerTimingNamesEachStage(t *testing.T) {
 }
 
 func TestRequestIDs(t *testing.T) {
-	c := start(t, module("negate.pt"))
-	a := c.put(photograph(t, "jpeg-small.jpg"), "X-Request-Id", "my-own-id")
+	t.Parallel()
+	s := start(t, module("negate.pt"))
+	a := s.put(photograph(t, "jpeg-small.jpg"), "X-Request-Id", "my-own-id")
 	if got := a.header.Get("X-Request-Id"); got != "my-own-id" {
 		t.Errorf("the client's id came back as %q", got)
 	}
-	line := c.await("request", "request_id", "my-own-id")
+	line := s.log.await(t, "request_id", "my-own-id", "status", nil)
 	if line["status"] != 200.0 || line["method"] != "PUT" || line["path"] != "/image" || line["bytes_in"] != 3496.0 || line["bytes_out"] != float64(len(a.body)) {
 		t.Errorf("logged as %v", line)
 	}
-	first, second := c.put(nil), c.put(nil, "X-Request-Id", strings.Repeat("x", 200))
+	first, second := s.put(nil), s.put(nil, "X-Request-Id", strings.Repeat("x", 200))
 	made, replaced := first.header.Get("X-Request-Id"), second.header.Get("X-Request-Id")
 	if len(made) < 16 || len(replaced) > 128 || made == replaced {
 		t.Errorf("made the ids %q and %q", made, replaced)
 	}
-	c.await("request", "request_id", made)
+	s.log.await(t, "request_id", made, "status", nil)
 }
 
 // All the ways to send a picture that the README names.
 func TestWaysToSend(t *testing.T) {
-	c := start(t, module("negate.pt"))
+	t.Parallel()
+	s := start(t, module("negate.pt"))
 	picture := photograph(t, "jpeg-228.jpg")
-	plain := c.put(picture)
+	plain := s.put(picture)
 	expectImage(t, plain)
 
 	var form bytes.Buffer
@@ -216,23 +221,24 @@ func TestWaysToSend(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, a := range map[string]answer{
-		"POST":         c.do(http.MethodPost, "/image", bytes.NewReader(picture)),
-		"chunked":      c.do(http.MethodPut, "/image", io.MultiReader(bytes.NewReader(picture))),
-		"100-continue": c.put(picture, "Expect", "100-continue"),
-		"other type":   c.put(picture, "Content-Type", "application/x-www-form-urlencoded"),
-		"form":         c.do(http.MethodPost, "/image", &form, "Content-Type", writer.FormDataContentType()),
-		"padded":       c.put(append(slices.Clone(picture), make([]byte, 1<<22-len(picture))...)), // just the limit
+		"POST":         s.do(http.MethodPost, "/image", bytes.NewReader(picture)),
+		"chunked":      s.do(http.MethodPut, "/image", io.MultiReader(bytes.NewReader(picture))),
+		"100-continue": s.put(picture, "Expect", "100-continue"),
+		"other type":   s.put(picture, "Content-Type", "application/x-www-form-urlencoded"),
+		"form":         s.do(http.MethodPost, "/image", &form, "Content-Type", writer.FormDataContentType()),
+		"padded":       s.put(append(slices.Clone(picture), make([]byte, 1<<22-len(picture))...)), // just the limit
 	} {
 		if !bytes.Equal(a.body, plain.body) || a.status != http.StatusOK {
 			t.Errorf("%s: answered %d and not the same picture", name, a.status)
 		}
 	}
-	expectError(t, c.do(http.MethodPost, "/image", strings.NewReader("--x--\r\n"), "Content-Type", "multipart/form-data; boundary=x"), 400, "the form has no file")
-	expectError(t, c.do(http.MethodPost, "/image", strings.NewReader("--x\r\nbroken"), "Content-Type", "multipart/form-data; boundary=x"), 400, "the body can't be read")
+	expectError(t, s.do(http.MethodPost, "/image", strings.NewReader("--x--\r\n"), "Content-Type", "multipart/form-data; boundary=x"), 400, "the form has no file")
+	expectError(t, s.do(http.MethodPost, "/image", strings.NewReader("--x\r\nbroken"), "Content-Type", "multipart/form-data; boundary=x"), 400, "cannot read the request body")
 }
 
 func TestFormatsOfAnswers(t *testing.T) {
-	c := start(t, module("upscale2.pt"), "--size", "10x6")
+	t.Parallel()
+	s := start(t, module("upscale2.pt"), "--size", "10x6")
 	picture := photograph(t, "png-rgb.png")
 	decoders := map[string]func(io.Reader) (image.Image, error){"image/jpeg": jpeg.Decode, "image/png": png.Decode, "image/webp": webp.Decode}
 	for _, test := range []struct{ query, accept, want string }{
@@ -248,7 +254,7 @@ func TestFormatsOfAnswers(t *testing.T) {
 		{"", "text/html", "image/jpeg"},
 		{"", "nonsense;;;", "image/jpeg"},
 	} {
-		a := c.do(http.MethodPut, "/image"+test.query, bytes.NewReader(picture), "Accept", test.accept)
+		a := s.do(http.MethodPut, "/image"+test.query, bytes.NewReader(picture), "Accept", test.accept)
 		if got := a.header.Get("Content-Type"); a.status != 200 || got != test.want {
 			t.Errorf("%q, Accept %q: %d, %s instead of %s", test.query, test.accept, a.status, got, test.want)
 			continue
@@ -258,11 +264,12 @@ func TestFormatsOfAnswers(t *testing.T) {
 			t.Errorf("%q, Accept %q: %v, %v", test.query, test.accept, img.Bounds(), err)
 		}
 	}
-	expectError(t, c.do(http.MethodPut, "/image?format=gif", bytes.NewReader(picture)), 400, "jpeg, png or webp")
+	expectError(t, s.do(http.MethodPut, "/image?format=gif", bytes.NewReader(picture)), 400, "jpeg, png or webp")
 }
 
 // A model's file says which size its pictures have; the flag wins.
 func TestSizeOfTheModelsFile(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		arguments []string
 		want      image.Point
@@ -282,9 +289,10 @@ func TestSizeOfTheModelsFile(t *testing.T) {
 }
 
 func TestKeepSize(t *testing.T) {
-	c := start(t, "--size", "keep", "--max-batch-size", "4", module("negate.pt"))
+	t.Parallel()
+	s := start(t, "--size", "keep", "--max-batch-size", "4", module("negate.pt"))
 	for name, want := range map[string]image.Point{"jpeg-420.jpg": {300, 200}, "jpeg-portrait.jpg": {240, 360}, "exif-6.jpg": {120, 80}} {
-		img, err := jpeg.Decode(bytes.NewReader(c.put(photograph(t, name)).body))
+		img, err := jpeg.Decode(bytes.NewReader(s.put(photograph(t, name)).body))
 		if err != nil || img.Bounds().Size() != want {
 			t.Errorf("%s: %v, %v", name, img.Bounds(), err)
 		}

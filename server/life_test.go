@@ -2,13 +2,18 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"io"
+	"net"
 	"net/http"
 	"strconv"
-	"strings"
 	"syscall"
 	"testing"
+	"time"
 
+	"github.com/rs/zerolog"
+
+	"github.com/torchherd/torchherd/server/internal/app"
 	"github.com/torchherd/torchherd/server/internal/cli"
 )
 
@@ -18,19 +23,20 @@ const (
 )
 
 func TestHealth(t *testing.T) {
-	c := start(t, module("negate.pt"))
+	t.Parallel()
+	s := start(t, module("negate.pt"))
 	var out bytes.Buffer
-	if status := cli.Run("test", []string{"health", "--listen", strings.TrimPrefix(c.url, "http://")}, &out, &out); status != 0 || out.String() != "ready\n" {
+	if status := cli.Run("test", []string{"health", "--listen", s.address()}, &out, &out); status != 0 || out.String() != "ready\n" {
 		t.Errorf("torchherd health: %d %q", status, out.String())
 	}
 	for _, path := range []string{"/healthz", "/readyz"} {
-		if a := c.do(http.MethodGet, path, nil); a.status != 200 {
+		if a := s.do(http.MethodGet, path, nil); a.status != 200 {
 			t.Errorf("%s: %d %s", path, a.status, a.body)
 		}
 	}
 }
 
-// An upload is a request whose body comes bit by bit.
+// An upload is a request whose body arrives piece by piece.
 type upload struct {
 	body *io.PipeWriter
 	done chan struct{} // closed when answer and err are there
@@ -38,27 +44,27 @@ type upload struct {
 	err error
 }
 
-// upload begins to send a picture and returns when the server has begun to receive it.
-func (c *command) upload(picture []byte) *upload {
-	c.t.Helper()
+// upload begins to send an image and returns when the server has begun to receive it.
+func (g target) upload(image []byte) *upload {
+	g.t.Helper()
 	reader, writer := io.Pipe()
 	u := &upload{body: writer, done: make(chan struct{})}
-	c.t.Cleanup(func() { _ = writer.Close() })
+	g.t.Cleanup(func() { _ = writer.Close() })
 	go func() {
 		defer close(u.done)
 		// The server asks for the body when it begins to read it, and the pipe is read only then.
-		u.answer, u.err = c.try(http.MethodPut, "/image", reader, "Expect", "100-continue")
+		u.answer, u.err = g.try(http.MethodPut, "/image", reader, "Expect", "100-continue")
 	}()
-	if _, err := writer.Write(picture[:100]); err != nil {
-		c.t.Fatal(err)
+	if _, err := writer.Write(image[:100]); err != nil {
+		g.t.Fatal(err)
 	}
 	return u
 }
 
 // finish sends the rest.
-func (u *upload) finish(t *testing.T, picture []byte) answer {
+func (u *upload) finish(t *testing.T, image []byte) answer {
 	t.Helper()
-	if _, err := u.body.Write(picture[100:]); err != nil {
+	if _, err := u.body.Write(image[100:]); err != nil {
 		t.Error(err)
 	}
 	if err := u.body.Close(); err != nil {
@@ -71,67 +77,90 @@ func (u *upload) finish(t *testing.T, picture []byte) answer {
 	return u.answer
 }
 
-// Readiness falls first; what was accepted is answered; new pictures are refused; then the command ends well.
-func TestDrain(t *testing.T) {
-	for _, signal := range []syscall.Signal{interrupt, terminate} {
-		c := start(t, module("negate.pt"))
-		photo := photograph(t, "jpeg-420.jpg")
-		accepted := c.upload(photo)
-		c.signal(signal)
-		c.await("draining: no new pictures; a second signal exits at once")
-		var ready answer
-		for ready.status != 503 {
-			ready = c.do(http.MethodGet, "/readyz", nil)
+// awaitUnready waits until /readyz fails.
+func (g target) awaitUnready() {
+	g.t.Helper()
+	for begin := time.Now(); time.Since(begin) < limit; {
+		if a := g.do(http.MethodGet, "/readyz", nil); a.status == 503 {
+			expectError(g.t, a, 503, "shutting down")
+			return
 		}
-		refused := c.put(photo)
+	}
+	g.t.Fatal("/readyz doesn't fail")
+}
+
+// awaitRefusal sends images until one is refused, and returns that answer.
+func (g target) awaitRefusal(image []byte) answer {
+	g.t.Helper()
+	for begin := time.Now(); time.Since(begin) < limit; {
+		a := g.put(image)
+		if a.status != 200 {
+			return a
+		}
+	}
+	g.t.Fatal("no image is refused")
+	return answer{}
+}
+
+// Readiness falls first; accepted images are answered; new ones are refused; then the process exits with 0.
+func TestDrain(t *testing.T) {
+	t.Parallel()
+	for _, signal := range []syscall.Signal{interrupt, terminate} {
+		p := startProcess(t, module("negate.pt"))
+		photo := photograph(t, "jpeg-420.jpg")
+		accepted := p.upload(photo)
+		p.signal(signal)
+		p.awaitUnready()
+		refused := p.awaitRefusal(photo)
 		expectError(t, refused, 503, "shutting down")
 		if !refused.close {
 			t.Error("the refusal doesn't close the connection")
 		}
-		if a := c.do(http.MethodGet, "/healthz", nil); a.status != 200 {
+		if a := p.do(http.MethodGet, "/healthz", nil); a.status != 200 {
 			t.Errorf("/healthz while draining: %d", a.status)
 		}
 		expectImage(t, accepted.finish(t, photo))
-		if state := c.wait(); state.ExitCode() != 0 {
-			t.Errorf("ended by %v", state)
+		if state := p.wait(); state.ExitCode() != 0 {
+			t.Errorf("exited with %v", state)
 		}
 	}
 }
 
-// With --drain-delay pictures are still welcome for a while after readiness has fallen.
+// With --drain-delay images are still accepted for a while after readiness has fallen.
 func TestDrainDelay(t *testing.T) {
-	c := start(t, "--drain-delay", "1h", module("negate.pt"))
-	c.signal(terminate)
-	c.await("about to stop: not ready any more; a second signal exits at once")
-	expectError(t, c.do(http.MethodGet, "/readyz", nil), 503, "shutting down")
-	expectImage(t, c.put(photograph(t, "jpeg-small.jpg")))
+	t.Parallel()
+	p := startProcess(t, "--drain-delay", "1h", module("negate.pt"))
+	p.signal(terminate)
+	p.awaitUnready()
+	expectImage(t, p.put(photograph(t, "jpeg-small.jpg")))
 
 	// A short one ends by itself.
-	c = start(t, "--drain-delay", "1ms", module("negate.pt"))
-	c.signal(terminate)
-	c.await("draining: no new pictures; a second signal exits at once")
-	if state := c.wait(); state.ExitCode() != 0 {
-		t.Errorf("ended by %v", state)
+	p = startProcess(t, "--drain-delay", "1ms", module("negate.pt"))
+	p.signal(terminate)
+	if state := p.wait(); state.ExitCode() != 0 {
+		t.Errorf("exited with %v", state)
 	}
 }
 
 func TestASecondSignalExitsAtOnce(t *testing.T) {
-	c := start(t, module("negate.pt"))
-	c.upload(photograph(t, "jpeg-420.jpg")) // never answered
-	c.signal(terminate)
-	c.await("draining: no new pictures; a second signal exits at once")
-	c.signal(terminate)
-	if status, ok := c.wait().Sys().(syscall.WaitStatus); !ok || !status.Signaled() || status.Signal() != terminate {
-		t.Errorf("ended by %v", c.state)
+	t.Parallel()
+	p := startProcess(t, module("negate.pt"))
+	p.upload(photograph(t, "jpeg-420.jpg")) // never answered
+	p.signal(terminate)
+	p.awaitUnready()
+	p.signal(terminate)
+	if status, ok := p.wait().Sys().(syscall.WaitStatus); !ok || !status.Signaled() || status.Signal() != terminate {
+		t.Errorf("exited with %v", p.state)
 	}
 }
 
 func TestDrainTimeout(t *testing.T) {
-	c := start(t, "--drain-timeout", "50ms", module("negate.pt"))
-	cut := c.upload(photograph(t, "jpeg-420.jpg"))
-	c.signal(terminate)
-	if state := c.wait(); state.ExitCode() != 1 {
-		t.Errorf("ended by %v", state)
+	t.Parallel()
+	p := startProcess(t, "--drain-timeout", "50ms", module("negate.pt"))
+	cut := p.upload(photograph(t, "jpeg-420.jpg"))
+	p.signal(terminate)
+	if state := p.wait(); state.ExitCode() != 1 {
+		t.Errorf("exited with %v", state)
 	}
 	_ = cut.body.CloseWithError(io.ErrUnexpectedEOF) // the client's end gives up only now
 	if <-cut.done; cut.err == nil {
@@ -139,9 +168,61 @@ func TestDrainTimeout(t *testing.T) {
 	}
 }
 
-// With the adaptive policy a lone request doesn't wait; with the fixed one it waits for max-wait; a batch of two is
-// launched when the second one comes.
+// A model that isn't there, a file that is no model and wrong settings end the command before the listener opens: the
+// address is taken, and the error isn't about that.
+func TestWrongModelsAreFoundBeforeListening(t *testing.T) {
+	t.Parallel()
+	taken, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = taken.Close() }()
+	wrongSettings := newModelFolder(t, map[string]string{"1/model.pt": "negate.pt", "model.yaml": "qualty: 90\n"})
+	for _, test := range []struct{ model, text string }{
+		{module("missing.pt"), "no such file"},
+		{t.TempDir(), "no versions found"},
+		{photographPath("jpeg-420.jpg"), "not a model"},
+		{module("garbage.pt"), "not a model"},
+		{module("truncated.pt"), "not a model"},
+		{module("checkpoint.pth"), "export it"},
+		{wrongSettings, `unknown setting "qualty"`},
+	} {
+		expectFailure(t, test.text, "--listen", taken.Addr().String(), test.model)
+	}
+	expectFailure(t, "choose another address by --listen", "--listen", taken.Addr().String(), module("negate.pt"))
+	expectFailure(t, "choose another address by --admin-listen", "--admin-listen", taken.Addr().String(), module("negate.pt"))
+}
+
+// A Start that fails leaves nothing behind: the address can be taken again.
+func TestAFailedStartFreesTheAddress(t *testing.T) {
+	t.Parallel()
+	free, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := free.Addr().String()
+	if err := free.Close(); err != nil {
+		t.Fatal(err)
+	}
+	options, err := cli.ServeOptions("test", serveArguments([]string{"--listen", address, module("two_channels.pt")}), zerolog.Nop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		a, err := app.New(options)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := a.Start(t.Context()); err == nil || errors.Is(err, syscall.EADDRINUSE) {
+			t.Errorf("start: %v", err)
+		}
+	}
+}
+
+// With the adaptive policy a lone request doesn't wait; with the fixed one it waits for max-wait; a batch of two starts
+// when the second one arrives.
 func TestWaitPolicies(t *testing.T) {
+	t.Parallel()
 	photo := photograph(t, "jpeg-small.jpg")
 	lone := start(t, "--max-wait", "1h", module("negate.pt")).put(photo)
 	expectImage(t, lone)
@@ -164,18 +245,19 @@ func TestWaitPolicies(t *testing.T) {
 }
 
 func TestDeadlines(t *testing.T) {
-	c := start(t, "--wait-policy", "fixed", "--max-wait", "1h", "--request-timeout", "100ms", module("negate.pt"))
+	t.Parallel()
+	s := start(t, "--wait-policy", "fixed", "--max-wait", "1h", "--request-timeout", "100ms", module("negate.pt"))
 	photo := photograph(t, "jpeg-small.jpg")
-	expectError(t, c.put(photo), 504, "deadline")
-	expectError(t, c.put(photo, "X-Request-Timeout", "1h"), 504, "deadline") // can't be made longer
-	expectError(t, c.put(photo, "X-Request-Timeout", "0.01"), 504, "deadline")
+	expectError(t, s.put(photo), 504, "deadline")
+	expectError(t, s.put(photo, "X-Request-Timeout", "1h"), 504, "deadline") // can't be made longer
+	expectError(t, s.put(photo, "X-Request-Timeout", "0.01"), 504, "deadline")
 	for _, bad := range []string{"soon", "-1", "0", "1 s"} {
-		expectError(t, c.put(photo, "X-Request-Timeout", bad), 400, "X-Request-Timeout")
+		expectError(t, s.put(photo, "X-Request-Timeout", bad), 400, "X-Request-Timeout")
 	}
-	// A body that doesn't come in time.
+	// A body that doesn't arrive in time.
 	reader, writer := io.Pipe()
 	defer func() { _ = writer.Close() }()
-	expectError(t, c.do(http.MethodPut, "/image", reader), 504, "deadline")
+	expectError(t, s.do(http.MethodPut, "/image", reader), 504, "deadline")
 	// A patient server leaves the limit to the client.
 	patient := start(t, "--wait-policy", "fixed", "--max-wait", "1h", "--request-timeout", "0", module("negate.pt"))
 	expectError(t, patient.put(photo, "X-Request-Timeout", "20ms"), 504, "deadline")

@@ -57,8 +57,9 @@ func (b *benchmark) result() *loadgen.Result {
 
 // The load generator against the server: two whole commands.
 func TestBenchMeasuresServe(t *testing.T) {
-	c := start(t, "--max-batch-size", "8", "--max-queue-size", "16", module("negate.pt"))
-	r := startBench(t, c.url+"/image", "--clients", "16", "--requests", "200",
+	t.Parallel()
+	s := start(t, "--max-batch-size", "8", "--max-queue-size", "16", module("negate.pt"))
+	r := startBench(t, s.url+"/image", "--clients", "16", "--requests", "200",
 		"--duration", limit.String(), "--warm-up", "0s").result()
 	if r.Mode != loadgen.Closed || r.Clients != 16 || r.Requests != 200 || r.Good != 200 ||
 		r.Statuses[200] != 200 || len(r.Errors) != 0 {
@@ -87,9 +88,10 @@ func TestBenchMeasuresServe(t *testing.T) {
 }
 
 func TestCtrlCEndsBenchWithAResult(t *testing.T) {
-	c := start(t, "--max-batch-size", "8", "--max-queue-size", "16", module("negate.pt"))
-	b := startBench(t, c.url+"/image", "--duration", limit.String(), "--warm-up", "0s")
-	c.awaitCount("request", 100)
+	t.Parallel()
+	s := start(t, "--max-batch-size", "8", "--max-queue-size", "16", module("negate.pt"))
+	b := startBench(t, s.url+"/image", "--duration", limit.String(), "--warm-up", "0s")
+	s.log.awaitCount(t, 100, "request_id", nil, "status", nil)
 	if err := b.process.Process.Signal(syscall.SIGINT); err != nil {
 		t.Fatal(err)
 	}

@@ -19,19 +19,20 @@ import (
 
 // What a server does with the machine that it runs on.
 
-// pixels sends a picture and returns the answer's pixels.
-func (c *command) pixels(picture []byte) []byte {
-	c.t.Helper()
-	a := c.put(picture, "Accept", "image/png")
+// pixels sends an image and returns the pixels of the answer.
+func (g target) pixels(photo []byte) []byte {
+	g.t.Helper()
+	a := g.put(photo, "Accept", "image/png")
 	img, err := png.Decode(bytes.NewReader(a.body))
 	if err != nil {
-		c.t.Fatalf("answered %d %.100q: %v", a.status, a.body, err)
+		g.t.Fatalf("answered %d %.100q: %v", a.status, a.body, err)
 	}
 	return img.(*image.RGBA).Pix
 }
 
 // A package answers as the TorchScript module that it was made of, in the size that its file states.
 func TestPackage(t *testing.T) {
+	t.Parallel()
 	if runtime.GOOS != "linux" || runtime.GOARCH != "amd64" {
 		t.Skip("negate.pt2 is compiled for linux on amd64, this is " + runtime.GOOS + " on " + runtime.GOARCH)
 	}
@@ -51,6 +52,7 @@ func TestPackage(t *testing.T) {
 }
 
 func TestPrecision(t *testing.T) {
+	t.Parallel()
 	photo := photograph(t, "jpeg-420.jpg")
 	kept := goldens.PSNR(start(t).pixels(photo), start(t, "--precision", "bf16").pixels(photo))
 	if kept < 35 || math.IsInf(kept, 1) {
@@ -61,6 +63,7 @@ func TestPrecision(t *testing.T) {
 }
 
 func TestJPEGScale(t *testing.T) {
+	t.Parallel()
 	photo := photograph(t, "jpeg-large.jpg")
 	whole := start(t, "--size", "100x100", module("negate.pt"))
 	scaled := start(t, "--size", "100x100", "--jpeg-scale", module("negate.pt"))
@@ -72,14 +75,15 @@ func TestJPEGScale(t *testing.T) {
 
 // With several instances each request still gets its own picture.
 func TestInstances(t *testing.T) {
-	c := start(t, "--instances", "3", "--max-queue-size", "64", "--size", "keep", module("identity.pt"))
-	if instances := c.await("the version is ready")["instances"]; instances != 3.0 {
+	t.Parallel()
+	s := start(t, "--instances", "3", "--max-queue-size", "64", "--size", "keep", module("identity.pt"))
+	if instances := s.app.Ready().Models[0].Instances; instances != 3 {
 		t.Errorf("%v instances", instances)
 	}
 	names := []string{"png-rgb.png", "exif-1.jpg", "jpeg-small.jpg"}
 	var want [][]byte
 	for _, name := range names {
-		want = append(want, c.pixels(photograph(t, name)))
+		want = append(want, s.pixels(photograph(t, name)))
 	}
 	if slices.EqualFunc(want[:1], want[1:2], bytes.Equal) {
 		t.Fatal("the pictures must differ")
@@ -89,7 +93,7 @@ func TestInstances(t *testing.T) {
 		wg.Go(func() {
 			for round := range 30 {
 				i := (client + round) % len(names)
-				a, err := c.try("PUT", "/image", bytes.NewReader(photograph(t, names[i])), "Accept", "image/png")
+				a, err := s.try("PUT", "/image", bytes.NewReader(photograph(t, names[i])), "Accept", "image/png")
 				if err != nil {
 					t.Error(err)
 					return
@@ -107,17 +111,18 @@ func TestInstances(t *testing.T) {
 
 // A large model's forward has all cores that the process may use, a small one's has one thread.
 func TestThreads(t *testing.T) {
-	cores := float64(runtime.GOMAXPROCS(0))
+	t.Parallel()
+	cores := runtime.GOMAXPROCS(0)
 	for _, test := range []struct {
 		arguments []string
-		want      float64
+		want      int
 	}{
 		{nil, cores},
 		{[]string{"--threads", "3"}, 3},
 		{[]string{module("negate.pt"), "--size", "64x64"}, 1},
-		{[]string{"--instances", "2"}, max(1, math.Floor(cores/2))},
+		{[]string{"--instances", "2"}, max(1, cores/2)},
 	} {
-		if threads := start(t, test.arguments...).await("the version is ready")["threads"]; threads != test.want {
+		if threads := start(t, test.arguments...).app.Ready().Models[0].Threads; threads != test.want {
 			t.Errorf("%v: %v threads instead of %v", test.arguments, threads, test.want)
 		}
 	}
@@ -125,22 +130,23 @@ func TestThreads(t *testing.T) {
 	if err != nil {
 		t.Skip(err)
 	}
-	process := exec.CommandContext(t.Context(), taskset, append([]string{"--cpu-list", "0", os.Args[0]}, serve(nil)...)...)
-	process.Env = append(os.Environ(), beTheCommand+"=1")
-	if threads := startProcess(t, process).await("the version is ready")["threads"]; threads != 1.0 {
+	command := exec.CommandContext(t.Context(), taskset, append([]string{"--cpu-list", "0", os.Args[0], "serve"}, serveArguments(nil)...)...)
+	command.Env = append(os.Environ(), beTheCommand+"=1")
+	if threads := startCommand(t, command).report.Models[0].Threads; threads != 1 {
 		t.Errorf("%v threads on one core", threads)
 	}
 }
 
 // The libraries' settings stand in the process's environment; what the user set stays.
 func TestLibrarySettings(t *testing.T) {
+	t.Parallel()
 	if runtime.GOOS != "linux" {
 		t.Skip("the settings are those of Linux's libraries")
 	}
-	process := exec.CommandContext(t.Context(), os.Args[0], serve([]string{module("negate.pt")})...)
-	process.Env = append(os.Environ(), beTheCommand+"=1", "GOMP_SPINCOUNT=123")
-	c := startProcess(t, process)
-	environment, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", c.process.Process.Pid))
+	command := exec.CommandContext(t.Context(), os.Args[0], append([]string{"serve"}, serveArguments([]string{module("negate.pt")})...)...)
+	command.Env = append(os.Environ(), beTheCommand+"=1", "GOMP_SPINCOUNT=123")
+	startCommand(t, command)
+	environment, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", command.Process.Pid))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,16 +155,5 @@ func TestLibrarySettings(t *testing.T) {
 		if !slices.Contains(settings, want) {
 			t.Errorf("the process runs without %s", want)
 		}
-	}
-}
-
-// expectFailure makes sure that serve with these arguments ends with status 1 and says why.
-func expectFailure(t *testing.T, why string, arguments ...string) {
-	t.Helper()
-	process := exec.CommandContext(t.Context(), os.Args[0], serve(arguments)...)
-	process.Env = append(os.Environ(), beTheCommand+"=1")
-	out, err := process.CombinedOutput()
-	if process.ProcessState.ExitCode() != 1 || !strings.Contains(string(out), why) {
-		t.Errorf("%v: %v instead of status 1 and %q: %s", arguments, err, why, out)
 	}
 }

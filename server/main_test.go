@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -11,18 +10,26 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"github.com/torchherd/torchherd/internal/goldens"
+	"github.com/torchherd/torchherd/server/internal/admin"
+	"github.com/torchherd/torchherd/server/internal/app"
 	"github.com/torchherd/torchherd/server/internal/cli"
+	"github.com/torchherd/torchherd/server/internal/lifecycle"
+	"github.com/torchherd/torchherd/server/internal/readiness"
 )
 
-// The tests start the whole command as a process of its own and speak HTTP to it. The process is this test program
-// again, which so runs under the same detectors as the tests.
+// Most tests run a whole server in this process, from the command line's flags to HTTP, and in parallel. Signals, exit
+// statuses and what belongs to a process are tested on a process of its own: this test program again, which so runs under
+// the same detectors as the tests.
 const beTheCommand = "TORCHHERD_TEST_BE_THE_COMMAND"
 
 func TestMain(m *testing.M) {
@@ -32,170 +39,305 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// A command is a running torchherd.
-type command struct {
-	t       testing.TB
-	process *exec.Cmd
-	url     string // http://127.0.0.1:PORT
-	ended   chan struct{}
-	state   *os.ProcessState // after ended
-
-	mu    sync.Mutex
-	lines []map[string]any // of the log so far
-	more  *sync.Cond
-}
-
 // limit ends a test that waits for something that never comes.
 const limit = time.Minute
 
-// start runs `torchherd serve` on a free port and returns when it is ready. The test's end kills it.
-func start(t testing.TB, arguments ...string) *command {
-	t.Helper()
-	process := exec.Command(os.Args[0], serve(arguments)...)
-	process.Env = append(os.Environ(), beTheCommand+"=1")
-	return startProcess(t, process)
+// serveArguments are the arguments after `torchherd serve` that all tests have.
+func serveArguments(arguments []string) []string {
+	return append([]string{"--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--log-format", "json", "--log-level", "debug"}, arguments...)
 }
 
-// serve is the command line that the tests serve by.
-func serve(arguments []string) []string {
-	return append([]string{"serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--log-format", "json", "--log-level", "debug"}, arguments...)
+// A server is a running torchherd.
+type server struct {
+	target        // of the images
+	admin  target // of the administration
+	log    *logLines
 }
 
-// startProcess is start for a process of the caller's making.
-func startProcess(t testing.TB, process *exec.Cmd) *command {
+// An embedded server runs in this process.
+type embedded struct {
+	server
+	app  *app.App
+	stop func(context.Context) error // stops the server, once
+}
+
+// start starts a server in this process, as `torchherd serve` with these arguments, and returns when it is ready. The
+// test's end cuts its requests off and stops it.
+func start(t testing.TB, arguments ...string) *embedded {
 	t.Helper()
-	c := &command{t: t, process: process, ended: make(chan struct{})}
-	c.more = sync.NewCond(&c.mu)
-	stderr, err := c.process.StderrPipe()
+	log := newLogLines()
+	options, err := cli.ServeOptions("test", serveArguments(arguments), zerolog.New(log).Level(zerolog.DebugLevel))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.process.Start(); err != nil {
+	a, err := app.New(options)
+	if err != nil {
 		t.Fatal(err)
 	}
-	go c.read(stderr)
+	if err := a.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	e := &embedded{server: server{target{t, "http://" + a.Addr()}, target{t, "http://" + a.AdminAddr()}, log}, app: a}
+	var once sync.Once
+	var stopped error
+	e.stop = func(ctx context.Context) error {
+		once.Do(func() { stopped = a.Stop(ctx) })
+		return stopped
+	}
 	t.Cleanup(func() {
-		_ = c.process.Process.Kill()
-		<-c.ended
-		if t.Failed() {
-			for _, line := range c.lines {
-				t.Log(line)
-			}
-		}
+		now, cancel := context.WithCancel(context.Background())
+		cancel()
+		_ = e.stop(now)
+		log.print(t)
 	})
-	c.await("ready")
-	c.url = "http://" + c.await("listening; loading the model")["address"].(string)
-	return c
+	return e
 }
 
-// read collects the log until the process ends.
-func (c *command) read(stderr io.Reader) {
-	lines := bufio.NewScanner(stderr)
-	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
-		line := map[string]any{}
-		if err := json.Unmarshal(lines.Bytes(), &line); err != nil {
-			line["message"] = lines.Text()
+// drain begins to stop the server and returns where the result will come.
+func (e *embedded) drain() <-chan error {
+	done := make(chan error, 1)
+	go func() { done <- e.stop(context.WithoutCancel(e.t.Context())) }()
+	return done
+}
+
+// reload makes the server look for new versions and returns when they are ready.
+func (e *embedded) reload() {
+	e.t.Helper()
+	if err := e.app.Reload(); err != nil {
+		e.t.Fatal(err)
+	}
+}
+
+// A process is a torchherd in a process of its own.
+type process struct {
+	server
+	command *exec.Cmd
+	report  readiness.Report
+	ended   chan struct{}
+	state   *os.ProcessState // after ended
+}
+
+// startProcess starts `torchherd serve` in a process of its own and returns when it is ready. The test's end kills it.
+func startProcess(t testing.TB, arguments ...string) *process {
+	t.Helper()
+	command := exec.Command(os.Args[0], append([]string{"serve"}, serveArguments(arguments)...)...)
+	command.Env = append(os.Environ(), beTheCommand+"=1")
+	return startCommand(t, command)
+}
+
+// startCommand is startProcess for a command of the caller's making.
+func startCommand(t testing.TB, command *exec.Cmd) *process {
+	t.Helper()
+	p := &process{command: command, ended: make(chan struct{})}
+	p.log = newLogLines()
+	command.Stderr = p.log
+	ready, err := readiness.Listen(command)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ready.Started()
+	go func() {
+		err := command.Wait()
+		var exit *exec.ExitError
+		if err != nil && !errors.As(err, &exit) {
+			t.Error(err)
 		}
-		c.mu.Lock()
-		c.lines = append(c.lines, line)
-		c.mu.Unlock()
-		c.more.Broadcast()
+		p.state = command.ProcessState
+		close(p.ended)
+	}()
+	t.Cleanup(func() {
+		_ = command.Process.Kill()
+		<-p.ended
+		p.log.print(t)
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	if p.report, err = ready.Wait(ctx); err != nil {
+		t.Fatal(err)
 	}
-	err := c.process.Wait()
-	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
-		c.t.Error(err)
-	}
-	c.mu.Lock()
-	c.state = c.process.ProcessState
-	c.mu.Unlock()
-	close(c.ended)
-	c.more.Broadcast()
+	p.target = target{t, "http://" + p.report.Address}
+	p.admin = target{t, "http://" + p.report.AdminAddress}
+	return p
 }
 
-// await returns the first line of the log with this message and these fields (pairs of name and value), waiting for
-// it if it isn't there yet.
-func (c *command) await(message string, fields ...any) map[string]any {
-	c.t.Helper()
-	timer := time.AfterFunc(limit, func() { _ = c.process.Process.Kill() })
+func (p *process) signal(s syscall.Signal) {
+	p.t.Helper()
+	if err := p.command.Process.Signal(s); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// wait returns the state in which the process ended.
+func (p *process) wait() *os.ProcessState {
+	p.t.Helper()
+	select {
+	case <-p.ended:
+	case <-time.After(limit):
+		p.t.Fatal("the process doesn't end")
+	}
+	return p.state
+}
+
+// expectFailure makes sure that a process of serve with these arguments ends with status 1, before it is ready, and prints
+// this text.
+func expectFailure(t *testing.T, text string, arguments ...string) {
+	t.Helper()
+	command := exec.CommandContext(t.Context(), os.Args[0], append([]string{"serve"}, serveArguments(arguments)...)...)
+	command.Env = append(os.Environ(), beTheCommand+"=1")
+	out, err := command.CombinedOutput()
+	if command.ProcessState.ExitCode() != 1 || !strings.Contains(string(out), text) {
+		t.Errorf("%v: %v, want status 1 and %q: %s", arguments, err, text, out)
+	}
+}
+
+// logLines are the lines of a JSON log.
+type logLines struct {
+	mu    sync.Mutex
+	rest  []byte // of a line that isn't complete
+	lines []map[string]any
+	more  *sync.Cond
+}
+
+func newLogLines() *logLines {
+	l := &logLines{}
+	l.more = sync.NewCond(&l.mu)
+	return l
+}
+
+func (l *logLines) Write(data []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.rest = append(l.rest, data...)
+	for {
+		text, rest, complete := bytes.Cut(l.rest, []byte("\n"))
+		if !complete {
+			break
+		}
+		line := map[string]any{}
+		if err := json.Unmarshal(text, &line); err != nil {
+			line["text"] = string(text)
+		}
+		l.lines, l.rest = append(l.lines, line), rest
+	}
+	l.more.Broadcast()
+	return len(data), nil
+}
+
+// print prints the log if the test has failed.
+func (l *logLines) print(t testing.TB) {
+	if !t.Failed() {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, line := range l.lines {
+		t.Log(line)
+	}
+}
+
+// await returns the first line that has all these fields, waiting for it if it isn't there yet. fields are pairs of name
+// and value; the value nil stands for any.
+func (l *logLines) await(t testing.TB, fields ...any) map[string]any {
+	t.Helper()
+	return l.awaitCount(t, 1, fields...)[0]
+}
+
+// awaitCount waits until so many lines have all these fields, and returns them.
+func (l *logLines) awaitCount(t testing.TB, count int, fields ...any) []map[string]any {
+	t.Helper()
+	late := false
+	timer := time.AfterFunc(limit, func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		late = true
+		l.more.Broadcast()
+	})
 	defer timer.Stop()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for next := 0; ; {
-		for ; next < len(c.lines); next++ {
-			if matches(c.lines[next], message, fields) {
-				return c.lines[next]
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for {
+		var found []map[string]any
+		for _, line := range l.lines {
+			if hasFields(line, fields) {
+				found = append(found, line)
 			}
 		}
-		if c.state != nil {
-			c.t.Fatalf("the command ended (%v) without saying %q %v", c.state, message, fields)
+		switch {
+		case len(found) >= count:
+			return found
+		case late:
+			t.Fatalf("%d of %d lines have the fields %v", len(found), count, fields)
 		}
-		c.more.Wait()
+		l.more.Wait()
 	}
 }
 
-// awaitCount waits until so many lines of the log have this message.
-func (c *command) awaitCount(message string, count int) {
-	c.t.Helper()
-	timer := time.AfterFunc(limit, func() { _ = c.process.Process.Kill() })
-	defer timer.Stop()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for len(c.said(message)) < count {
-		if c.state != nil {
-			c.t.Fatalf("the command ended before it said %q %d times", message, count)
-		}
-		c.more.Wait()
-	}
-}
-
-// count returns how many lines of the log so far have this message.
-func (c *command) count(message string) int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return len(c.said(message))
-}
-
-// said returns the lines of the log so far that have this message; the caller holds the lock.
-func (c *command) said(message string) []map[string]any {
-	var said []map[string]any
-	for _, line := range c.lines {
-		if matches(line, message, nil) {
-			said = append(said, line)
+// count returns how many lines so far have all these fields.
+func (l *logLines) count(fields ...any) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	count := 0
+	for _, line := range l.lines {
+		if hasFields(line, fields) {
+			count++
 		}
 	}
-	return said
+	return count
 }
 
-func matches(line map[string]any, message string, fields []any) bool {
-	if line["message"] != message {
-		return false
-	}
+func hasFields(line map[string]any, fields []any) bool {
 	for i := 0; i < len(fields); i += 2 {
-		if line[fields[i].(string)] != fields[i+1] {
+		value, there := line[fields[i].(string)]
+		if !there || fields[i+1] != nil && value != fields[i+1] {
 			return false
 		}
 	}
 	return true
 }
 
-func (c *command) signal(s syscall.Signal) {
-	c.t.Helper()
-	if err := c.process.Process.Signal(s); err != nil {
-		c.t.Fatal(err)
+// awaitState waits until a version of a model is in a state, and returns the version's status.
+func (s *server) awaitState(model string, version int, state lifecycle.State) lifecycle.Status {
+	s.t.Helper()
+	for begin := time.Now(); time.Since(begin) < limit; {
+		for _, status := range s.statuses(model) {
+			if status.Version == version && status.State == state {
+				return status
+			}
+		}
 	}
+	s.t.Fatalf("version %d of %s doesn't become %s: %+v", version, model, state, s.statuses(model))
+	return lifecycle.Status{}
 }
 
-// wait returns the state in which the command ended.
-func (c *command) wait() *os.ProcessState {
-	c.t.Helper()
-	select {
-	case <-c.ended:
-	case <-time.After(limit):
-		c.t.Fatal("the command doesn't end")
+// awaitDrained waits until no version of a model is draining.
+func (s *server) awaitDrained(model string) {
+	s.t.Helper()
+	for begin := time.Now(); time.Since(begin) < limit; {
+		draining := slices.ContainsFunc(s.statuses(model), func(status lifecycle.Status) bool { return status.State == lifecycle.Draining })
+		if !draining {
+			return
+		}
 	}
-	return c.state
+	s.t.Fatalf("a version of %s drains for ever: %+v", model, s.statuses(model))
+}
+
+// statuses are the versions of a model as GET /models has them.
+func (s *server) statuses(model string) []lifecycle.Status {
+	s.t.Helper()
+	var models []admin.Model
+	if err := json.Unmarshal(s.admin.do(http.MethodGet, "/models", nil).body, &models); err != nil {
+		s.t.Fatal(err)
+	}
+	for _, each := range models {
+		if each.Name == model {
+			return each.Versions
+		}
+	}
+	s.t.Fatalf("no model %s in %+v", model, models)
+	return nil
 }
 
 // An answer is a response, read to its end.
@@ -209,24 +351,30 @@ type answer struct {
 // client keeps connections, as a browser does, and waits for "100 Continue" where it expects it.
 var client = &http.Client{Timeout: limit, Transport: &http.Transport{MaxIdleConnsPerHost: 64, ExpectContinueTimeout: limit}}
 
+// A target is where requests go.
+type target struct {
+	t   testing.TB
+	url string // http://127.0.0.1:PORT
+}
+
 // do sends a request; headers are pairs of name and value.
-func (c *command) do(method, path string, body io.Reader, headers ...string) answer {
-	c.t.Helper()
-	a, err := c.try(method, path, body, headers...)
+func (g target) do(method, path string, body io.Reader, headers ...string) answer {
+	g.t.Helper()
+	a, err := g.try(method, path, body, headers...)
 	if err != nil {
-		c.t.Fatal(err)
+		g.t.Fatal(err)
 	}
 	return a
 }
 
 // try is do for goroutines of a test, which must not call Fatal.
-func (c *command) try(method, path string, body io.Reader, headers ...string) (answer, error) {
-	return c.tryWith(c.t.Context(), method, path, body, headers...)
+func (g target) try(method, path string, body io.Reader, headers ...string) (answer, error) {
+	return g.tryWith(g.t.Context(), method, path, body, headers...)
 }
 
 // tryWith is try for a client that may leave.
-func (c *command) tryWith(ctx context.Context, method, path string, body io.Reader, headers ...string) (answer, error) {
-	request, err := http.NewRequestWithContext(ctx, method, c.url+path, body)
+func (g target) tryWith(ctx context.Context, method, path string, body io.Reader, headers ...string) (answer, error) {
+	request, err := http.NewRequestWithContext(ctx, method, g.url+path, body)
 	if err != nil {
 		return answer{}, err
 	}
@@ -242,30 +390,57 @@ func (c *command) tryWith(ctx context.Context, method, path string, body io.Read
 	return answer{response.StatusCode, response.Header, data, response.Close}, err
 }
 
-// put sends a picture.
-func (c *command) put(picture []byte, headers ...string) answer {
-	c.t.Helper()
-	return c.do(http.MethodPut, "/image", bytes.NewReader(picture), headers...)
+// put sends an image.
+func (g target) put(image []byte, headers ...string) answer {
+	g.t.Helper()
+	return g.putTo("/image", image, headers...)
 }
 
-// later sends a picture in a goroutine of its own.
-func (c *command) later(picture []byte, headers ...string) <-chan answer {
+func (g target) putTo(path string, image []byte, headers ...string) answer {
+	g.t.Helper()
+	return g.do(http.MethodPut, path, bytes.NewReader(image), headers...)
+}
+
+func (g target) post(path, body string) answer {
+	g.t.Helper()
+	return g.do(http.MethodPost, path, strings.NewReader(body))
+}
+
+// later sends an image in a goroutine of its own.
+func (g target) later(image []byte, headers ...string) <-chan answer {
 	answers := make(chan answer, 1)
 	go func() {
-		a, err := c.try(http.MethodPut, "/image", bytes.NewReader(picture), headers...)
+		a, err := g.try(http.MethodPut, "/image", bytes.NewReader(image), headers...)
 		if err != nil {
-			c.t.Error(err)
+			g.t.Error(err)
 		}
 		answers <- a
 	}()
 	return answers
 }
 
+// dial opens a connection for what no HTTP client would send.
+func (g target) dial() net.Conn {
+	g.t.Helper()
+	connection, err := (&net.Dialer{}).DialContext(g.t.Context(), "tcp", g.address())
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	g.t.Cleanup(func() { _ = connection.Close() })
+	if err := connection.SetDeadline(time.Now().Add(limit)); err != nil {
+		g.t.Fatal(err)
+	}
+	return connection
+}
+
+// address is the target as host:port.
+func (g target) address() string { return strings.TrimPrefix(g.url, "http://") }
+
 // expectError compares an answer with a status and a part of its text.
 func expectError(t testing.TB, a answer, status int, text string) {
 	t.Helper()
 	if a.status != status || !strings.Contains(string(a.body), text) {
-		t.Errorf("answered %d %q instead of %d %q", a.status, a.body, status, text)
+		t.Errorf("got %d %q, want %d %q", a.status, a.body, status, text)
 	}
 }
 
@@ -273,22 +448,8 @@ func expectError(t testing.TB, a answer, status int, text string) {
 func expectImage(t testing.TB, a answer) {
 	t.Helper()
 	if a.status != http.StatusOK || a.header.Get("Content-Type") != "image/jpeg" || !bytes.HasPrefix(a.body, []byte{0xff, 0xd8}) {
-		t.Errorf("answered %d, %s, %.100q instead of a JPEG", a.status, a.header.Get("Content-Type"), a.body)
+		t.Errorf("got %d, %s, %.100q, want a JPEG", a.status, a.header.Get("Content-Type"), a.body)
 	}
-}
-
-// dial opens a connection for what no HTTP client would send.
-func (c *command) dial() net.Conn {
-	c.t.Helper()
-	connection, err := (&net.Dialer{}).DialContext(c.t.Context(), "tcp", strings.TrimPrefix(c.url, "http://"))
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	c.t.Cleanup(func() { _ = connection.Close() })
-	if err := connection.SetDeadline(time.Now().Add(limit)); err != nil {
-		c.t.Fatal(err)
-	}
-	return connection
 }
 
 func module(name string) string { return goldens.Path("modules/" + name) }

@@ -36,6 +36,7 @@ func encodePNG(t *testing.T, picture image.Image) []byte {
 
 // The settings of model.yaml are what a model's pictures go by: seen on a colour that goes through a model and back.
 func TestSettingsOfAModel(t *testing.T) {
+	t.Parallel()
 	colour := color.NRGBA{200, 100, 50, 255}
 	gray := uint8((19595*200 + 38470*100 + 7471*50 + 32768) >> 16)
 	for _, test := range []struct {
@@ -78,10 +79,11 @@ func TestSettingsOfAModel(t *testing.T) {
 
 // With size: keep the sides are bounded and become multiples, before the model sees them.
 func TestKeptSizes(t *testing.T) {
+	t.Parallel()
 	folder := newModelFolder(t, map[string]string{
 		"1/model.pt": "upscale2.pt", "model.yaml": "size: keep\nmultiple-of: 8\nmax-side: 64\nformat: png\nwarm-up: [64x48]\ngrayscale: rgb\nexif: ignore\n",
 	})
-	c := start(t, folder)
+	s := start(t, folder)
 	for name, want := range map[string]image.Point{
 		"jpeg-420.jpg":  {128, 80}, // 300x200, which becomes 64x43 and 64x40
 		"jpeg-gray.jpg": {},
@@ -91,7 +93,7 @@ func TestKeptSizes(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		a := c.put(photograph(t, name))
+		a := s.put(photograph(t, name))
 		if a.status != 200 {
 			t.Errorf("%s: %d %s", name, a.status, a.body)
 			continue
@@ -106,15 +108,16 @@ func TestKeptSizes(t *testing.T) {
 		}
 	}
 	// What a request asks for goes before what the model says.
-	expectImage(t, c.do("PUT", "/image?format=jpeg", bytes.NewReader(photograph(t, "jpeg-420.jpg"))))
-	expectImage(t, c.put(photograph(t, "jpeg-420.jpg"), "Accept", "image/jpeg"))
-	if a := c.put(photograph(t, "jpeg-420.jpg"), "Accept", "*/*"); a.header.Get("Content-Type") != "image/png" {
+	expectImage(t, s.do("PUT", "/image?format=jpeg", bytes.NewReader(photograph(t, "jpeg-420.jpg"))))
+	expectImage(t, s.put(photograph(t, "jpeg-420.jpg"), "Accept", "image/jpeg"))
+	if a := s.put(photograph(t, "jpeg-420.jpg"), "Accept", "*/*"); a.header.Get("Content-Type") != "image/png" {
 		t.Errorf("any format: %s", a.header.Get("Content-Type"))
 	}
 }
 
 // A file can bring its settings along; those beside it go before them, and flags before those.
 func TestWhichSettingCounts(t *testing.T) {
+	t.Parallel()
 	side := func(arguments ...string) int {
 		t.Helper()
 		a := start(t, arguments...).put(photograph(t, "jpeg-420.jpg"), "Accept", "image/png")
@@ -134,10 +137,11 @@ func TestWhichSettingCounts(t *testing.T) {
 
 // A file that isn't the one that the settings are for isn't served.
 func TestDigest(t *testing.T) {
+	t.Parallel()
 	folder := newModelFolder(t, map[string]string{"1/model.pt": "negate.pt"})
-	c := start(t, folder)
+	s := start(t, folder)
 	putSettings(t, folder, "digest: sha256:"+strings.Repeat("00", 32))
-	admin := c.administration()
+	admin := s.admin
 	a := admin.post("/v2/repository/models/net/load", "")
 	expectError(t, a, 400, "the file's digest is sha256:")
 	digest := regexp.MustCompile("sha256:[0-9a-f]{64}").FindString(string(a.body))
@@ -149,30 +153,31 @@ func TestDigest(t *testing.T) {
 
 // On the CPU the system shares the cores between models: the threads of the lighter one have a nice value.
 func TestWeightsOfModels(t *testing.T) {
+	t.Parallel()
 	heavy := newModelFolder(t, map[string]string{"1/model.pt": "identity.pt", "model.yaml": "weight: 4"})
 	light := newModelFolder(t, map[string]string{"1/model.pt": "negate.pt"})
 	if err := os.Rename(light, filepath.Join(filepath.Dir(light), "light")); err != nil {
 		t.Fatal(err)
 	}
 	light = filepath.Join(filepath.Dir(light), "light")
-	c := start(t, light, heavy)
-	nices := c.nices()
+	p := startProcess(t, light, heavy)
+	nices := p.nices()
 	// 1.25 to the 6th is 3.8. The runner's thread has it, and no other: the server's own threads have none.
 	if slices.Max(nices) != 6 || slices.Min(nices) != 0 {
 		t.Errorf("the threads have the nice values %v", nices)
 	}
 	photo := photograph(t, "jpeg-420.jpg")
-	expectVersion(t, c.put(photo), 1)
-	expectVersion(t, c.putTo("/image/net", photo), 1)
+	expectVersion(t, p.put(photo), 1)
+	expectVersion(t, p.putTo("/image/net", photo), 1)
 }
 
 // nices returns the nice values of the process's threads.
-func (c *command) nices() []int {
-	c.t.Helper()
-	tasks := fmt.Sprintf("/proc/%d/task", c.process.Process.Pid)
+func (p *process) nices() []int {
+	p.t.Helper()
+	tasks := fmt.Sprintf("/proc/%d/task", p.command.Process.Pid)
 	entries, err := os.ReadDir(tasks)
 	if err != nil {
-		c.t.Skip("only Linux has nice values of threads: ", err)
+		p.t.Skip("only Linux has nice values of threads: ", err)
 	}
 	var nices []int
 	for _, entry := range entries {
@@ -184,7 +189,7 @@ func (c *command) nices() []int {
 		fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
 		nice, err := strconv.Atoi(fields[16])
 		if err != nil {
-			c.t.Fatal(err)
+			p.t.Fatal(err)
 		}
 		nices = append(nices, nice)
 	}
@@ -194,15 +199,16 @@ func (c *command) nices() []int {
 // A model with more clients than it can serve leaves another one its share: a lone client of that one waits for a few of
 // the busy one's pictures, and not for one of each of its clients.
 func TestABusyModelDoesntStarveAnother(t *testing.T) {
+	t.Parallel()
 	const clients, rounds = 48, 30
 	folder := newModelFolder(t, map[string]string{"1/model.pt": "identity.pt"})
-	c := start(t, module("negate.pt"), folder, "--max-queue-size", "64")
+	s := start(t, module("negate.pt"), folder, "--max-queue-size", "64")
 	photo := photograph(t, "jpeg-large.jpg")
-	want := expectVersion(t, c.put(photo), 1)
-	busy := c.load(clients, photo, func(int) []byte { return want })
+	want := expectVersion(t, s.put(photo), 1)
+	busy := s.load(clients, photo, func(int) []byte { return want })
 	before := busy.answers()
 	for range rounds {
-		expectVersion(t, c.putTo("/image/net", photo), 1)
+		expectVersion(t, s.putTo("/image/net", photo), 1)
 	}
 	if between := busy.answers() - before; between > rounds*clients/3 {
 		t.Errorf("%d answers of the busy model between %d of the other", between, rounds)

@@ -16,7 +16,7 @@ import (
 	"github.com/torchherd/torchherd/internal/goldens"
 )
 
-// TestSoak sends pictures of all kinds from several clients and follows the command's resident set: after all
+// TestSoak sends pictures of all kinds from several clients and follows the process's resident set: after all
 // requests it must be within a tenth of what it was after the first tenth of them. `make soak` runs it.
 func TestSoak(t *testing.T) {
 	requests := 20000
@@ -27,7 +27,7 @@ func TestSoak(t *testing.T) {
 		}
 		requests = n
 	}
-	c := start(t, "--max-queue-size", "16", "--log-level", "info", "--size", "128x128")
+	s := startProcess(t, "--max-queue-size", "16", "--log-level", "info", "--size", "128x128")
 	var pictures [][]byte
 	for _, p := range goldens.Load(t).Images {
 		pictures = append(pictures, goldens.Read(t, p.File))
@@ -47,7 +47,7 @@ func TestSoak(t *testing.T) {
 				if n > int64(requests) {
 					return
 				}
-				a, err := c.try(http.MethodPut, "/image", bytes.NewReader(pictures[int(n)*7%len(pictures)]))
+				a, err := s.try(http.MethodPut, "/image", bytes.NewReader(pictures[int(n)*7%len(pictures)]))
 				if err != nil {
 					t.Error(err)
 					return
@@ -62,7 +62,7 @@ func TestSoak(t *testing.T) {
 				}
 				if n%every == 0 {
 					mu.Lock()
-					resident[n] = c.resident()
+					resident[n] = s.resident()
 					mu.Unlock()
 				}
 			}
@@ -85,18 +85,18 @@ func TestSoak(t *testing.T) {
 	}
 }
 
-// resident is the command's resident set in KiB.
-func (c *command) resident() int64 {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", c.process.Process.Pid))
+// resident is the process's resident set in KiB.
+func (p *process) resident() int64 {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.command.Process.Pid))
 	if err != nil {
-		c.t.Error(err)
+		p.t.Error(err)
 		return 0
 	}
 	for _, line := range strings.Split(string(status), "\n") {
 		if text, ok := strings.CutPrefix(line, "VmRSS:"); ok {
 			kib, err := strconv.ParseInt(strings.Fields(text)[0], 10, 64)
 			if err != nil {
-				c.t.Error(err)
+				p.t.Error(err)
 			}
 			return kib
 		}

@@ -40,8 +40,8 @@ func TestSwapSoak(t *testing.T) {
 	models := [][]byte{content, withSettings(t, content, "output-range: [1, 0]\n")}
 	file := newModelFile(t)
 	file.put(models[0])
-	c := start(t, file.path, "--max-queue-size", "256", "--max-wait", "5ms", "--size", "96x96", "--log-level", "info")
-	admin := c.administration()
+	s := startProcess(t, file.path, "--max-queue-size", "256", "--max-wait", "5ms", "--size", "96x96", "--log-level", "info")
+	admin := s.admin
 	photo := photograph(t, "jpeg-228.jpg")
 	version := 1
 	swap := func() {
@@ -50,11 +50,11 @@ func TestSwapSoak(t *testing.T) {
 		if a := admin.post("/v2/repository/models/model/load", ""); a.status != http.StatusOK {
 			t.Fatalf("swap to version %d: %d %s", version, a.status, a.body)
 		}
-		c.awaitCount("the version is gone", version-1)
+		s.awaitDrained("model")
 	}
 	var want [2][]byte
 	for range 4 { // until memory is what a swap leaves
-		want[(version-1)%2] = expectVersion(t, c.put(photo), version)
+		want[(version-1)%2] = expectVersion(t, s.put(photo), version)
 		swap()
 	}
 	if bytes.Equal(want[0], want[1]) {
@@ -68,27 +68,27 @@ func TestSwapSoak(t *testing.T) {
 	var swapping time.Duration
 	for done := 0; done < swaps; done += swapsATurn {
 		capacity, err := loadgen.Run(t.Context(), loadgen.Config{
-			URL: c.url + "/image", Method: http.MethodPut, Images: [][]byte{photo}, Clients: 16,
+			URL: s.url + "/image", Method: http.MethodPut, Images: [][]byte{photo}, Clients: 16,
 			WarmUp: time.Second, Duration: 5 * time.Second, RequestTimeout: time.Minute,
 		}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		rate := 0.8 * capacity.Goodput
-		fmt.Printf("%d swaps done; capacity %.1f pictures/s; the load is %.1f\n", done, capacity.Goodput, rate)
-		without = append(without, c.openLoop(photo, rate, want, 15*time.Second, nil)...)
+		fmt.Printf("%d swaps done; capacity %.1f images/s; the load is %.1f\n", done, capacity.Goodput, rate)
+		without = append(without, s.openLoop(photo, rate, want, 15*time.Second, nil)...)
 		if done == 0 {
-			before = c.resident() // as a load leaves it
+			before = s.resident() // as a load leaves it
 		}
 		begun := time.Now()
-		with = append(with, c.openLoop(photo, rate, want, 0, func() {
+		with = append(with, s.openLoop(photo, rate, want, 0, func() {
 			for range min(swapsATurn, swaps-done) {
 				swap()
 			}
 		})...)
 		swapping += time.Since(begun)
 	}
-	after := c.resident()
+	after := s.resident()
 	fmt.Printf("%d swaps in %.0f s\n", swaps, swapping.Seconds())
 	slices.Sort(without)
 	slices.Sort(with)
@@ -115,7 +115,7 @@ func (l latencies) at(quantile float64) float64 { return l[int(quantile*float64(
 
 // openLoop sends requests at random times, whatever the server does, for a duration, or as long as something takes. A
 // latency counts from the time at which its request was to be sent. want is what odd and even versions answer.
-func (c *command) openLoop(picture []byte, rate float64, want [2][]byte, duration time.Duration, during func()) latencies {
+func (g target) openLoop(picture []byte, rate float64, want [2][]byte, duration time.Duration, during func()) latencies {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -139,14 +139,14 @@ func (c *command) openLoop(picture []byte, rate float64, want [2][]byte, duratio
 		}
 		time.Sleep(time.Until(due))
 		wg.Go(func() {
-			a, err := c.try(http.MethodPut, "/image", bytes.NewReader(picture))
+			a, err := g.try(http.MethodPut, "/image", bytes.NewReader(picture))
 			took := time.Since(due)
 			version, _ := strconv.Atoi(a.header.Get("X-Model-Version"))
 			switch {
 			case err != nil || a.status != http.StatusOK:
-				c.t.Errorf("%v, %d %s", err, a.status, a.body)
+				g.t.Errorf("%v, %d %s", err, a.status, a.body)
 			case !bytes.Equal(a.body, want[(version+1)%2]):
-				c.t.Errorf("version %d gave another answer than its own", version)
+				g.t.Errorf("version %d gave another answer than its own", version)
 			}
 			mu.Lock()
 			defer mu.Unlock()

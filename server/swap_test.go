@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"image/jpeg"
 	"os"
@@ -14,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/torchherd/torchherd/internal/goldens"
+	"github.com/torchherd/torchherd/server/internal/lifecycle"
 )
 
 // A modelFile is a file that a server serves, at first a module that negates, in which others are put.
@@ -49,7 +49,7 @@ type clients struct {
 }
 
 // load starts clients. want is what each version answers; it is asked from their goroutines.
-func (c *command) load(count int, photo []byte, want func(version int) []byte) *clients {
+func (g target) load(count int, photo []byte, want func(version int) []byte) *clients {
 	l := &clients{stop: make(chan struct{}), seen: map[int]int{}}
 	for range count {
 		l.wg.Go(func() {
@@ -59,14 +59,14 @@ func (c *command) load(count int, photo []byte, want func(version int) []byte) *
 					return
 				default:
 				}
-				a, err := c.try("PUT", "/image", bytes.NewReader(photo))
+				a, err := g.try("PUT", "/image", bytes.NewReader(photo))
 				version, _ := strconv.Atoi(a.header.Get("X-Model-Version"))
 				if err != nil || a.status != 200 {
-					c.t.Errorf("%v, status %d, version %q, %s", err, a.status, a.header.Get("X-Model-Version"), a.body)
+					g.t.Errorf("%v, status %d, version %q, %s", err, a.status, a.header.Get("X-Model-Version"), a.body)
 					return
 				}
 				if !bytes.Equal(a.body, want(version)) {
-					c.t.Errorf("version %d gave another answer than its own", version)
+					g.t.Errorf("version %d gave another answer than its own", version)
 					return
 				}
 				l.mu.Lock()
@@ -98,33 +98,33 @@ func (l *clients) end() map[int]int {
 
 // Under load one version follows the other: no request fails, and each is answered by the version that it names.
 func TestSwapUnderLoad(t *testing.T) {
+	t.Parallel()
 	const swaps = 20
 	file := newModelFile(t)
 	models := [][]byte{goldens.Read(t, "modules/negate.pt"), goldens.Read(t, "modules/identity.pt")}
-	c := start(t, file.path, "--max-queue-size", "64")
+	s := start(t, file.path, "--max-queue-size", "64")
 	photo := photograph(t, "jpeg-420.jpg")
 
 	// What each model answers; version 1 is of the first, version 2 of the second, and so on.
 	var want [2][]byte
 	swap := func(version int) {
 		file.put(models[(version-1)%2])
-		c.signal(syscall.SIGHUP)
-		c.await("the version is ready", "version", strconv.Itoa(version))
+		s.reload()
 	}
-	want[0] = expectVersion(t, c.put(photo), 1)
+	want[0] = expectVersion(t, s.put(photo), 1)
 	swap(2)
-	want[1] = expectVersion(t, c.put(photo), 2)
+	want[1] = expectVersion(t, s.put(photo), 2)
 	if bytes.Equal(want[0], want[1]) {
 		t.Fatal("the two models answer the same")
 	}
 
-	load := c.load(4, photo, func(version int) []byte { return want[(version+1)%2] })
+	load := s.load(4, photo, func(version int) []byte { return want[(version+1)%2] })
 	for i := range swaps {
 		swap(3 + i)
 	}
 	seen := load.end()
-	c.awaitCount("the version is gone", swaps+1)
-	expectVersion(t, c.put(photo), swaps+2)
+	s.awaitDrained("model")
+	expectVersion(t, s.put(photo), swaps+2)
 	if len(seen) < swaps/2 {
 		t.Errorf("answers came of %d versions only, so hardly a swap was under load", len(seen))
 	}
@@ -142,12 +142,13 @@ func expectVersion(t *testing.T, a answer, version int) []byte {
 
 // A file that can't be served changes nothing, and the log, the metric and GET /models say why.
 func TestBadSwaps(t *testing.T) {
+	t.Parallel()
 	file := newModelFile(t)
-	c := start(t, file.path, "--max-queue-size", "64", "--max-model-memory", "500kB")
-	admin := c.administration()
+	s := start(t, file.path, "--max-queue-size", "64", "--max-model-memory", "500kB")
+	admin := s.admin
 	photo := photograph(t, "jpeg-420.jpg")
-	first := expectVersion(t, c.put(photo), 1)
-	load := c.load(2, photo, func(version int) []byte {
+	first := expectVersion(t, s.put(photo), 1)
+	load := s.load(2, photo, func(version int) []byte {
 		if version != 1 {
 			t.Errorf("version %d answered", version)
 		}
@@ -180,22 +181,21 @@ func TestBadSwaps(t *testing.T) {
 		if bad.name != "" {
 			file.put(goldens.Read(t, "modules/"+bad.name))
 		}
-		c.signal(syscall.SIGHUP)
+		reloaded := make(chan error, 1)
+		go func() { reloaded <- s.app.Reload() }()
 		if bad.meanwhile != nil {
-			c.await("loading the version", "version", strconv.Itoa(version))
+			s.awaitState("model", version, lifecycle.Loading)
 			bad.meanwhile()
 		}
-		reason := c.await("the version can't be served", "version", strconv.Itoa(version))["error"].(string)
+		if err := <-reloaded; err == nil {
+			t.Errorf("%s: the reload had no error", bad.name)
+		}
+		reason := s.awaitState("model", version, lifecycle.Failed).Reason
+		s.log.await(t, "level", "error", "model", "model", "version", strconv.Itoa(version), "error", reason)
 		if !strings.Contains(reason, bad.reason) {
 			t.Errorf("%s: %s", bad.name, reason)
 		}
-		var models []struct {
-			Versions []struct{ State, Reason string }
-		}
-		if err := json.Unmarshal(admin.do("GET", "/models", nil).body, &models); err != nil {
-			t.Fatal(err)
-		}
-		versions := models[0].Versions
+		versions := s.statuses("model")
 		if last := versions[len(versions)-1]; versions[0].State != "ready" || last.State != "failed" || last.Reason != reason {
 			t.Errorf("%s: %+v", bad.name, versions)
 		}
@@ -209,60 +209,60 @@ func TestBadSwaps(t *testing.T) {
 	}
 	// And a good one after all that takes over.
 	file.put(goldens.Read(t, "modules/identity.pt"))
-	c.signal(syscall.SIGHUP)
-	c.await("the version is ready", "version", "13")
-	if after := c.put(photo); after.status != 200 || bytes.Equal(first, after.body) {
+	s.reload()
+	if after := s.put(photo); after.status != 200 || bytes.Equal(first, after.body) {
 		t.Errorf("%d, or the old answer", after.status)
 	}
 }
 
 // A version that takes half a minute to load keeps nobody waiting, not even one who stops the server.
 func TestSlowSwap(t *testing.T) {
+	t.Parallel()
 	file := newModelFile(t)
-	c := start(t, file.path)
-	admin := c.administration()
+	s := start(t, file.path)
+	admin := s.admin
 	file.put(goldens.Read(t, "modules/very_slow_to_load.pt"))
-	c.signal(syscall.SIGHUP)
-	c.await("loading the version", "version", "2")
-	expectVersion(t, c.put(photograph(t, "jpeg-420.jpg")), 1)
+	go func() { _ = s.app.Reload() }()
+	s.awaitState("model", 2, lifecycle.Loading)
+	expectVersion(t, s.put(photograph(t, "jpeg-420.jpg")), 1)
 	if list := admin.do("GET", "/models", nil); !strings.Contains(string(list.body), `"version":2,"state":"loading"`) {
 		t.Errorf("%s", list.body)
 	}
-	c.signal(syscall.SIGTERM)
-	if state := c.wait(); state.ExitCode() != 0 {
-		t.Error(state)
+	if err := s.stop(t.Context()); err != nil {
+		t.Error(err)
 	}
 }
 
 // A server that is killed while it changes its model starts again on a version that is complete.
 func TestKilledDuringASwap(t *testing.T) {
+	t.Parallel()
 	folder := newModelFolder(t, map[string]string{"1/model.pt": "negate.pt"})
-	c := start(t, folder)
+	p := startProcess(t, folder)
 	photo := photograph(t, "jpeg-420.jpg")
-	first := expectVersion(t, c.put(photo), 1)
+	first := expectVersion(t, p.put(photo), 1)
 	putModel(t, filepath.Join(folder, "2", "model.pt"), "slow_to_load.pt")
-	c.signal(syscall.SIGHUP)
-	c.await("loading the version", "version", "2")
-	c.signal(syscall.SIGKILL)
-	c.wait()
+	p.signal(syscall.SIGHUP)
+	p.awaitState("net", 2, lifecycle.Loading)
+	p.signal(syscall.SIGKILL)
+	p.wait()
 
 	// Version 2 was complete; version 3 is a copy that was killed as well.
 	putModel(t, filepath.Join(folder, "3", "model.pt"), "truncated.pt")
-	c = start(t, folder)
-	if second := expectVersion(t, c.put(photo), 2); bytes.Equal(first, second) {
+	s := start(t, folder)
+	if second := expectVersion(t, s.put(photo), 2); bytes.Equal(first, second) {
 		t.Error("version 2 answers as version 1")
 	}
-	c.await("the version can't be served", "version", "3")
+	s.awaitState("net", 3, lifecycle.Failed)
 }
 
 // A new file may want pictures of another size.
 func TestSwapToAnotherSize(t *testing.T) {
+	t.Parallel()
 	file := newModelFile(t)
-	c := start(t, file.path)
+	s := start(t, file.path)
 	file.put(goldens.Read(t, "modules/sized.pt"))
-	c.signal(syscall.SIGHUP)
-	c.await("the version is ready", "version", "2")
-	a := c.put(photograph(t, "jpeg-420.jpg"))
+	s.reload()
+	a := s.put(photograph(t, "jpeg-420.jpg"))
 	expectImage(t, a)
 	answer, err := jpeg.DecodeConfig(bytes.NewReader(a.body))
 	if err != nil || answer.Width != 24 || answer.Height != 16 { // as models/fixtures.py makes it

@@ -98,6 +98,7 @@ var short = []string{"--duration=1ms", "--budget=5m", "--clients=2"}
 
 // The whole command against real servers; then a server by the command line that it found.
 func TestTune(t *testing.T) {
+	t.Parallel()
 	settings := filepath.Join(t.TempDir(), "model.yaml")
 	putFile(t, settings, []byte("# mine\nquality: 90\nmax-batch-size: 7 # for now\n"))
 	tu := startTune(t, append(short, "--json=-", "--size=64x32", "--write", settings, module("negate.pt"))...)
@@ -164,12 +165,14 @@ func readTuning(t *testing.T, text []byte) *tuningResult {
 
 // A file that can't be written to is told of before the time is spent.
 func TestTuneRefusesWrongSettings(t *testing.T) {
+	t.Parallel()
 	settings := filepath.Join(t.TempDir(), "model.yaml")
 	putFile(t, settings, []byte("qualty: 90\n"))
-	startTune(t, append(short, "--write", settings, module("negate.pt"))...).expect(1, "", settings+": line 1: unknown setting \"qualty\"; did you mean quality?")
+	startTune(t, append(short, "--write", settings, module("negate.pt"))...).expect(1, "", settings+": line 1: there is no setting \"qualty\"; is quality meant?")
 }
 
 func TestTuneAModelThatCantBeServed(t *testing.T) {
+	t.Parallel()
 	tu := startTune(t, append(short, module("checkpoint.pth"))...)
 	tu.expect(1, "", "torchherd: can't serve "+module("checkpoint.pth"))
 	if tu.out.Len() > 0 || !strings.Contains(tu.stderr[len(tu.stderr)-1], "export it") {
@@ -179,6 +182,7 @@ func TestTuneAModelThatCantBeServed(t *testing.T) {
 
 // A model that answers no picture of those that are sent, though it can be loaded.
 func TestTuneAModelThatFails(t *testing.T) {
+	t.Parallel()
 	tu := startTune(t, append(short, "--picture", photographPath("jpeg-gray.jpg"), module("negate.pt"))...)
 	tu.expect(1, "", "pictures failed: status 422")
 }
@@ -186,6 +190,7 @@ func TestTuneAModelThatFails(t *testing.T) {
 // A model that takes single pictures only, and an aim that nothing can reach: the defaults are a row with the reason,
 // and the nearest settings are printed.
 func TestTuneMissesTheTarget(t *testing.T) {
+	t.Parallel()
 	tu := startTune(t, append(short, "--clients=1", "--target-p99=1us", "--quiet", module("no_batch_two.pt"))...)
 	tu.expect(3, "No settings keep the p99 at 1µs or below with 1 clients", "no settings keep to --target-p99 1µs")
 	for _, part := range []string{
@@ -203,6 +208,7 @@ func TestTuneMissesTheTarget(t *testing.T) {
 
 // A signal ends the server that is running, be it while it starts or while it works, and what is known is printed.
 func TestTuneInterrupted(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		at     string
 		signal syscall.Signal
@@ -222,6 +228,7 @@ func TestTuneInterrupted(t *testing.T) {
 
 // A terminal sends its Ctrl-C to the whole group, the server included.
 func TestTuneInterruptedByATerminal(t *testing.T) {
+	t.Parallel()
 	tu := startTune(t, "--duration=1h", "--budget=2h", module("negate.pt"))
 	tu.await("round 1: defaults: sending")
 	if err := syscall.Kill(-tu.process.Process.Pid, interrupt); err != nil {

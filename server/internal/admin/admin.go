@@ -1,5 +1,5 @@
-// Package admin is the HTTP face of the server for those who run it: what is served, and how to change it. Nothing
-// here asks who is there, so its address must not be open to everybody.
+// Package admin is the HTTP interface for operators: what is served, how to change it, and metrics. It authenticates
+// nobody, so its address must not be reachable by everybody.
 package admin
 
 import (
@@ -15,16 +15,16 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/rs/zerolog"
 
-	"github.com/torchherd/torchherd/server/internal/model"
+	"github.com/torchherd/torchherd/server/internal/lifecycle"
 )
 
 // A Model is an entry of GET /models.
 type Model struct {
-	Name     string         `json:"name"`
-	Versions []model.Status `json:"versions"` // oldest first
+	Name     string             `json:"name"`
+	Versions []lifecycle.Status `json:"versions"` // in the order of their loads
 }
 
-// An entry of the repository's index, as the Open Inference Protocol has it in Triton's extension
+// An entry of the repository index, as Triton's extension of the Open Inference Protocol defines it
 // (https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_model_repository.md).
 type entry struct {
 	Name    string `json:"name"`
@@ -33,22 +33,22 @@ type entry struct {
 	Reason  string `json:"reason"`
 }
 
-// The protocol's word for each state.
-var states = map[model.State]string{
-	model.Queued: "LOADING", model.Loading: "LOADING", model.Warming: "LOADING",
-	model.Ready: "READY", model.Draining: "UNLOADING", model.Gone: "UNAVAILABLE", model.Failed: "UNAVAILABLE",
+// protocolStates are the protocol's names of the states.
+var protocolStates = map[lifecycle.State]string{
+	lifecycle.Queued: "LOADING", lifecycle.Loading: "LOADING", lifecycle.Warming: "LOADING",
+	lifecycle.Ready: "READY", lifecycle.Draining: "UNLOADING", lifecycle.Unloaded: "UNAVAILABLE", lifecycle.Failed: "UNAVAILABLE",
 }
 
-// maxBody bounds a request's body, in bytes.
+// maxBody limits a request's body, in Echo's notation of bytes.
 const maxBody = "1M"
 
-// New returns the handler for the administration of the models.
-func New(models model.Models, log zerolog.Logger) http.Handler {
+// New returns the handler for the administration of models.
+func New(models lifecycle.Models, log zerolog.Logger) http.Handler {
 	h := handler{models}
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collector{models})
 	e := echo.New()
-	e.HTTPErrorHandler = func(err error, c echo.Context) { answerError(err, c, log) }
+	e.HTTPErrorHandler = func(err error, c echo.Context) { respondError(err, c, log) }
 	e.Use(middleware.Recover(), middleware.BodyLimit(maxBody))
 	e.GET("/metrics", echo.WrapHandler(promhttp.HandlerFor(metrics, promhttp.HandlerOpts{})))
 	e.GET("/models", h.list)
@@ -58,81 +58,81 @@ func New(models model.Models, log zerolog.Logger) http.Handler {
 	return e
 }
 
-type handler struct{ models model.Models }
+type handler struct{ models lifecycle.Models }
 
 func (h handler) list(c echo.Context) error {
 	list := make([]Model, len(h.models))
-	for i, served := range h.models {
-		list[i] = Model{Name: served.Name(), Versions: served.Statuses()}
+	for i, model := range h.models {
+		list[i] = Model{Name: model.Name(), Versions: model.Statuses()}
 	}
 	return c.JSON(http.StatusOK, list)
 }
 
 func (h handler) index(c echo.Context) error {
 	var query struct {
-		Ready bool `json:"ready"` // only those that are
+		Ready bool `json:"ready"` // list ready versions only
 	}
-	if err := read(c, &query); err != nil {
+	if err := decode(c, &query); err != nil {
 		return err
 	}
 	entries := []entry{}
-	for _, served := range h.models {
-		for _, status := range served.Statuses() {
-			if !query.Ready || status.State == model.Ready {
-				entries = append(entries, entry{served.Name(), fmt.Sprint(status.Version), states[status.State], status.Reason})
+	for _, model := range h.models {
+		for _, status := range model.Statuses() {
+			if !query.Ready || status.State == lifecycle.Ready {
+				entries = append(entries, entry{model.Name(), fmt.Sprint(status.Version), protocolStates[status.State], status.Reason})
 			}
 		}
 	}
 	return c.JSON(http.StatusOK, entries)
 }
 
-// load answers when the wanted versions serve.
-func (h handler) load(c echo.Context) error { return h.change(c, (*model.Served).Load) }
+// load responds when the wanted versions are ready.
+func (h handler) load(c echo.Context) error { return h.change(c, (*lifecycle.Model).Reload) }
 
-func (h handler) unload(c echo.Context) error { return h.change(c, (*model.Served).Unload) }
+func (h handler) unload(c echo.Context) error { return h.change(c, (*lifecycle.Model).Unload) }
 
-func (h handler) change(c echo.Context, change func(*model.Served) error) error {
-	served, err := h.expect(c)
+func (h handler) change(c echo.Context, change func(*lifecycle.Model) error) error {
+	model, err := h.target(c)
 	if err != nil {
 		return err
 	}
-	if err := change(served); err != nil {
+	if err := change(model); err != nil {
 		return echo.NewHTTPError(http.StatusBadRequest, err.Error())
 	}
 	return c.JSON(http.StatusOK, struct{}{})
 }
 
-// expect returns the model that the path names, or an error if there is none or what is asked for can't be done.
-func (h handler) expect(c echo.Context) (*model.Served, error) {
-	served, err := h.models.Find(c.Param("name"))
+// target returns the model that the path names. Errors: no such model, or a request for something that can't be done.
+func (h handler) target(c echo.Context) (*lifecycle.Model, error) {
+	model, err := h.models.Find(c.Param("name"))
 	if err != nil {
 		return nil, echo.NewHTTPError(http.StatusNotFound, err.Error())
 	}
 	var body struct {
 		Parameters map[string]any `json:"parameters"`
 	}
-	if err := read(c, &body); err != nil {
+	if err := decode(c, &body); err != nil {
 		return nil, err
 	}
 	for name := range body.Parameters {
-		if name != "unload_dependents" { // Triton's clients send it always; nothing depends on a model here
-			return nil, echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("no parameter %q: what is loaded is what lies in the model's folder", name))
+		if name != "unload_dependents" { // Triton's clients always send it; no model depends on another one here
+			return nil, echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("unknown parameter %q: a load takes what is in the model's folder", name))
 		}
 	}
-	return served, nil
+	return model, nil
 }
 
-// read reads a request's JSON, which may be left out.
-func read(c echo.Context, into any) error {
+// decode reads a request's JSON body, which may be empty.
+func decode(c echo.Context, into any) error {
 	err := json.NewDecoder(c.Request().Body).Decode(into)
 	if err != nil && !errors.Is(err, io.EOF) {
-		return echo.NewHTTPError(http.StatusBadRequest, "the body isn't the JSON that is wanted here: "+err.Error())
+		return echo.NewHTTPError(http.StatusBadRequest, "invalid JSON in the request body: "+err.Error())
 	}
 	return nil
 }
 
-// answerError answers as the protocol does, with the reason under "error".
-func answerError(err error, c echo.Context, log zerolog.Logger) {
+// respondError answers as the protocol does, with the reason under "error".
+func respondError(err error, c echo.Context, log zerolog.Logger) {
 	if c.Response().Committed {
 		return
 	}
@@ -142,6 +142,6 @@ func answerError(err error, c echo.Context, log zerolog.Logger) {
 		status, text = known.Code, fmt.Sprint(known.Message)
 	}
 	if err := c.JSON(status, map[string]string{"error": text}); err != nil {
-		log.Debug().Err(err).Msg("an error's answer could not be sent")
+		log.Debug().Err(err).Msg("cannot send an error response")
 	}
 }

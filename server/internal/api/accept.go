@@ -9,19 +9,21 @@ import (
 	"github.com/torchherd/torchherd/server/internal/settings"
 )
 
-// answerFormat is the format that a client asks for: by ?format=, else by Accept, else the model's own. Of several that
-// it accepts equally the model's, then JPEG, then PNG, is taken. A client that accepts none of them gets the model's all
-// the same: the Sanic demo's clients never said what they take.
-func answerFormat(request *http.Request, ofModel settings.Format) (settings.Format, error) {
-	if name := request.URL.Query().Get("format"); name != "" {
-		return parseFormat(name)
+// responseFormat returns the format that a client asks for: by ?format=, or else by Accept, or else the model's default.
+// Among formats that the client accepts equally, the model's default comes first, then JPEG, then PNG. A client that
+// accepts none of them gets the model's default all the same, since clients of the Sanic demo never said what they accept.
+func responseFormat(request *http.Request, modelDefault settings.Format) (settings.Format, error) {
+	if request.URL.RawQuery != "" { // parsing an empty one allocates as well
+		if name := request.URL.Query().Get("format"); name != "" {
+			return parseFormat(name)
+		}
 	}
 	accepts := request.Header.Values("Accept")
 	if len(accepts) == 0 {
-		return ofModel, nil
+		return modelDefault, nil
 	}
-	best, bestQuality := ofModel, 0.0
-	for _, format := range []settings.Format{ofModel, settings.JPEG, settings.PNG, settings.WebP} {
+	best, bestQuality := modelDefault, 0.0
+	for _, format := range []settings.Format{modelDefault, settings.JPEG, settings.PNG, settings.WebP} {
 		if q := quality(accepts, format.ContentType()); q > bestQuality {
 			best, bestQuality = format, q
 		}
@@ -42,18 +44,18 @@ func parseFormat(name string) (settings.Format, error) {
 	return format, nil
 }
 
-// quality is the weight from 0 to 1 that Accept headers give a media type, by the most specific range that covers
-// it (RFC 9110, section 12.5.1).
+// quality returns the weight from 0 to 1 that Accept headers give a media type, by the most specific range that covers it
+// (RFC 9110, section 12.5.1).
 func quality(accepts []string, contentType string) float64 {
 	family, _, _ := strings.Cut(contentType, "/")
 	specificity := map[string]int{contentType: 3, family + "/*": 2, "*/*": 1}
 	found, weight := 0, 0.0
 	for _, entry := range strings.Split(strings.Join(accepts, ","), ",") {
-		kind, parameters, err := mime.ParseMediaType(entry)
-		if err != nil || specificity[kind] <= found {
+		mediaType, parameters, err := mime.ParseMediaType(entry)
+		if err != nil || specificity[mediaType] <= found {
 			continue
 		}
-		found, weight = specificity[kind], 1
+		found, weight = specificity[mediaType], 1
 		if q, err := strconv.ParseFloat(parameters["q"], 64); err == nil {
 			weight = q
 		}

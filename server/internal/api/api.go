@@ -1,4 +1,5 @@
-// Package api is the HTTP face of the server: PUT /image and the health checks.
+// Package api serves images and health checks over HTTP. It keeps to HTTP: headers, statuses and deadlines. What happens to
+// an image is package servable's.
 package api
 
 import (
@@ -12,40 +13,39 @@ import (
 	"github.com/labstack/echo/v4/middleware"
 	"github.com/rs/zerolog"
 
-	"github.com/torchherd/torchherd/server/internal/model"
+	"github.com/torchherd/torchherd/server/internal/lifecycle"
 )
 
 // Config says how requests are answered.
 type Config struct {
-	MaxUpload int64 // bytes of a body at most
-	// RequestTimeout limits a request from its first byte to its answer, and what a client may ask for by the
-	// X-Request-Timeout header; 0: no limit.
+	MaxUpload int64 // largest body in bytes
+	// RequestTimeout limits a request from its first byte to its response, and what a client may ask for by the
+	// X-Request-Timeout header. 0: no limit.
 	RequestTimeout time.Duration
-	// Sanic answers with the Sanic demo's statuses, which are 500 where this server's are more telling.
+	// Sanic uses the Sanic demo's statuses, which are 500 where this server's are more specific.
 	Sanic bool
 }
 
 // A Server answers requests. It is safe for concurrent use.
 type Server struct {
 	config Config
-	models model.Models
+	models lifecycle.Models
 	log    zerolog.Logger
 	echo   *echo.Echo
 	gate   gate
 	// unready is set when the server is about to stop.
 	unready atomic.Bool
-	bodies  sync.Pool // of *[]byte
 }
 
-// New makes a Server, which refuses pictures for a model as long as no version of it is ready.
-func New(config Config, models model.Models, log zerolog.Logger) *Server {
+// New returns a Server, which refuses images for a model while no version of it is ready.
+func New(config Config, models lifecycle.Models, log zerolog.Logger) *Server {
 	s := &Server{config: config, models: models, log: log, echo: echo.New()}
 	s.gate.empty = sync.NewCond(&s.gate.mu)
-	s.echo.HTTPErrorHandler = s.answerError
-	// The order matters: the log sees what Recover made of a panic.
+	s.echo.HTTPErrorHandler = s.respondError
+	// The order matters: the log has what Recover made of a panic.
 	s.echo.Use(s.observe, middleware.RecoverWithConfig(middleware.RecoverConfig{
 		LogErrorFunc: func(c echo.Context, err error, stack []byte) error {
-			s.log.Error().Str("request_id", requestID(c)).Err(err).Bytes("stack", stack).Msg("a handler panicked")
+			s.log.Error().Str("request_id", requestID(c)).Err(err).Bytes("stack", stack).Msg("handler panicked")
 			return err
 		},
 	}))
@@ -58,14 +58,14 @@ func New(config Config, models model.Models, log zerolog.Logger) *Server {
 	return s
 }
 
-// ServeHTTP is the http.Handler's method.
+// ServeHTTP is the method of http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.echo.ServeHTTP(w, r) }
 
-// Unready makes /readyz say that the server is about to stop. Images are still welcome.
+// Unready makes /readyz fail, while images are still accepted.
 func (s *Server) Unready() { s.unready.Store(true) }
 
-// Drain makes the server unready, refuses new pictures, and returns when the accepted requests have been answered
-// or the context is done.
+// Drain makes the server unready, refuses new images, and returns when the accepted requests have been answered or ctx
+// is done, whose cause it then returns.
 func (s *Server) Drain(ctx context.Context) error {
 	s.Unready()
 	s.gate.close()
@@ -83,7 +83,7 @@ func (s *Server) Drain(ctx context.Context) error {
 	}
 }
 
-// ready answers whether new pictures are welcome, for each model.
+// ready answers /readyz: whether every model accepts images.
 func (s *Server) ready(c echo.Context) error {
 	switch {
 	case s.unready.Load():
@@ -97,12 +97,12 @@ func (s *Server) ready(c echo.Context) error {
 // A gate counts the requests inside and can be closed for new ones.
 type gate struct {
 	mu     sync.Mutex
-	empty  *sync.Cond // inside has become 0
+	empty  *sync.Cond // signals that inside has become 0
 	inside int
 	closed bool
 }
 
-// enter tells whether the gate is open; then the caller must leave.
+// enter reports whether the gate is open. If so, the caller must leave.
 func (g *gate) enter() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -127,7 +127,7 @@ func (g *gate) close() {
 	g.closed = true
 }
 
-// wait returns when nobody is inside.
+// wait returns when no request is inside.
 func (g *gate) wait() {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -106,6 +106,7 @@ type Reply[R any] struct {
 type Batcher[K comparable, T, R any] struct {
 	config Config[K, T, R]
 	wake   chan struct{}  // capacity 1: the queue has changed since a runner last checked it
+	calls  []chan func()  // of OnEachRunner, for each runner
 	ended  sync.WaitGroup // the runners and their completers
 
 	mu sync.Mutex
@@ -145,6 +146,9 @@ func New[K comparable, T, R any](config Config[K, T, R]) (*Batcher[K, T, R], err
 		config:  config,
 		wake:    make(chan struct{}, 1),
 		buckets: make(map[K][]*item[T, R]),
+	}
+	for range config.Runners {
+		b.calls = append(b.calls, make(chan func()))
 	}
 	for number := range config.Runners {
 		ready := make(chan error, 1)
@@ -341,8 +345,27 @@ func (b *Batcher[K, T, R]) runner(number int, ready chan<- error) {
 		select {
 		case <-b.wake:
 		case <-due:
+		case call := <-b.calls[number]:
+			call()
 		}
 	}
+}
+
+// OnEachRunner calls f once on each runner's thread, one runner after the other, and returns the first error. Each call
+// waits until its runner has no batch to start, so it is for the time before the first item. A panic of f is returned as a
+// *PanicError. It must not be called after Close.
+func (b *Batcher[K, T, R]) OnEachRunner(f func(runner int) error) error {
+	for number, calls := range b.calls {
+		done := make(chan error)
+		calls <- func() {
+			_, err := recoverPanic(func() (struct{}, error) { return struct{}{}, f(number) })
+			done <- err
+		}
+		if err := <-done; err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // These are returned by next in place of a time to wait.

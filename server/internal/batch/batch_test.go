@@ -734,3 +734,29 @@ func TestConcurrentItemsGetTheirOwnResults(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+// OnEachRunner stops at the first error; a panic becomes a *PanicError, and the runner goes on.
+func TestOnEachRunner(t *testing.T) {
+	c := config(&recorder{})
+	c.Runners = 3
+	b := start(t, c)
+	why := errors.New("why")
+	var called []int
+	err := b.OnEachRunner(func(runner int) error {
+		called = append(called, runner)
+		if runner == 1 {
+			return why
+		}
+		return nil
+	})
+	if !errors.Is(err, why) || !slices.Equal(called, []int{0, 1}) {
+		t.Errorf("got %v after the runners %v", err, called)
+	}
+	var panicked *batch.PanicError
+	if err := b.OnEachRunner(func(int) error { panic("why") }); !errors.As(err, &panicked) || panicked.Value != "why" {
+		t.Errorf("got %v", err)
+	}
+	if err := b.OnEachRunner(func(int) error { return nil }); err != nil {
+		t.Error(err)
+	}
+}

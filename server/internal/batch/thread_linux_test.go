@@ -39,6 +39,14 @@ func TestARunnerHasOneThread(t *testing.T) {
 		}, nil
 	}
 	b := start(t, c)
+	err := b.OnEachRunner(func(runner int) error {
+		events[runner] = append(events[runner], "call")
+		threads[runner] = append(threads[runner], syscall.Gettid())
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	for range rounds {
 		together.Add(runners)
 		var clients sync.WaitGroup
@@ -54,7 +62,7 @@ func TestARunnerHasOneThread(t *testing.T) {
 	b.Close()
 
 	for runner := range runners {
-		if want := []string{"setup", "run", "run", "run"}; !slices.Equal(events[runner], want) {
+		if want := []string{"setup", "call", "run", "run", "run"}; !slices.Equal(events[runner], want) {
 			t.Errorf("runner %d: got calls %v, want %v", runner, events[runner], want)
 		}
 		thread := threads[runner][0]

@@ -3,16 +3,17 @@ package cli
 import (
 	"fmt"
 	"io"
-	"runtime"
 	"text/tabwriter"
 	"time"
 
 	"github.com/dustin/go-humanize"
 	"github.com/rs/zerolog"
 
+	"github.com/torchherd/torchherd/server/internal/app"
 	"github.com/torchherd/torchherd/server/internal/cpu"
 	"github.com/torchherd/torchherd/server/internal/imagecodec"
-	"github.com/torchherd/torchherd/server/internal/model"
+	"github.com/torchherd/torchherd/server/internal/lifecycle"
+	"github.com/torchherd/torchherd/server/internal/loader"
 )
 
 // timedRuns is how often a forward is timed at each batch size.
@@ -36,21 +37,21 @@ func (c *modelsCheck) Run(p program) error {
 	if c.Model != "" {
 		paths = []string{c.Model}
 	}
-	models, err := openModels(paths, &model.Host{
-		Slots: cpu.NewSlots(1), Cores: runtime.GOMAXPROCS(0), Shares: cpu.NewShares(),
+	models, sources, err := app.OpenModels(paths, &loader.Shared{
+		Slots: cpu.NewSlots(1), Cores: cpu.Cores(), Shares: cpu.NewShares(),
 		MaxPixels: imagecodec.DefaultMaxPixels, PackageFolder: c.PackageFolder, MaxMemory: int64(c.MaxModelMemory),
-		Override: c.override, TimedRuns: timedRuns, Log: zerolog.Nop(), // what there is to say is said at the end
+		Override: c.override, TimedRuns: timedRuns, Log: zerolog.Nop(), // the report has everything
 	})
 	if err != nil {
 		return err
 	}
 	defer models.Close()
-	served := models.Default()
-	if err := served.Load(); err != nil {
-		return fmt.Errorf("can't serve %v: %w", served.Source(), err)
+	model := models.Default()
+	if err := model.Reload(); err != nil {
+		return fmt.Errorf("can't serve %v: %w", sources[0], err)
 	}
-	for _, version := range served.Versions() {
-		if err := describe(p.out, served, version); err != nil {
+	for _, version := range model.ReadyVersions() {
+		if err := describe(p.out, model.Name(), sources[0].String(), version); err != nil {
 			return err
 		}
 	}
@@ -58,35 +59,31 @@ func (c *modelsCheck) Run(p program) error {
 }
 
 // describe prints what a version is and how long its forwards take.
-func describe(out io.Writer, served *model.Served, version *model.Version) error {
-	info, settings := version.Info(), version.Settings()
+func describe(out io.Writer, name, source string, v lifecycle.ReadyVersion) error {
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	row := func(name, format string, values ...any) {
-		_, _ = fmt.Fprintf(table, "%s\t"+format+"\n", append([]any{name}, values...)...) // Flush tells of errors
+		_, _ = fmt.Fprintf(table, "%s\t"+format+"\n", append([]any{name}, values...)...) // Flush returns the error
 	}
-	row("model", "%s, version %v, of %v", served.Name(), version, served.Source())
-	row("weights", "%s numbers, %s", humanize.Comma(info.Parameters), humanize.IBytes(uint64(info.Bytes)))
-	row("on", "%s, %d instance(s) of %d thread(s), %v", version.Devices(), version.Instances(), version.Threads(), info.Precision)
-	size := "size " + settings.Size.String()
-	if settings.Size.Keep() {
+	row("model", "%s, version %s, of %s", name, v.Version, source)
+	row("weights", "%s numbers, %s", humanize.Comma(v.Parameters), humanize.IBytes(uint64(v.Bytes)))
+	row("on", "%s, %d instance(s) of %d thread(s), %v", v.Devices, v.Instances, v.Threads, v.Precision)
+	size := "size " + v.Settings.Size.String()
+	if v.Settings.Size.Keep() {
 		size = "their own size"
 	}
-	row("input", "%v, pictures of %s", settings.Channels, size)
-	row("warm-up", "%v", version.WarmUp().Took.Round(time.Millisecond))
-	if err := version.WarmUp().Err; err != nil {
-		row("", "failed, and pictures of another size may work: %v", err)
+	row("input", "%v, images of %s", v.Settings.Channels, size)
+	row("warm-up", "%v", v.WarmUp.Duration.Round(time.Millisecond))
+	if v.WarmUp.Err != nil {
+		row("", "failed; images of another size may work: %v", v.WarmUp.Err)
 	}
-	if err := table.Flush(); err != nil {
+	if err := table.Flush(); err != nil || len(v.Timings) == 0 {
 		return err
 	}
-	if len(version.Timings()) == 0 {
-		return nil
-	}
 	_, _ = fmt.Fprintln(out)
-	row("batch", "input\toutput\tms\tpictures/s")
-	for _, t := range version.Timings() {
-		row(fmt.Sprint(t.Batch), "%dx%d\t%dx%d, %d channel(s)\t%.2f\t%.1f", t.Input.Width, t.Input.Height, t.Output.Width, t.Output.Height, t.Output.Channels,
-			t.Took.Seconds()*1000, float64(t.Batch)/t.Took.Seconds())
+	row("batch", "input\toutput\tms\timages/s")
+	for _, t := range v.Timings {
+		row(fmt.Sprint(t.BatchSize), "%dx%d\t%dx%d, %d channel(s)\t%.2f\t%.1f", t.Input.Width, t.Input.Height, t.Output.Width, t.Output.Height, t.Output.Channels,
+			t.Duration.Seconds()*1000, float64(t.BatchSize)/t.Duration.Seconds())
 	}
 	return table.Flush()
 }

@@ -14,7 +14,7 @@ on +cpu, 1 instance\(s\) of 1 thread\(s\), fp32
 input +rgb, pictures of size 32x24
 warm-up +[0-9.]+m?s
 
-batch +input +output +ms +pictures/s
+batch +input +output +ms +images/s
 1 +32x24 +64x48, 3 channel\(s\) +[0-9.]+ +[0-9.]+
 2 +32x24 +64x48, 3 channel\(s\) +[0-9.]+ +[0-9.]+
 $`
@@ -22,12 +22,12 @@ $`
 		t.Errorf("status %d, %q, printed\n%s", status, err, out)
 	}
 	status, out, err = run("models", "check", "--size", "keep", "--max-batch-size", "5", module("negate.pt"))
-	if status != 0 || !strings.Contains(out, "pictures of their own size") || !strings.Contains(out, "\n5      256x256") {
+	if status != 0 || !strings.Contains(out, "images of their own size") || !strings.Contains(out, "\n5      256x256") {
 		t.Errorf("status %d, %q, printed\n%s", status, err, out)
 	}
 	// What serve would serve, and say that it failed at a size that only the warm-up has chosen.
 	status, out, err = run("models", "check", "--size", "keep", module("needs_four.pt"))
-	if status != 0 || !strings.Contains(out, "pictures of another size may work") || strings.Contains(out, "batch ") {
+	if status != 0 || !strings.Contains(out, "images of another size may work") || strings.Contains(out, "batch ") {
 		t.Errorf("status %d, %q, printed\n%s", status, err, out)
 	}
 	for name, reason := range map[string]string{

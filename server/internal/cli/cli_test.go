@@ -138,9 +138,9 @@ func TestBadSettingsSayWhatIsWrong(t *testing.T) {
 		{[]string{"no-such-model.pt"}, "no-such-model.pt"},
 		{[]string{goldens.Path("modules")}, "no versions found; add a model file as 1/model.pt"},
 		{[]string{module("checkpoint.pth")}, "export it"},
-		{[]string{module("no_batch_two.pt")}, "the warm-up with 2 picture(s) of 228x228 failed"},
+		{[]string{module("no_batch_two.pt")}, "the warm-up with 2 image(s) of 228x228 failed"},
 		{[]string{module("no_size.pt")}, `invalid size "large"`},
-		{[]string{module("negate.pt"), module("negate.pt")}, `two models are called "negate"`},
+		{[]string{module("negate.pt"), module("negate.pt")}, `two models are named "negate"`},
 		{[]string{module("two_channels.pt")}, "1 or 3, height, width"},
 	} {
 		arguments := append([]string{"serve", "--listen=127.0.0.1:0", "--admin-listen=off"}, test.arguments...)

@@ -12,11 +12,11 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/torchherd/torchherd/server/internal/loader"
 	"github.com/torchherd/torchherd/server/internal/loadgen"
 	"github.com/torchherd/torchherd/server/internal/repository"
 	"github.com/torchherd/torchherd/server/internal/settings"
 	"github.com/torchherd/torchherd/server/internal/tune"
-	"github.com/torchherd/torchherd/torch"
 )
 
 // Tune is the subcommand tune.
@@ -75,26 +75,10 @@ func (t *Tune) config() tune.Config {
 	return c
 }
 
-// isPackage tells whether a model's newest version is an AOTInductor package. What can't be opened, the server will tell.
+// isPackage reports whether a model's newest version is an AOTInductor package. The server reports what can't be opened.
 func isPackage(path string) bool {
 	source, err := repository.Open(path)
-	if err != nil {
-		return false
-	}
-	listing, err := source.List()
-	if err != nil {
-		return false
-	}
-	opened, err := source.Open(listing.Versions[0])
-	if err != nil {
-		return false
-	}
-	file, err := torch.NewFile(opened.OS())
-	if err != nil {
-		return false
-	}
-	defer func() { _ = file.Close() }()
-	return file.IsPackage()
+	return err == nil && loader.New(source, &loader.Shared{}).IsPackage()
 }
 
 // Run searches and tells what it found.

@@ -22,7 +22,7 @@ func TestThrottleLeavesTimeUnused(t *testing.T) {
 	defer runtime.UnlockOSThread()
 	const work = 5 * time.Millisecond
 	spin := func() error {
-		for start := ThreadTime(); ThreadTime()-start < work; { //nolint:revive // uses processor time on purpose
+		for start := ThreadTime(); ThreadTime()-start < work; {
 		}
 		return nil
 	}

@@ -12,7 +12,7 @@ func TestChooseThreads(t *testing.T) {
 	defer runtime.UnlockOSThread()
 	small := func() error { return nil }
 	large := func() error {
-		for start := ThreadTime(); ThreadTime()-start < 2*smallForward; { //nolint:revive // uses processor time on purpose
+		for start := ThreadTime(); ThreadTime()-start < 2*smallForward; {
 		}
 		return nil
 	}

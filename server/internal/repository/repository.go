@@ -75,26 +75,25 @@ type Listing struct {
 	Settings []byte
 }
 
-// A Version identifies a model file in the state in which it was listed.
+// A Version identifies a model file in the state in which it was listed. Versions that are equal are the same file in the
+// same state.
 type Version struct {
 	// Number is the version's number in a model folder. It is 0 for a single file and for a model in memory.
 	Number int
-	path   string      // of the model file; relative to the folder, if there is one
-	info   fs.FileInfo // nil: the model is in memory, or there is a problem
-	// problem is the error that Open returns, for example about a link that leads out of the folder.
-	problem error
+	// Fingerprint changes when the file is replaced or modified. It is empty for a model in memory.
+	Fingerprint string
+	path        string // of the model file; relative to the folder, if there is one
+	// problem is the text of the error that Open returns, for example about a link that leads out of the folder.
+	problem string
 }
 
-// Same reports whether both versions are the same file in the same state.
-func (v Version) Same(other Version) bool {
-	if v.info == nil || other.info == nil {
-		return v.info == other.info && v.Number == other.Number && fmt.Sprint(v.problem) == fmt.Sprint(other.problem)
+// fingerprint identifies a file and its state by its device, inode, size and time of modification.
+func fingerprint(info fs.FileInfo) string {
+	device, inode := uint64(0), uint64(0)
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
+		device, inode = uint64(stat.Dev), stat.Ino //nolint:unconvert // Dev is an int32 on macOS
 	}
-	return v.Number == other.Number && sameFile(v.info, other.info)
-}
-
-func sameFile(a, b fs.FileInfo) bool {
-	return os.SameFile(a, b) && a.Size() == b.Size() && a.ModTime().Equal(b.ModTime())
+	return fmt.Sprintf("%x-%x-%x-%x", device, inode, info.Size(), info.ModTime().UnixNano())
 }
 
 // List returns what the source holds now.
@@ -104,7 +103,10 @@ func (s *Source) List() (Listing, error) {
 		return Listing{Versions: []Version{{}}}, nil
 	case !s.folder:
 		info, err := os.Stat(s.path)
-		return Listing{Versions: []Version{{path: s.path, info: info}}}, err
+		if err != nil {
+			return Listing{}, err
+		}
+		return Listing{Versions: []Version{{Fingerprint: fingerprint(info), path: s.path}}}, nil
 	}
 	root, err := os.OpenRoot(s.path)
 	if err != nil {
@@ -183,7 +185,7 @@ func versions(root *os.Root) ([]Version, error) {
 		if err != nil || number < 1 || strconv.Itoa(number) != entry.Name() {
 			continue
 		}
-		if v := version(root, number); v.info != nil || v.problem != nil {
+		if v := version(root, number); v.path != "" || v.problem != "" {
 			found = append(found, v)
 		}
 	}
@@ -191,7 +193,7 @@ func versions(root *os.Root) ([]Version, error) {
 	return found, nil
 }
 
-// version finds the model file of a version. If there is none, the result has neither info nor problem.
+// version finds the model file of a version. If there is none, the result has neither path nor problem.
 func version(root *os.Root, number int) Version {
 	v := Version{Number: number}
 	for _, name := range []string{"model.pt", "model.pt2"} {
@@ -201,11 +203,11 @@ func version(root *os.Root, number int) Version {
 		case errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR):
 			continue
 		case err != nil:
-			return Version{Number: number, problem: err}
-		case v.info != nil:
-			return Version{Number: number, problem: fmt.Errorf("version %d has two files, %s and %s; delete one", number, path.Base(v.path), name)}
+			return Version{Number: number, problem: err.Error()}
+		case v.path != "":
+			return Version{Number: number, problem: fmt.Sprintf("version %d has two files, %s and %s; delete one", number, path.Base(v.path), name)}
 		}
-		v.path, v.info = file, info
+		v.path, v.Fingerprint = file, fingerprint(info)
 	}
 	return v
 }
@@ -243,8 +245,8 @@ func (s *Source) Open(v Version) (*File, error) {
 	if s.path == "" {
 		return &File{Reader: bytes.NewReader(s.content), content: s.content}, nil
 	}
-	if v.problem != nil {
-		return nil, v.problem
+	if v.problem != "" {
+		return nil, errors.New(v.problem)
 	}
 	file, err := s.open(v.path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -253,7 +255,7 @@ func (s *Source) Open(v Version) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if info, err := file.Stat(); err != nil || !sameFile(info, v.info) {
+	if info, err := file.Stat(); err != nil || fingerprint(info) != v.Fingerprint {
 		_ = file.Close()
 		return nil, errors.Join(ErrChanged, err)
 	}
@@ -276,7 +278,7 @@ func (s *Source) open(name string) (*os.File, error) {
 
 // Unchanged returns ErrChanged if the version's file is no longer at its path, in the state in which it was listed.
 func (s *Source) Unchanged(v Version) error {
-	if v.info == nil {
+	if v.Fingerprint == "" {
 		return nil
 	}
 	file, err := s.Open(v)

@@ -90,7 +90,7 @@ func TestFolder(t *testing.T) {
 	}
 	again := list(t, source)
 	for i, v := range again.Versions {
-		if !v.Same(listing.Versions[i]) {
+		if v != listing.Versions[i] {
 			t.Errorf("version %d isn't the same in a second listing", v.Number)
 		}
 	}

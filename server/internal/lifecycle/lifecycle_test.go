@@ -1,0 +1,443 @@
+package lifecycle_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/torchherd/torchherd/server/internal/lifecycle"
+	"github.com/torchherd/torchherd/server/internal/loader"
+)
+
+// Each test is for the sentence of the contract that its name begins with.
+
+func TestRoutingIsByHighestNumber(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, src, _ := newModel(t, nil, file(7, "c"), file(3, "b"), file(1, "a"))
+		expectReady(t, m)
+		src.setSettings("versions: [7, 1]")
+		must(t, m.Reload())
+		expectReady(t, m, 1, 7)
+		lease, err := m.AcquireVersion(1)
+		must(t, err)
+		if lease.Version != "1" || lease.Model() != "net" {
+			t.Errorf("acquired version %s of %s", lease.Version, lease.Model())
+		}
+		lease.Release()
+		if _, err := m.AcquireVersion(3); !errors.Is(err, lifecycle.ErrNotReady) {
+			t.Errorf("a version that isn't ready: %v", err)
+		}
+	})
+}
+
+func TestLeasesKeepAVersionOpen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, src, f := newModel(t, nil, file(1, "a"))
+		must(t, m.Reload())
+		first, err := m.Acquire()
+		must(t, err)
+		second, err := m.Acquire()
+		must(t, err)
+		src.set(file(2, "b"), file(1, "a"))
+		must(t, m.Reload())
+		expectStates(t, m, lifecycle.Draining, lifecycle.Ready)
+		first.Release()
+		synctest.Wait()
+		expectStates(t, m, lifecycle.Draining, lifecycle.Ready)
+		if f.made[0].closed != 0 {
+			t.Error("closed with a lease")
+		}
+		second.Release()
+		synctest.Wait()
+		expectStates(t, m, lifecycle.Unloaded, lifecycle.Ready)
+		if f.made[0].closed != 1 {
+			t.Error("not closed after the last lease")
+		}
+	})
+}
+
+func TestWantedVersionsOfEachPolicy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, src, f := newModel(t, nil, file(4, "d"), file(2, "b"), file(1, "a"))
+		for _, step := range []struct {
+			settings string
+			want     []int
+		}{
+			{"", []int{4}}, {"versions: latest 2", []int{2, 4}}, {"versions: [1, 2]", []int{1, 2}},
+			{"versions: latest 9", []int{1, 2, 4}}, {"versions: latest", []int{4}},
+		} {
+			src.setSettings(step.settings)
+			must(t, m.Reload())
+			expectReady(t, m, step.want...)
+		}
+		synctest.Wait()
+		if f.loading != 0 {
+			t.Error("a load is still under way")
+		}
+	})
+}
+
+func TestMissingVersionIsAnError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, src, _ := newModel(t, nil, file(2, "b"), file(1, "a"))
+		must(t, m.Reload())
+		src.setSettings("versions: [1, 7]")
+		if err := m.Reload(); err == nil || !strings.Contains(err.Error(), "version 7 is named in model.yaml but not found") {
+			t.Errorf("got %v", err)
+		}
+		expectReady(t, m, 1)
+		src.setSettings("versions: [7]")
+		if err := m.Reload(); err == nil {
+			t.Error("no error")
+		}
+		expectReady(t, m, 1) // nothing wanted could take its place
+	})
+}
+
+func TestOneLoadAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, src, f := newModel(t, nil, file(1, "a"))
+		src.setSettings("versions: latest 9")
+		for number := 2; number < 6; number++ {
+			go func() {
+				src.set(file(number, "x"), file(1, "a"))
+				_ = m.Reload()
+			}()
+			time.Sleep(300 * time.Millisecond)
+		}
+		time.Sleep(time.Minute)
+		if f.most != 1 {
+			t.Errorf("%d loads at the same time", f.most)
+		}
+	})
+}
+
+func TestTakeoverHasNoGap(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, src, _ := newModel(t, nil, file(1, "a"))
+		must(t, m.Reload())
+		src.set(file(2, "b"), file(1, "a"))
+		done := make(chan error, 1)
+		go func() { done <- m.Reload() }()
+		synctest.Wait() // while version 2 is loading
+		expectStates(t, m, lifecycle.Ready, lifecycle.Warming)
+		expectReady(t, m, 1)
+		must(t, <-done)
+		expectReady(t, m, 2)
+	})
+}
+
+// A file with the same number that was replaced takes over likewise.
+func TestTakeoverOfTheSameNumber(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, src, f := newModel(t, nil, file(1, "a"))
+		must(t, m.Reload())
+		src.set(file(1, "b"))
+		must(t, m.Reload())
+		expectReady(t, m, 1)
+		synctest.Wait()
+		expectStates(t, m, lifecycle.Unloaded, lifecycle.Ready)
+		if f.made[0].closed != 1 || f.made[1].closed != 0 {
+			t.Error("the wrong one was closed")
+		}
+	})
+}
+
+func TestUnchangedVersionsAreKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, src, f := newModel(t, badVersions, file(2, "bad"), file(1, "a"))
+		if err := m.Reload(); !errors.Is(err, errBad) {
+			t.Errorf("got %v", err)
+		}
+		for range 3 {
+			must(t, m.Refresh())
+		}
+		if got := f.loads(); !slices.Equal(got, []int{2, 1}) {
+			t.Errorf("loads %v", got)
+		}
+		if err := m.Reload(); !errors.Is(err, errBad) {
+			t.Errorf("got %v", err)
+		}
+		if got := f.loads(); !slices.Equal(got, []int{2, 1, 2}) {
+			t.Errorf("loads %v: Reload tries the failed version again, and only that", got)
+		}
+		// Other settings make another version.
+		src.setSettings("quality: 80")
+		if err := m.Refresh(); !errors.Is(err, errBad) {
+			t.Errorf("got %v", err)
+		}
+		if got := f.loads(); !slices.Equal(got, []int{2, 1, 2, 2, 1}) {
+			t.Errorf("loads %v", got)
+		}
+		expectReady(t, m, 1)
+	})
+}
+
+func TestFailureChangesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, src, _ := newModel(t, badVersions, file(1, "a"))
+		must(t, m.Reload())
+		src.set(file(1, "bad"))
+		if err := m.Reload(); !errors.Is(err, errBad) {
+			t.Errorf("got %v", err)
+		}
+		expectReady(t, m, 1)
+		why := errors.New("no such folder")
+		src.fail(why)
+		if err := m.Reload(); !errors.Is(err, why) {
+			t.Errorf("got %v", err)
+		}
+		expectReady(t, m, 1)
+		expectStates(t, m, lifecycle.Ready, lifecycle.Failed, lifecycle.Failed)
+		statuses := m.Statuses()
+		if statuses[1].Reason != "bad file" || statuses[2].Reason != "no such folder" || statuses[2].Version != 0 {
+			t.Errorf("%+v", statuses)
+		}
+		if got := m.Counts(); got != (lifecycle.LoadCounts{Succeeded: 1, Failed: 2}) {
+			t.Errorf("%+v", got)
+		}
+	})
+}
+
+func TestFailureGivesItsPlaceToAnOlderVersion(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, src, _ := newModel(t, badVersions, file(4, "bad"), file(3, "c"), file(2, "bad"), file(1, "a"))
+		src.setSettings("versions: latest 2")
+		if err := m.Reload(); !errors.Is(err, errBad) {
+			t.Errorf("got %v", err)
+		}
+		expectReady(t, m, 1, 3)
+	})
+}
+
+func TestUnloadLastsUntilReload(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, src, f := newModel(t, nil, file(1, "a"))
+		if err := m.Unload(); !errors.Is(err, lifecycle.ErrNotReady) {
+			t.Errorf("unload of nothing: %v", err)
+		}
+		must(t, m.Reload())
+		must(t, m.Unload())
+		expectReady(t, m)
+		src.set(file(2, "b"))
+		must(t, m.Refresh())
+		expectReady(t, m)
+		must(t, m.Reload())
+		expectReady(t, m, 2)
+		if got := f.loads(); !slices.Equal(got, []int{1, 2}) {
+			t.Errorf("loads %v", got)
+		}
+	})
+}
+
+func TestOvertakenLoadsNeverBecomeReady(t *testing.T) {
+	stubborn := func(context.Context, loader.Request) error { // doesn't look at ctx
+		time.Sleep(time.Hour)
+		return nil
+	}
+	for name, plan := range map[string]func(context.Context, loader.Request) error{"cancelled": takes(time.Hour), "stubborn": stubborn} {
+		for _, overtake := range []string{"unload", "close"} {
+			t.Run(name+", "+overtake, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					m, src, f := newModel(t, nil, file(1, "a"))
+					must(t, m.Reload())
+					f.plan = plan
+					src.set(file(2, "b"))
+					done := make(chan error, 1)
+					go func() { done <- m.Reload() }()
+					synctest.Wait()
+					want := lifecycle.ErrOvertaken
+					if overtake == "unload" {
+						must(t, m.Unload())
+					} else {
+						want = lifecycle.ErrClosed
+						m.Close() // doesn't wait for the load
+					}
+					if err := <-done; !errors.Is(err, want) {
+						t.Errorf("got %v, want %v", err, want)
+					}
+					synctest.Wait()
+					expectReady(t, m)
+					expectStates(t, m, lifecycle.Unloaded, lifecycle.Unloaded)
+					f.expectAllClosed(t)
+					if got := m.Counts(); got.Failed != 0 {
+						t.Errorf("%+v", got)
+					}
+				})
+			})
+		}
+	}
+}
+
+// A Reload that waits for its turn while Unload comes is overtaken as well; one that comes after Unload isn't.
+func TestOvertakingFollowsTheOrderOfCalls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, src, _ := newModel(t, nil, file(1, "a"))
+		must(t, m.Reload())
+		src.set(file(2, "b"), file(1, "a"))
+		before, waiting := make(chan error, 1), make(chan error, 1)
+		go func() { before <- m.Reload() }()
+		synctest.Wait()
+		go func() { waiting <- m.Reload() }()
+		synctest.Wait()
+		must(t, m.Unload())
+		must(t, m.Reload())
+		expectReady(t, m, 2)
+		for _, done := range []chan error{before, waiting} {
+			if err := <-done; !errors.Is(err, lifecycle.ErrOvertaken) {
+				t.Errorf("got %v", err)
+			}
+		}
+	})
+}
+
+func TestClosingIsForGood(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, _, f := newModel(t, nil, file(1, "a"))
+		must(t, m.Reload())
+		lease, err := m.Acquire()
+		must(t, err)
+		closed := make(chan struct{})
+		go func() { m.Close(); close(closed) }()
+		synctest.Wait()
+		select {
+		case <-closed:
+			t.Error("Close returned before the last lease was released")
+		default:
+		}
+		expectReady(t, m)
+		lease.Release()
+		<-closed
+		for _, call := range []func() error{m.Reload, m.Refresh} {
+			if err := call(); !errors.Is(err, lifecycle.ErrClosed) {
+				t.Errorf("got %v", err)
+			}
+		}
+		if got := f.loads(); len(got) != 1 {
+			t.Errorf("loads %v", got)
+		}
+	})
+}
+
+func TestHistoryKeepsTheLastTwentyThatEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, src, _ := newModel(t, badVersions, file(1, "a"))
+		must(t, m.Reload())
+		for i := range 30 {
+			src.set(file(1, "a"), file(2, "bad"))
+			src.setSettings(fmt.Sprintf("versions: [1, 2]\nquality: %d", 50+i))
+			_ = m.Reload()
+		}
+		synctest.Wait()
+		statuses := m.Statuses()
+		ended, ready := 0, 0
+		for _, status := range statuses {
+			switch status.State {
+			case lifecycle.Ready:
+				ready++
+			case lifecycle.Failed, lifecycle.Unloaded:
+				ended++
+			}
+		}
+		if ended != 20 || ready != 1 {
+			t.Errorf("%d ended and %d ready versions: %+v", ended, ready, statuses)
+		}
+	})
+}
+
+// Without numbers of their own, versions are numbered by their loads.
+func TestASingleFileIsNumberedByItsLoads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, src, _ := newModel(t, badVersions, file(0, "a"))
+		src.single = true
+		must(t, m.Reload())
+		expectReady(t, m, 1)
+		must(t, m.Reload()) // unchanged
+		expectReady(t, m, 1)
+		src.set(file(0, "b"))
+		must(t, m.Refresh())
+		expectReady(t, m, 2)
+		src.set(file(0, "bad"))
+		if err := m.Refresh(); !errors.Is(err, errBad) {
+			t.Errorf("got %v", err)
+		}
+		expectReady(t, m, 2)
+		src.fail(errors.New("no such file"))
+		if err := m.Refresh(); err == nil {
+			t.Error("no error")
+		}
+		src.set(file(0, "c"))
+		must(t, m.Refresh())
+		expectReady(t, m, 5)
+	})
+}
+
+// Each load is told whether versions are being served meanwhile; the first isn't.
+func TestLaterLoadsAreInTheBackground(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, src, f := newModel(t, badVersions, file(1, "bad"))
+		if err := m.Reload(); !errors.Is(err, errBad) {
+			t.Errorf("got %v", err)
+		}
+		src.set(file(2, "b"), file(1, "bad"))
+		must(t, m.Reload())
+		src.set(file(3, "c"), file(2, "b"))
+		must(t, m.Reload())
+		var background []bool
+		for _, r := range f.requests {
+			background = append(background, r.Background)
+		}
+		if !slices.Equal(background, []bool{false, false, true}) {
+			t.Errorf("%v", background)
+		}
+	})
+}
+
+// StopWaiting reaches the ready and the draining versions.
+func TestStopWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, src, f := newModel(t, nil, file(1, "a"))
+		must(t, m.Reload())
+		lease, err := m.Acquire()
+		must(t, err)
+		src.set(file(2, "b"))
+		must(t, m.Reload())
+		lifecycle.Models{m}.StopWaiting()
+		lease.Release()
+		for i, s := range f.made {
+			if s.stopped != 1 {
+				t.Errorf("servable %d: StopWaiting was called %d times", i, s.stopped)
+			}
+		}
+	})
+}
+
+func TestModels(t *testing.T) {
+	newNamed := func(name string) *lifecycle.Model {
+		return lifecycle.New(&source{name: name}, &fakes{}, zerolog.Nop())
+	}
+	models := lifecycle.Models{newNamed("a"), newNamed("b")}
+	must(t, models.Validate())
+	if found, err := models.Find("b"); err != nil || found != models[1] || models.Default() != models[0] {
+		t.Errorf("found %v, %v", found, err)
+	}
+	if _, err := models.Find("c"); err == nil || err.Error() != `model "c" not found; available: "a", "b"` {
+		t.Errorf("got %v", err)
+	}
+	if models.Ready() {
+		t.Error("ready without versions")
+	}
+	if err := append(models, newNamed("a")).Validate(); err == nil || !strings.Contains(err.Error(), `two models are named "a"`) {
+		t.Errorf("got %v", err)
+	}
+	if err := (lifecycle.Models{}).Validate(); err == nil {
+		t.Error("no models: no error")
+	}
+}

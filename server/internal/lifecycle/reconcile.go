@@ -1,0 +1,300 @@
+package lifecycle
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/torchherd/torchherd/server/internal/loader"
+	"github.com/torchherd/torchherd/server/internal/repository"
+	"github.com/torchherd/torchherd/server/internal/settings"
+)
+
+// Reload lists the source and returns when the versions that the policy wants are ready, or failed. It tries failed
+// versions again and brings back a model that was unloaded.
+//
+// Errors: those of the source, of the settings and of the loader, joined; ErrClosed; ErrOvertaken.
+func (m *Model) Reload() error {
+	m.mu.Lock()
+	m.unloaded = false
+	generation := m.generation
+	m.mu.Unlock()
+	return m.reconcile(generation, true)
+}
+
+// Refresh is Reload for when something may have changed at the source: it doesn't try failed versions again while they
+// are unchanged, and leaves a model unloaded.
+func (m *Model) Refresh() error {
+	m.mu.Lock()
+	unloaded, generation := m.unloaded, m.generation
+	m.mu.Unlock()
+	if unloaded {
+		return nil
+	}
+	return m.reconcile(generation, false)
+}
+
+// reconcile makes the wanted versions ready and drains the others.
+func (m *Model) reconcile(generation int, retry bool) error {
+	m.turn <- struct{}{}
+	defer func() { <-m.turn }()
+	if err := m.overtaken(generation); err != nil {
+		return err
+	}
+	listing, err := m.source.List()
+	if err != nil {
+		m.fail(m.newRecord(m.nextNumber(), origin{}), err)
+		return err
+	}
+	policy := policyOf(listing.Settings)
+	candidates, missing := candidates(listing.Versions, policy)
+	var kept []*record
+	errs := []error{missing}
+	// With "latest N", a version that can't be served gives its place to the next older one.
+	for next := 0; next < len(candidates) && (policy.Latest == 0 || len(kept) < policy.Latest); {
+		end := len(candidates)
+		if policy.Latest > 0 {
+			end = min(end, next+policy.Latest-len(kept))
+		}
+		group, err := m.ensureReady(generation, candidates[next:end], string(listing.Settings), retry)
+		kept = append(kept, group...)
+		errs = append(errs, err)
+		next = end
+		if err := m.overtaken(generation); err != nil {
+			return err
+		}
+	}
+	if len(kept) > 0 {
+		m.mu.Lock()
+		if m.generation == generation {
+			m.retireLocked(kept)
+		}
+		m.mu.Unlock()
+	}
+	return errors.Join(errs...)
+}
+
+// overtaken returns ErrClosed or ErrOvertaken if Close or Unload came after the generation.
+func (m *Model) overtaken(generation int) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case m.closed:
+		return ErrClosed
+	case m.generation != generation:
+		return ErrOvertaken
+	}
+	return nil
+}
+
+// ensureReady loads the versions that aren't ready yet, and returns those that are ready in the end. Where a version
+// fails whose number is ready from an earlier file or with earlier settings, that one is kept.
+func (m *Model) ensureReady(generation int, wanted []repository.Version, text string, retry bool) ([]*record, error) {
+	var fresh, ready []*record
+	for _, file := range wanted {
+		from := origin{file, text}
+		switch last, state := m.lastOf(from); {
+		case state == Ready:
+			ready = append(ready, last)
+		case state == Failed && !retry:
+			ready = append(ready, m.readyInPlaceOf(last)...)
+		default:
+			number := file.Number
+			if number == 0 {
+				number = m.nextNumber()
+			}
+			fresh = append(fresh, m.newRecord(number, from))
+		}
+	}
+	var errs []error
+	for _, r := range fresh {
+		err := m.loadVersion(generation, r)
+		switch {
+		case err == nil:
+			ready = append(ready, r)
+		case m.overtaken(generation) == nil:
+			errs = append(errs, err)
+			ready = append(ready, m.readyInPlaceOf(r)...)
+		}
+	}
+	return ready, errors.Join(errs...)
+}
+
+// loadVersion takes a version through its life until it is ready, has failed, or was overtaken.
+func (m *Model) loadVersion(generation int, r *record) error {
+	ctx, cancel := context.WithCancelCause(m.ctx)
+	defer cancel(nil)
+	if !m.beginLoad(generation, r, cancel) {
+		return ErrOvertaken
+	}
+	m.log.Info().Stringer("version", r).Msg("loading version")
+	loaded, err := m.loader.Load(ctx, loader.Request{
+		Version: r.origin.file, Settings: r.origin.settings, Background: m.Counts().Succeeded > 0,
+		Warming: func() { m.enter(r, Warming) },
+	})
+	if err == nil && m.install(generation, r, loaded) {
+		m.logReady(r, loaded.Description())
+		return nil
+	}
+	if overtaken := m.overtaken(generation); overtaken != nil {
+		m.enter(r, Unloaded)
+		if err == nil {
+			return errors.Join(overtaken, loaded.Close())
+		}
+		return overtaken
+	}
+	m.fail(r, err)
+	return err
+}
+
+// beginLoad lets Unload and Close cancel the load that follows. It returns false if one of them came before.
+func (m *Model) beginLoad(generation int, r *record, cancel context.CancelCauseFunc) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.generation != generation {
+		r.enterLocked(Unloaded)
+		m.pruneHistoryLocked()
+		return false
+	}
+	m.cancelLoad = cancel
+	r.enterLocked(Loading)
+	return true
+}
+
+// install makes a version ready, in place of one with the same number. It returns false, and changes nothing, if the load
+// was overtaken.
+func (m *Model) install(generation int, r *record, loaded Servable) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.generation != generation {
+		return false
+	}
+	s := &serving{record: r, name: r.String(), servable: loaded, idle: make(chan struct{})}
+	r.enterLocked(Ready)
+	m.counts.Succeeded++
+	m.open = append(m.open, s)
+	if at := m.readyIndexLocked(r.status.Version); at >= 0 {
+		m.drainLocked(m.ready[at])
+		m.ready[at] = s
+		return true
+	}
+	m.ready = append(m.ready, s)
+	slices.SortFunc(m.ready, func(a, b *serving) int { return a.record.status.Version - b.record.status.Version })
+	return true
+}
+
+func (m *Model) enter(r *record, state State) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	r.enterLocked(state)
+	m.pruneHistoryLocked()
+}
+
+// fail records and logs a failed load.
+func (m *Model) fail(r *record, reason error) {
+	m.log.Error().Err(reason).Stringer("version", r).Msg("version failed to load")
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	r.enterLocked(Failed)
+	r.status.Reason = reason.Error()
+	m.counts.Failed++
+	m.pruneHistoryLocked()
+}
+
+// newRecord adds a version to the history.
+func (m *Model) newRecord(number int, from origin) *record {
+	r := &record{status: Status{Version: number}, origin: from}
+	r.enterLocked(Queued) // not shared yet
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.history = append(m.history, r)
+	return r
+}
+
+// nextNumber numbers the loads of a model whose versions have no numbers of their own. For others it is 0, the source as
+// a whole.
+func (m *Model) nextNumber() int {
+	if m.source.Numbered() {
+		return 0
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.number++
+	return m.number
+}
+
+// lastOf returns the last version that was made from this origin, and its state; nil and "" if there is none.
+func (m *Model) lastOf(from origin) (*record, State) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, r := range slices.Backward(m.history) {
+		if r.origin == from {
+			return r, r.status.State
+		}
+	}
+	return nil, ""
+}
+
+// readyInPlaceOf returns what is ready instead of a version that failed: the version with the same number, or, where
+// versions have no numbers of their own, all that are ready.
+func (m *Model) readyInPlaceOf(failed *record) []*record {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var ready []*record
+	for _, s := range m.ready {
+		if !m.source.Numbered() || s.record.status.Version == failed.status.Version {
+			ready = append(ready, s.record)
+		}
+	}
+	return ready
+}
+
+// logReady logs what became ready.
+func (m *Model) logReady(r *record, d loader.Description) {
+	if d.WarmUp.Err != nil {
+		m.log.Warn().Err(d.WarmUp.Err).Stringer("version", r).Msg("warm-up failed; images of another size may work")
+	}
+	if d.Settings.MaxQueueSize < d.Settings.MaxBatchSize {
+		m.log.Warn().Int("max_queue_size", d.Settings.MaxQueueSize).Int("max_batch_size", d.Settings.MaxBatchSize).Msg("the queue is smaller than a batch, so no batch can be full")
+	}
+	m.log.Info().Stringer("version", r).Stringer("from", m.source).Int64("parameters", d.Parameters).
+		Stringer("size", d.Settings.Size).Str("device", d.Devices).Stringer("precision", d.Precision).
+		Int("instances", d.Instances).Int("threads", d.Threads).Dur("warm_up_ms", d.WarmUp.Duration.Round(time.Millisecond)).
+		Msg("version ready")
+}
+
+// policyOf returns the policy of a model.yaml. If it can't be read, the loads fail with the reason, so the default does.
+func policyOf(text []byte) settings.Policy {
+	cfg := settings.Default()
+	if cfg.Read(text) != nil {
+		return settings.Default().Versions
+	}
+	return cfg.Versions
+}
+
+// A missingError is a version that the settings name and the source doesn't have.
+type missingError int
+
+func (e missingError) Error() string {
+	return "version " + strconv.Itoa(int(e)) + " is named in " + settings.FileName + " but not found"
+}
+
+// candidates returns the versions that a policy may want, in order of preference, and an error for those not found.
+func candidates(found []repository.Version, policy settings.Policy) ([]repository.Version, error) {
+	if policy.Latest > 0 || found[0].Number == 0 {
+		return found, nil
+	}
+	var wanted []repository.Version
+	var errs []error
+	for _, number := range policy.Numbers {
+		at := slices.IndexFunc(found, func(v repository.Version) bool { return v.Number == number })
+		if at < 0 {
+			errs = append(errs, missingError(number))
+			continue
+		}
+		wanted = append(wanted, found[at])
+	}
+	return wanted, errors.Join(errs...)
+}

@@ -1,0 +1,339 @@
+package loader
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"time"
+
+	"github.com/torchherd/torchherd/server/internal/cpu"
+	"github.com/torchherd/torchherd/server/internal/imagecodec"
+	"github.com/torchherd/torchherd/server/internal/servable"
+	"github.com/torchherd/torchherd/server/internal/settings"
+	"github.com/torchherd/torchherd/torch"
+)
+
+// A load is the state of one call of Load, which ends with it.
+type load struct {
+	ctx      context.Context //nolint:containedctx // lives as long as the call
+	loader   *Loader
+	request  Request
+	file     *torch.File
+	cfg      settings.Settings
+	devices  []torch.Device
+	codec    *imagecodec.Codec
+	throttle cpu.Throttle
+
+	modules []*torch.Module
+	threads int // that a forward may use; 0: not chosen yet
+	warmUp  WarmUp
+	timings []Timing
+}
+
+func newLoad(ctx context.Context, l *Loader, r Request, file *torch.File, cfg settings.Settings) (*load, error) {
+	p := &load{ctx: ctx, loader: l, request: r, file: file, cfg: cfg, threads: cfg.Threads}
+	var err error
+	if p.devices, err = devices(cfg.Device); err != nil {
+		return nil, err
+	}
+	if err := l.checkMemory(file, p.instances()); err != nil {
+		return nil, err
+	}
+	if p.codec, err = l.newCodec(&cfg); err != nil {
+		return nil, err
+	}
+	if r.Background {
+		p.throttle.Cores = l.shared.Cores
+	}
+	return p, nil
+}
+
+func (p *load) instances() int { return p.cfg.Instances * len(p.devices) }
+
+func (p *load) device(instance int) torch.Device { return p.devices[instance%len(p.devices)] }
+
+// run does the load.
+//
+// Most of the work belongs to a module and can be done on any thread: the file is read, and TorchScript compiles. Beside
+// versions that serve it is done on a thread in the background. What LibTorch caches for each thread is left to the
+// runners' own threads, in a second and shorter step.
+func (p *load) run() (*Loaded, error) {
+	start := time.Now()
+	if err := p.onLoadThread(p.prepare); err != nil {
+		return nil, errors.Join(err, p.closeModules())
+	}
+	l := p.loader
+	s, err := servable.New(servable.Config{
+		Name: l.source.Name(), Settings: p.cfg, Modules: p.modules, Codec: p.codec, Threads: p.threads,
+		Shares: l.shared.Shares, Log: l.shared.Log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	err = p.warmUpRunners(s)
+	p.warmUp.Duration = time.Since(start)
+	if err == nil {
+		err = p.timeForwards(s)
+	}
+	if err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return &Loaded{s, Description{Info: s.Info(), WarmUp: p.warmUp, Timings: p.timings}}, nil
+}
+
+// onLoadThread calls f on a thread of its own, which ends with it, in the background if the request says so. The thread
+// keeps neither LibTorch's caches nor its number of threads.
+func (p *load) onLoadThread(f func() error) error {
+	if p.request.Background {
+		return cpu.InBackground(f)
+	}
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked
+		done <- f()
+	}()
+	return <-done
+}
+
+// step does a piece of the load, after which a load in the background waits until others had their time.
+func (p *load) step(work func() error) error {
+	if p.ctx.Err() != nil {
+		return context.Cause(p.ctx)
+	}
+	return p.throttle.Do(work)
+}
+
+// prepare loads and checks each instance and runs it until TorchScript has compiled it, all on one thread. It also
+// chooses how many threads a forward may use.
+func (p *load) prepare() error {
+	if err := torch.SetNumThreads(1); err != nil {
+		return err
+	}
+	for instance := range p.instances() {
+		if err := p.prepareInstance(instance); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *load) prepareInstance(instance int) error {
+	err := p.step(func() error {
+		module, err := p.file.Load(torch.Options{
+			Device: p.device(instance), Precision: p.cfg.Precision, CUDAGraphs: p.cfg.CUDAGraphs,
+			PackageFolder: p.loader.shared.PackageFolder, Values: p.cfg.TensorValues(),
+		})
+		if err == nil {
+			p.modules = append(p.modules, module)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if instance == 0 && p.request.Warming != nil {
+		p.request.Warming()
+	}
+	err = p.eachSize(func(width, height int) error { return p.prepareAt(instance, width, height) })
+	if _, guessed := p.cfg.WarmUpSizes(); guessed && errors.As(err, new(sizeError)) {
+		p.warmUp.Err, p.threads, err = err, max(1, p.threads), nil
+	}
+	return err
+}
+
+// A sizeError is the failure of a model with a single image, perhaps because of the image's size.
+type sizeError struct{ error }
+
+func (e sizeError) Unwrap() error { return e.error }
+
+func (p *load) prepareAt(instance, width, height int) error {
+	err := p.step(func() error {
+		return p.modules[instance].CheckFinite(servable.Stack(testImages(1, width, height)))
+	})
+	if err != nil {
+		err = explainWarmUp(1, width, height, err)
+		if errors.Is(err, torch.ErrForward) {
+			return sizeError{err}
+		}
+		return err
+	}
+	if err := p.compile(instance, width, height); err != nil {
+		return err
+	}
+	if p.threads == 0 {
+		return p.step(func() error { return p.chooseThreads(instance, testImages(1, width, height)) })
+	}
+	return nil
+}
+
+// compile runs an instance that has been checked until it runs at full speed. TorchScript profiles its first run and
+// compiles during the second. On the CPU that serves all shapes, so the check is the first run and the largest batch the
+// second: the bundled model took as long in its first run of a further shape as in later ones. On CUDA each shape needs
+// both runs, and the third one captures a CUDA graph.
+func (p *load) compile(instance, width, height int) error {
+	run := func(items []imagecodec.Image) error { return p.forward(instance, items) }
+	if p.device(instance) == torch.CPU {
+		return p.runBatch(run, p.cfg.MaxBatchSize, width, height)
+	}
+	return p.eachBatch(run, width, height, 3)
+}
+
+// forward runs a batch on an instance, outside of any runner.
+func (p *load) forward(instance int, items []imagecodec.Image) error {
+	answer, err := p.modules[instance].ForwardImages(servable.Stack(items))
+	if err == nil {
+		_, err = answer.Read(p.codec.Alloc)
+	}
+	return err
+}
+
+// chooseThreads decides by how long an image takes on one thread, which is the calling thread's setting.
+func (p *load) chooseThreads(instance int, items []imagecodec.Image) error {
+	if p.threads = 1; p.device(instance) != torch.CPU {
+		return nil
+	}
+	threads, err := cpu.ChooseThreads(p.loader.shared.Cores, p.instances(), func() error { return p.forward(instance, items) })
+	if err != nil {
+		return explainWarmUp(len(items), items[0].Width, items[0].Height, err)
+	}
+	p.threads = threads
+	return nil
+}
+
+// warmUpRunners runs each batch size on each runner's thread. In the background that takes one thread: two forwards that
+// are spread over the same cores wait for each other's threads.
+func (p *load) warmUpRunners(s *servable.Servable) error {
+	if !p.sizeWorks() {
+		return nil
+	}
+	return s.OnEachRunner(func(instance int) error {
+		if p.request.Background {
+			if err := torch.SetNumThreads(1); err != nil {
+				return err
+			}
+		}
+		err := p.eachSize(func(width, height int) error {
+			return p.eachBatch(p.runnerOf(s, instance), width, height, 1)
+		})
+		return errors.Join(err, torch.SetNumThreads(p.threads))
+	})
+}
+
+// runnerOf returns a function that runs a batch on an instance; for use within OnEachRunner.
+func (p *load) runnerOf(s *servable.Servable, instance int) func([]imagecodec.Image) error {
+	return func(items []imagecodec.Image) error {
+		_, err := s.Run(instance, items)
+		return err
+	}
+}
+
+// sizeWorks reports whether the model accepts images of the size that was guessed, if it was.
+func (p *load) sizeWorks() bool { return p.warmUp.Err == nil }
+
+// eachSize calls do for each size that images are known to have.
+func (p *load) eachSize(do func(width, height int) error) error {
+	sizes, _ := p.cfg.WarmUpSizes()
+	for _, size := range sizes {
+		if err := do(p.codec.Target(size.Width, size.Height)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// eachBatch runs each batch size the given number of times. The largest comes first, so that memory is taken at once.
+func (p *load) eachBatch(run func([]imagecodec.Image) error, width, height, times int) error {
+	for size := p.cfg.MaxBatchSize; size >= 1; size-- {
+		for range times {
+			if err := p.runBatch(run, size, width, height); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (p *load) runBatch(run func([]imagecodec.Image) error, size, width, height int) error {
+	err := p.step(func() error { return run(testImages(size, width, height)) })
+	if err != nil && p.ctx.Err() == nil {
+		return explainWarmUp(size, width, height, err)
+	}
+	return err
+}
+
+// A Timing is how long batches of one size take on the first instance, from pixels to pixels.
+type Timing struct {
+	BatchSize     int
+	Input, Output imagecodec.Image // without pixels
+	Duration      time.Duration    // the median of Shared.TimedRuns
+}
+
+// timeForwards measures each batch size on the first runner.
+func (p *load) timeForwards(s *servable.Servable) error {
+	if p.loader.shared.TimedRuns == 0 || !p.sizeWorks() {
+		return nil
+	}
+	return s.OnEachRunner(func(instance int) error {
+		if instance > 0 {
+			return nil
+		}
+		return p.eachSize(func(width, height int) error {
+			for size := 1; size <= p.cfg.MaxBatchSize; size++ {
+				timing, err := p.timeBatch(s, testImages(size, width, height))
+				if err != nil {
+					return explainWarmUp(size, width, height, err)
+				}
+				p.timings = append(p.timings, timing)
+			}
+			return nil
+		})
+	})
+}
+
+func (p *load) timeBatch(s *servable.Servable, items []imagecodec.Image) (Timing, error) {
+	t := Timing{BatchSize: len(items), Input: items[0]}
+	durations := make([]time.Duration, p.loader.shared.TimedRuns)
+	for i := range durations {
+		start := time.Now()
+		results, err := s.Run(0, items)
+		if err != nil {
+			return Timing{}, err
+		}
+		durations[i], t.Output = time.Since(start), results[0]
+	}
+	slices.Sort(durations)
+	t.Duration = durations[len(durations)/2]
+	t.Input.Pixels, t.Output.Pixels = nil, nil
+	return t, nil
+}
+
+func explainWarmUp(count, width, height int, err error) error {
+	return fmt.Errorf("loader: the warm-up with %d image(s) of %dx%d failed: %w", count, width, height, err)
+}
+
+func testImages(count, width, height int) []imagecodec.Image {
+	items := make([]imagecodec.Image, count)
+	for i := range items {
+		items[i] = testImage(width, height)
+	}
+	return items
+}
+
+// testImage returns a soft pattern in colour: nothing unusual for a model of photographs.
+func testImage(width, height int) imagecodec.Image {
+	img := imagecodec.Image{Width: width, Height: height, Channels: 3, Pixels: make([]byte, width*height*3)}
+	for i := range img.Pixels {
+		img.Pixels[i] = byte(64 + i%128)
+	}
+	return img
+}
+
+func (p *load) closeModules() error {
+	var errs []error
+	for _, module := range p.modules {
+		errs = append(errs, module.Close())
+	}
+	return errors.Join(errs...)
+}

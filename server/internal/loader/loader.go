@@ -1,0 +1,221 @@
+// Package loader makes a servable from a model's file and settings: it reads the file, checks the model, chooses how many
+// threads a forward may use, warms the model up and, if asked, times it.
+package loader
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/torchherd/torchherd/server/internal/cpu"
+	"github.com/torchherd/torchherd/server/internal/imagecodec"
+	"github.com/torchherd/torchherd/server/internal/repository"
+	"github.com/torchherd/torchherd/server/internal/servable"
+	"github.com/torchherd/torchherd/server/internal/settings"
+	"github.com/torchherd/torchherd/torch"
+)
+
+// Shared is what all models of a process have in common.
+type Shared struct {
+	Slots  *cpu.Slots // for decoding and encoding
+	Cores  int        // that the process may use
+	Shares *cpu.Shares
+
+	MaxPixels     int64  // of an image as sent
+	RefusePalette bool   // answer palette images with imagecodec.NotRGB
+	PackageFolder string // see torch.Options
+	// MaxMemory bounds the weights of a version's instances together, in bytes. 0: no limit.
+	MaxMemory int64
+	// TimedRuns is how often each batch size is timed after the warm-up. 0: not at all.
+	TimedRuns int
+	// Override, if set, changes each version's settings last.
+	Override func(*settings.Settings)
+
+	Log zerolog.Logger
+}
+
+// A Loader loads the versions of one model.
+type Loader struct {
+	source *repository.Source
+	shared *Shared
+}
+
+// New returns a Loader for the model at source.
+func New(source *repository.Source, shared *Shared) *Loader { return &Loader{source, shared} }
+
+// Request says which version to load, and how.
+type Request struct {
+	Version  repository.Version
+	Settings string // the text of the model.yaml beside the file; empty: none
+	// Background says that other versions are being served meanwhile, which need the cores first.
+	Background bool
+	// Warming, if set, is called when the file has been read and the warm-up begins.
+	Warming func()
+}
+
+// A Loaded is a servable and what its load found out.
+type Loaded struct {
+	*servable.Servable
+	description Description
+}
+
+// A Description says what a loaded version is.
+type Description struct {
+	servable.Info
+	WarmUp  WarmUp
+	Timings []Timing // of the first instance, if Shared.TimedRuns asks for them and the warm-up succeeded
+}
+
+// WarmUp is how the warm-up went.
+type WarmUp struct {
+	Duration time.Duration // reading the file included
+	// Err is why the warm-up failed at a size that only the loader chose; images of other sizes may work. nil: it succeeded.
+	Err error
+}
+
+// Description describes the version.
+func (l *Loaded) Description() Description { return l.description }
+
+// Load loads a version. The caller must Close what it returns. When ctx ends, Load stops at its next step with the cause
+// of ctx; a step can take as long as reading the file or running one batch.
+//
+// Errors: those of the source, of the settings and of torch for a file that can't be loaded or a model that can't run;
+// repository.ErrChanged for a file that was changed meanwhile.
+func (l *Loader) Load(ctx context.Context, r Request) (*Loaded, error) {
+	file, err := l.open(r.Version)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = file.Close() }()
+	cfg, err := l.effective(file.File, r.Settings)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkDigest(file.content, cfg.Digest); err != nil {
+		return nil, err
+	}
+	l.shared.Shares.Set(l.source.Name(), cfg.Weight)
+	loading, err := newLoad(ctx, l, r, file.File, cfg)
+	if err != nil {
+		return nil, err
+	}
+	loaded, err := loading.run()
+	if err != nil {
+		return nil, err
+	}
+	// A file that was written to while it was read is neither the old one nor the new one.
+	if err := l.source.Unchanged(r.Version); err != nil {
+		return nil, errors.Join(err, loaded.Close())
+	}
+	return loaded, nil
+}
+
+// Check opens the newest version that can be opened and reports whether its file can be a model, without loading it. It
+// finds a missing model, a wrong file and wrong settings early.
+func (l *Loader) Check() error {
+	listing, err := l.source.List()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, version := range listing.Versions {
+		err := l.check(version, string(listing.Settings))
+		if err == nil {
+			return nil
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+func (l *Loader) check(version repository.Version, beside string) error {
+	file, err := l.open(version)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = file.Close() }()
+	if err := file.Check(); err != nil {
+		return err
+	}
+	_, err = l.effective(file.File, beside)
+	return err
+}
+
+// ConfiguredWeight returns the weight that the newest version asks for, or the default where that can't be read, so that
+// Shares can be set before any model is loaded. Load reports what is wrong.
+func (l *Loader) ConfiguredWeight() int {
+	weight := settings.Default().Weight
+	listing, err := l.source.List()
+	if err != nil {
+		return weight
+	}
+	file, err := l.open(listing.Versions[0])
+	if err != nil {
+		return weight
+	}
+	defer func() { _ = file.Close() }()
+	if cfg, err := l.effective(file.File, string(listing.Settings)); err == nil {
+		weight = cfg.Weight
+	}
+	return weight
+}
+
+// IsPackage reports whether the newest version is an AOTInductor package; false also if it can't be opened.
+func (l *Loader) IsPackage() bool {
+	listing, err := l.source.List()
+	if err != nil {
+		return false
+	}
+	file, err := l.open(listing.Versions[0])
+	if err != nil {
+		return false
+	}
+	defer func() { _ = file.Close() }()
+	return file.IsPackage()
+}
+
+// ProbeCUDA makes LibTorch look for CUDA, which it does only once, before the first module is loaded: the first model may
+// be on the CPU and a later one on a GPU. Load reports a device that is missing.
+func ProbeCUDA() {
+	if cuda, err := torch.NewDevice("cuda:0"); err == nil {
+		_ = cuda.Available()
+	}
+}
+
+// devices returns the devices to use: those of the settings, or with auto the first CUDA device, if there is one, or else
+// the CPU.
+func devices(wanted settings.Devices) ([]torch.Device, error) {
+	if len(wanted) == 0 {
+		cuda, err := torch.NewDevice("cuda:0")
+		if err == nil && cuda.Available() == nil {
+			return []torch.Device{cuda}, nil
+		}
+		return []torch.Device{torch.CPU}, nil
+	}
+	for _, device := range wanted {
+		if err := device.Available(); err != nil {
+			return nil, err
+		}
+	}
+	return wanted, nil
+}
+
+// checkMemory refuses a model that is too large before any memory is taken.
+func (l *Loader) checkMemory(file *torch.File, instances int) error {
+	need := file.Size() * int64(instances)
+	if limit := l.shared.MaxMemory; limit > 0 && need > limit {
+		return fmt.Errorf("loader: %d instance(s) need at least %d bytes of memory, and --max-model-memory is %d: %w", instances, need, limit, torch.ErrOutOfMemory)
+	}
+	return nil
+}
+
+func (l *Loader) newCodec(cfg *settings.Settings) (*imagecodec.Codec, error) {
+	return imagecodec.NewCodec(imagecodec.Config{
+		Slots: l.shared.Slots, Weight: cfg.Weight, MaxPixels: l.shared.MaxPixels,
+		RefusePalette: l.shared.RefusePalette, Size: cfg.Size, MaxSide: cfg.MaxSide, MultipleOf: cfg.MultipleOf,
+		ResizeFilter: cfg.ResizeFilter, JPEGScale: cfg.JPEGScale, EXIF: cfg.EXIF, Grayscale: cfg.Grayscale, Quality: cfg.Quality,
+	})
+}
