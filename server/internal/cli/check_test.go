@@ -11,7 +11,7 @@ func TestModelsCheck(t *testing.T) {
 	want := `^model +upscale2, version 1, of .*/upscale2\.pt
 weights +0 numbers, 0 B
 on +cpu, 1 instance\(s\) of 1 thread\(s\), fp32
-input +rgb, pictures of size 32x24
+input +rgb, images of size 32x24
 warm-up +[0-9.]+m?s
 
 batch +input +output +ms +images/s
