@@ -15,9 +15,6 @@ constexpr int32_t kHalf = 1 << (kWeightBits - 1);
 // The AVX2 kernel multiplies 16-bit numbers, so it splits a weight at this bit into two of them.
 constexpr int kSplitBits = kWeightBits / 2;
 constexpr int kGroup = 4;  // taps that kernel takes at a time
-// Values of a row that are summed up at a time, so that their sums stay in registers.
-constexpr int kBlock = 32;
-static_assert(kBlock <= kRowPadding);
 
 // The filters at a distance from their middle, as Pillow computes them, to the last bit of a double.
 
