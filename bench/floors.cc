@@ -1,14 +1,14 @@
-// What is left when the server is taken away: the codec alone, and LibTorch alone. `make bench` compares servers with
-// these; `make floors` runs both once.
+// Measures the work of a request without a server: a floor for its time. `make bench` compares servers with it.
 //
 //   floors codec --threads N --seconds S --size WIDTHxHEIGHT PICTURE...
 //   floors forward MODEL --batch B --threads N --seconds S --size WIDTHxHEIGHT --allocator system|kept
 //   floors lone MODEL PICTURE --threads N --seconds S --size WIDTHxHEIGHT
 //
-// lone takes one picture at a time through decode, model and encode, which is what a request that comes alone must wait
-// for at least.
-// Each prints one line of JSON a result, on stdout. The exit status is 1 after a failure, with one line on stderr, and
-// 2 after wrong usage.
+// codec decodes and encodes images, forward runs the model by LibTorch, and lone decodes, runs and encodes one image at
+// a time, as a server does for a single request.
+//
+// Each result is one line of JSON on stdout. The exit status is 1 after an error, with one line on stderr, and 2 after
+// wrong usage.
 #include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
 #include <torch/script.h>
@@ -45,7 +45,7 @@ struct UsageError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// A whole number from 1 on, or 0 where the text is none.
+// Returns a positive integer, or 0 if the text isn't one.
 int parse_number(std::string_view text) {
   int parsed = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), parsed);
@@ -53,7 +53,7 @@ int parse_number(std::string_view text) {
   return whole ? std::max(parsed, 0) : 0;
 }
 
-// The command line: flags, each with a value, and words.
+// The command line: flags, each with a value, and positional arguments.
 struct Arguments {
   std::map<std::string, std::string> flags;
   std::vector<std::string> words;
@@ -67,7 +67,7 @@ struct Arguments {
     const std::string value = text(name, std::to_string(otherwise));
     const int parsed = parse_number(value);
     if (parsed == 0) {
-      throw UsageError("--" + name + ": wanted a whole number from 1 on, got " + value);
+      throw UsageError("--" + name + ": wanted a whole number of at least 1, got " + value);
     }
     return parsed;
   }
@@ -127,11 +127,15 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-// As the server decodes.
-constexpr thd_jpeg_decode_options kDecode{
-    .max_pixels = 0, .orientation = THD_ORIENTATION_EXIF, .scaled = 0, .filter = THD_BILINEAR, .gray = 0};
+// The server's default options.
+constexpr thd_jpeg_decode_options kDecode{.struct_size = sizeof(thd_jpeg_decode_options),
+                                          .max_pixels = 0,
+                                          .orientation = THD_ORIENTATION_EXIF,
+                                          .scaled = 0,
+                                          .filter = THD_BILINEAR,
+                                          .gray = 0};
 
-// Decodes and encodes one picture again and again until the time is up. Gives how often.
+// Decodes and encodes one image repeatedly until the time ends, and returns the number of repetitions.
 int64_t convert_until(Clock::time_point end, const std::vector<uint8_t>& body, Size size) {
   constexpr int32_t kChannels = 3;
   std::vector<uint8_t> pixels(static_cast<size_t>(size.width) * size.height * kChannels);
@@ -155,7 +159,7 @@ void codec(const Arguments& arguments) {
   }
   for (const std::string& path : arguments.words) {
     const std::vector<uint8_t> body = read_file(path);
-    // A picture that can't be decoded is told here, where an exception can still leave main.
+    // An image that can't be decoded fails here, since an exception in a thread would end the process.
     convert_until(Clock::now() + std::chrono::milliseconds(100), body, size);
     const auto start = Clock::now();
     std::atomic<int64_t> converted = 0;
@@ -172,13 +176,13 @@ void codec(const Arguments& arguments) {
   }
 }
 
-// Lets glibc keep the memory that a forward frees, instead of giving it back to the kernel and taking it, page by
-// page, anew at the next one.
+// Makes glibc keep the memory that a forward frees. Otherwise it returns the memory to the kernel, and the next forward
+// allocates it again page by page.
 void keep_memory() {
 #ifdef __GLIBC__
   constexpr int kKept = 1 << 30;
   if (mallopt(M_MMAP_THRESHOLD, kKept) == 0 || mallopt(M_TRIM_THRESHOLD, kKept) == 0) {
-    throw std::runtime_error("--allocator kept: this glibc doesn't take a threshold of 1 GiB");
+    throw std::runtime_error("--allocator kept: this glibc doesn't support a threshold of 1 GiB");
   }
 #else
   throw std::runtime_error("--allocator kept: this C library has no mallopt");
@@ -204,7 +208,7 @@ void forward(const Arguments& arguments) {
   torch::jit::Module module = torch::jit::load(arguments.words[0]);
   module.eval();
   const std::vector<torch::jit::IValue> input{torch::rand({batch, 3, size.height, size.width})};
-  // LibTorch rewrites the graph in the first runs.
+  // LibTorch optimizes the graph during the first runs.
   constexpr int kWarmUps = 3;
   for (int i = 0; i < kWarmUps; i++) {
     module.forward(input);
@@ -220,16 +224,17 @@ void forward(const Arguments& arguments) {
             << "}" << '\n';
 }
 
-// One picture's way, from a file's bytes to a file's bytes. pixels and out are its memory.
+// Decodes an image, runs the model and encodes the output. pixels and out are reused memory.
 void translate(thd_module* module, const std::vector<uint8_t>& body, Size size, std::vector<uint8_t>* pixels,
                std::vector<uint8_t>* out) {
   check(thd_jpeg_decode(body.data(), body.size(), &kDecode, size.width, size.height, pixels->data()));
   const uint8_t* in = pixels->data();
   thd_result* result = nullptr;
-  thd_tensor_view view;
-  check(thd_module_forward_pictures(module, &in, 1, size.height, size.width, &result, &view));
-  uint8_t* answer = pixels->data();
-  thd_error* failed = thd_result_read_pictures(result, &answer, 1);
+  thd_tensor_view view{};
+  view.struct_size = sizeof view;
+  check(thd_module_forward_images(module, &in, 1, size.height, size.width, &result, &view));
+  uint8_t* output = pixels->data();
+  thd_error* failed = thd_result_read_images(result, &output, 1);
   thd_result_free(result);
   check(failed);
   size_t written = 0;
@@ -242,32 +247,36 @@ void lone(const Arguments& arguments) {
   const int seconds = arguments.number("seconds", 5);
   const Size size = parse_size(arguments.text("size", "228x228"));
   if (arguments.words.size() != 2) {
-    throw UsageError("lone needs a MODEL, which leaves the size as it is, and a PICTURE");
+    throw UsageError("lone needs a MODEL, which must keep the size, and a PICTURE");
   }
   check(thd_set_num_threads(threads));
-  const thd_load_options options{.device = "cpu", .precision = THD_FP32, .graphs = 0, .values = nullptr};
+  const thd_load_options options{.struct_size = sizeof(thd_load_options),
+                                 .device = "cpu",
+                                 .values = nullptr,
+                                 .precision = THD_FP32,
+                                 .graphs = 0};
   thd_module* module = nullptr;
   const std::vector<uint8_t> content = read_file(arguments.words[0]);
   check(thd_module_load_memory(content.data(), content.size(), &options, &module));
   const std::vector<uint8_t> body = read_file(arguments.words[1]);
   std::vector<uint8_t> pixels(static_cast<size_t>(size.width) * size.height * 3);
   std::vector<uint8_t> out(thd_jpeg_bound(size.width, size.height, 3));
-  const auto warm = Clock::now();
+  const auto warm_up = Clock::now();
   do {
     translate(module, body, size, &pixels, &out);
-  } while (seconds_since(warm) < 1);
-  std::vector<double> took;
+  } while (seconds_since(warm_up) < 1);
+  std::vector<double> durations;
   const auto start = Clock::now();
   while (seconds_since(start) < seconds) {
-    const auto begun = Clock::now();
+    const auto begin = Clock::now();
     translate(module, body, size, &pixels, &out);
-    took.push_back(seconds_since(begun));
+    durations.push_back(seconds_since(begin));
   }
   thd_module_free(module);
-  const auto middle = took.begin() + static_cast<std::ptrdiff_t>(took.size() / 2);
-  std::nth_element(took.begin(), middle, took.end());
-  std::cout << R"({"floor":"lone","threads":)" << threads << R"(,"pictures":)" << took.size()
-            << R"(,"pictures_per_second":)" << static_cast<double>(took.size()) / seconds_since(start)
+  const auto middle = durations.begin() + static_cast<std::ptrdiff_t>(durations.size() / 2);
+  std::nth_element(durations.begin(), middle, durations.end());
+  std::cout << R"({"floor":"lone","threads":)" << threads << R"(,"pictures":)" << durations.size()
+            << R"(,"pictures_per_second":)" << static_cast<double>(durations.size()) / seconds_since(start)
             << R"(,"p50_ms":)" << *middle * 1000 << "}" << '\n';
 }
 
@@ -275,16 +284,16 @@ void lone(const Arguments& arguments) {
 
 int main(int argc, char** argv) {
   try {
-    const std::string what = argc > 1 ? argv[1] : "";
+    const std::string command = argc > 1 ? argv[1] : "";
     const Arguments arguments = parse(argc, argv);
-    if (what == "codec") {
+    if (command == "codec") {
       codec(arguments);
-    } else if (what == "forward") {
+    } else if (command == "forward") {
       forward(arguments);
-    } else if (what == "lone") {
+    } else if (command == "lone") {
       lone(arguments);
     } else {
-      throw UsageError("wanted codec, forward or lone, got \"" + what + "\"");
+      throw UsageError("wanted codec, forward or lone, got \"" + command + "\"");
     }
     return 0;
   } catch (const UsageError& error) {

@@ -11,13 +11,13 @@ import (
 	"strings"
 )
 
-// maxExtra bounds a record that Extra reads, in bytes.
+// maxExtra is the largest size of a record that Extra reads, in bytes.
 const maxExtra = 1 << 20
 
-// An archive is the directory of a model's file: a zip with one folder at the top.
+// An archive lists the records of a model file, which is a zip file with one directory at the top.
 type archive struct{ zip *zip.Reader }
 
-// openArchive reads the directory; an archive without records stands for a file that is none.
+// openArchive reads the list. For a file that isn't an archive, it returns an archive without records.
 func openArchive(file io.ReaderAt, size int64) archive {
 	reader, err := zip.NewReader(file, size)
 	if err != nil {
@@ -26,7 +26,7 @@ func openArchive(file io.ReaderAt, size int64) archive {
 	return archive{reader}
 }
 
-// below returns a record's name without the folder at the top.
+// below returns a record's name without the top directory.
 func below(file *zip.File) string {
 	_, name, _ := strings.Cut(file.Name, "/")
 	return name
@@ -37,7 +37,7 @@ func (a archive) extra(name string) ([]byte, error) {
 		if below(file) == "extra/"+name {
 			content, err := readRecord(file, maxExtra)
 			if err != nil {
-				return nil, fmt.Errorf("the record extra/%s: %w", name, err)
+				return nil, fmt.Errorf("record extra/%s: %w", name, err)
 			}
 			return content, nil
 		}
@@ -45,11 +45,11 @@ func (a archive) extra(name string) ([]byte, error) {
 	return nil, nil
 }
 
-// size is the bytes of all records, uncompressed.
+// size returns the total size of all records, uncompressed.
 func (a archive) size() int64 {
 	sum := int64(0)
 	for _, file := range a.zip.File {
-		if file.UncompressedSize64 > uint64(math.MaxInt64-sum) { // a damaged file can say anything
+		if file.UncompressedSize64 > uint64(math.MaxInt64-sum) { // a corrupt file may state any size
 			return math.MaxInt64
 		}
 		sum += int64(file.UncompressedSize64)
@@ -57,10 +57,10 @@ func (a archive) size() int64 {
 	return sum
 }
 
-// readRecord returns a record's content, limit bytes at most.
+// readRecord returns a record's content. A record of more than limit bytes is an error.
 func readRecord(file *zip.File, limit uint64) ([]byte, error) {
 	if file.UncompressedSize64 > limit {
-		return nil, fmt.Errorf("%d bytes are more than %d", file.UncompressedSize64, limit)
+		return nil, fmt.Errorf("%d bytes exceed the limit of %d", file.UncompressedSize64, limit)
 	}
 	record, err := file.Open()
 	if err != nil {

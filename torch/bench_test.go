@@ -51,7 +51,7 @@ func BenchmarkDecodeJPEG(b *testing.B) {
 	}
 }
 
-// Stack, forward and back with a model that only negates: what a batch costs beside the model's own work.
+// The model only negates, so this measures the cost of a batch apart from the model's own work.
 func BenchmarkForwardImages(b *testing.B) {
 	m := load(b, "negate.pt")
 	for _, size := range []int{1, 2, 8} {

@@ -14,16 +14,16 @@ import (
 	"github.com/torchherd/torchherd/torch"
 )
 
-// The tests that need a CUDA device; `make gpu-check` runs them. Their names begin with TestCUDA.
+// These tests need a CUDA device; `make gpu-check` runs them by the prefix TestCUDA.
 
 var (
 	modelFile = flag.String("model", goldens.Path("../models/photo2ink/model.pt"),
-		"the TorchScript file whose answers on CUDA are compared with those on the CPU")
+		"the TorchScript file whose outputs on CUDA are compared with those on the CPU")
 	packageFiles = flag.String("packages", "",
-		"files of the same model compiled for CUDA, separated by commas")
+		"packages of the same model that were compiled for CUDA, separated by commas")
 )
 
-// cuda is a CUDA device, or skips the test.
+// cuda returns a CUDA device, or skips the test if the machine lacks it.
 func cuda(t testing.TB, name string) torch.Device {
 	t.Helper()
 	device, err := torch.NewDevice(name)
@@ -36,11 +36,11 @@ func cuda(t testing.TB, name string) torch.Device {
 	return device
 }
 
-// loadOn loads a model's file. A library without CUDA graphs skips the test.
+// loadOn loads a model file. It skips the test if the library lacks CUDA graphs.
 func loadOn(t testing.TB, path string, options torch.Options) *torch.Module {
 	t.Helper()
 	m, err := torch.Load(path, options)
-	if options.CUDAGraphs && err != nil && strings.Contains(err.Error(), "CUDA graphs can't be made") {
+	if options.CUDAGraphs && err != nil && strings.Contains(err.Error(), "CUDA graphs are not available") {
 		t.Skip(err)
 	}
 	if err != nil {
@@ -50,16 +50,16 @@ func loadOn(t testing.TB, path string, options torch.Options) *torch.Module {
 	return m
 }
 
-// packages are the flag's files; none skip the test.
+// packages returns the files of the flag -packages, or skips the test if there are none.
 func packages(t *testing.T) []string {
 	t.Helper()
 	if *packageFiles == "" {
-		t.Skip("no packages for CUDA; make them by models/export.py --format pt2 --device cuda and name them by -packages")
+		t.Skip("no packages for CUDA; make them with models/export.py --format pt2 --device cuda and pass them with -packages")
 	}
 	return strings.Split(*packageFiles, ",")
 }
 
-// photographs are two pictures of 228x228 and noise.
+// photographs returns two photographs and noise, in 228x228.
 func photographs(t *testing.T) torch.Images {
 	t.Helper()
 	batch := torch.Images{Height: 228, Width: 228, Channels: 3}
@@ -70,7 +70,7 @@ func photographs(t *testing.T) torch.Images {
 	return batch
 }
 
-// floats are a batch as the model gets it.
+// floats converts a batch to the model's input.
 func floats(t *testing.T, batch torch.Images) *torch.Tensor {
 	t.Helper()
 	plane := batch.Height * batch.Width
@@ -89,7 +89,7 @@ func floats(t *testing.T, batch torch.Images) *torch.Tensor {
 	return tensor
 }
 
-// expectNear compares an answer with the CPU's in float32: fp32 by values, the others by pixels.
+// expectNear compares a module's output with the float32 output of the CPU: fp32 by values, the others by pixels.
 func expectNear(t *testing.T, m, reference *torch.Module, batch torch.Images) {
 	t.Helper()
 	if m.Info().Precision == torch.FP32 {
@@ -103,12 +103,12 @@ func expectNear(t *testing.T, m, reference *torch.Module, batch torch.Images) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const least = 35 // dB
+	const minimum = 35 // dB
 	for i := range want.Items {
-		kept := goldens.PSNR(got.Items[i], want.Items[i])
-		t.Logf("%v, picture %d: %.1f dB", m.Info().Precision, i, kept)
-		if kept < least {
-			t.Errorf("%v, picture %d: %.1f dB of the CPU's, wanted %d", m.Info().Precision, i, kept, least)
+		psnr := goldens.PSNR(got.Items[i], want.Items[i])
+		t.Logf("%v, image %d: %.1f dB", m.Info().Precision, i, psnr)
+		if psnr < minimum {
+			t.Errorf("%v, image %d: PSNR to the CPU's is %.1f dB, want at least %d", m.Info().Precision, i, psnr, minimum)
 		}
 	}
 }
@@ -125,17 +125,17 @@ func expectValues(t *testing.T, m, reference *torch.Module, input *torch.Tensor)
 			t.Fatal(err)
 		}
 	}
-	const most = 1e-3
+	const maximum = 1e-3
 	largest := float32(0)
 	for i, want := range values[0] {
-		// Written so that NaN, for which no comparison holds, fails.
+		// Every comparison with NaN is false, so NaN fails.
 		if difference := max(values[1][i]-want, want-values[1][i]); !(difference <= largest) {
 			largest = difference
 		}
 	}
 	t.Logf("fp32: largest difference %.2g", largest)
-	if !(largest <= most) {
-		t.Errorf("fp32 differs from the CPU's by %g, wanted %g", largest, most)
+	if !(largest <= maximum) {
+		t.Errorf("fp32 differs from the CPU's by %g, want at most %g", largest, maximum)
 	}
 }
 
@@ -146,7 +146,7 @@ func TestCUDAParity(t *testing.T) {
 		t.Run(precision.String(), func(t *testing.T) {
 			m := loadOn(t, *modelFile, torch.Options{Device: device, Precision: precision})
 			if info := m.Info(); info.Device != device || info.Precision != precision {
-				t.Errorf("the module says of itself %+v", info)
+				t.Errorf("info: %+v", info)
 			}
 			expectNear(t, m, reference, photographs(t))
 		})
@@ -159,42 +159,42 @@ func TestCUDAPackages(t *testing.T) {
 	for _, path := range packages(t) {
 		for _, graphs := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s/graphs=%v", filepath.Base(path), graphs), func(t *testing.T) {
-				folder := t.TempDir()
-				m := loadOn(t, path, torch.Options{Device: device, CUDAGraphs: graphs, PackageFolder: folder})
-				for range 4 { // a graph is made in the third
+				dir := t.TempDir()
+				m := loadOn(t, path, torch.Options{Device: device, CUDAGraphs: graphs, PackageFolder: dir})
+				for range 4 { // the third run records a graph
 					expectNear(t, m, reference, photographs(t))
 				}
 				if err := m.Close(); err != nil {
 					t.Error(err)
 				}
-				expectEmpty(t, folder)
-				_, err := torch.Load(path, torch.Options{PackageFolder: folder})
+				expectEmpty(t, dir)
+				_, err := torch.Load(path, torch.Options{PackageFolder: dir})
 				expectKind(t, err, torch.ErrDevice)
-				expectEmpty(t, folder)
+				expectEmpty(t, dir)
 			})
 		}
 	}
 }
 
 func TestCUDARefusesAPackageForTheCPU(t *testing.T) {
-	folder := t.TempDir()
-	_, err := torch.Load(goldens.Path("modules/negate.pt2"), torch.Options{Device: cuda(t, "cuda:0"), PackageFolder: folder})
+	dir := t.TempDir()
+	_, err := torch.Load(goldens.Path("modules/negate.pt2"), torch.Options{Device: cuda(t, "cuda:0"), PackageFolder: dir})
 	expectKind(t, err, torch.ErrDevice)
-	expectEmpty(t, folder)
+	expectEmpty(t, dir)
 }
 
-// sizes are batches of many shapes, odd ones among them.
+// sizes returns batches of many shapes, some of them odd.
 func sizes() []torch.Images {
 	var batches []torch.Images
 	for _, size := range [][2]int{{1, 1}, {2, 3}, {7, 5}, {24, 32}, {31, 333}, {228, 228}, {480, 640}} {
 		for _, count := range []int{1, 2, 5} {
-			batches = append(batches, pictures(count, size[0], size[1]))
+			batches = append(batches, images(count, size[0], size[1]))
 		}
 	}
 	return batches
 }
 
-// The way of the pixels to the device and back gives the very values that the CPU's has.
+// The conversions of pixels on the device equal those on the CPU.
 func TestCUDAPixels(t *testing.T) {
 	device := cuda(t, "cuda:0")
 	for _, name := range []string{"negate.pt", "identity.pt", "upscale2.pt", "out_of_range.pt", "nan.pt"} {
@@ -206,7 +206,7 @@ func TestCUDAPixels(t *testing.T) {
 	}
 }
 
-// Values of every kind come out as on the CPU, in batches' graphs too.
+// Every kind of Values gives the pixels of the CPU, with graphs too.
 func TestCUDAValues(t *testing.T) {
 	device := cuda(t, "cuda:0")
 	settings := allValues()
@@ -216,10 +216,10 @@ func TestCUDAValues(t *testing.T) {
 		for _, graphs := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s/graphs=%v", name, graphs), func(t *testing.T) {
 				m := loadOn(t, goldens.Path("modules/identity.pt"), torch.Options{Device: device, Values: values, CUDAGraphs: graphs})
-				for range 4 { // a graph is made in the third
-					expectSame(t, name, m, reference, pictures(3, 31, 33))
+				for range 4 { // the third run records a graph
+					expectSame(t, name, m, reference, images(3, 31, 33))
 				}
-				if err := m.CheckFinite(pictures(1, 8, 8)); err != nil {
+				if err := m.CheckFinite(images(1, 8, 8)); err != nil {
 					t.Error(err)
 				}
 			})
@@ -227,8 +227,8 @@ func TestCUDAValues(t *testing.T) {
 	}
 }
 
-// With graphs and without, each batch has the same answer: while a shape gets warm, when its graph is made, and in
-// replays with other pictures, among those of other shapes.
+// A module with graphs has the outputs of one without: while a shape warms up, when its graph is recorded, and in
+// replays with other images, between batches of other shapes.
 func TestCUDAGraphs(t *testing.T) {
 	device := cuda(t, "cuda:0")
 	for _, precision := range []torch.Precision{torch.FP32, torch.BF16} {
@@ -249,9 +249,9 @@ func TestCUDAGraphs(t *testing.T) {
 					t.Fatal(err)
 				}
 				for i := range want.Items {
-					// Other algorithms may be chosen, which round otherwise; another picture's answer is far away.
-					if kept := goldens.PSNR(got.Items[i], want.Items[i]); kept < 35 {
-						t.Errorf("%v, round %d, picture %d of %d: %.1f dB", precision, round, i, count, kept)
+					// Other algorithms may round differently; the output of another image differs far more.
+					if psnr := goldens.PSNR(got.Items[i], want.Items[i]); psnr < 35 {
+						t.Errorf("%v, round %d, image %d of %d: %.1f dB", precision, round, i, count, psnr)
 					}
 				}
 			}
@@ -259,12 +259,12 @@ func TestCUDAGraphs(t *testing.T) {
 	}
 }
 
-// fails_on_black asks for a value of its input, for which no recording can wait; it runs without a graph, and a batch
-// that fails takes no other with it.
+// fails_on_black waits for a value of its input, which can't be recorded, so it runs without a graph. A failed batch
+// doesn't affect others.
 func TestCUDAGraphsOfAModelThatCannotBeRecorded(t *testing.T) {
 	m := loadOn(t, goldens.Path("modules/fails_on_black.pt"), torch.Options{Device: cuda(t, "cuda:0"), CUDAGraphs: true})
 	for range 5 {
-		batch := pictures(2, 8, 8)
+		batch := images(2, 8, 8)
 		got, err := forward(m, batch, nil)
 		if err != nil || !slices.EqualFunc(got.Items, batch.Items, slices.Equal) {
 			t.Errorf("%v, %v", got.Items, err)
@@ -274,12 +274,12 @@ func TestCUDAGraphsOfAModelThatCannotBeRecorded(t *testing.T) {
 	}
 }
 
-// More shapes than graphs are kept for.
+// There are more shapes than graphs.
 func TestCUDAGraphsOfManyShapes(t *testing.T) {
 	m := loadOn(t, goldens.Path("modules/identity.pt"), torch.Options{Device: cuda(t, "cuda:0"), CUDAGraphs: true})
 	for range 4 {
 		for width := 1; width <= 100; width++ {
-			batch := pictures(1, 3, width)
+			batch := images(1, 3, width)
 			got, err := forward(m, batch, nil)
 			if err != nil || !slices.Equal(got.Items[0], batch.Items[0]) {
 				t.Fatalf("width %d: %v", width, err)
@@ -288,28 +288,28 @@ func TestCUDAGraphsOfManyShapes(t *testing.T) {
 	}
 }
 
-// Several batches are under way, and their answers are read in another order, after the module was closed.
-func TestCUDAAnswersOutOfOrderAndAfterClose(t *testing.T) {
+// Several batches run at the same time, and their outputs are read in another order, after the module is closed.
+func TestCUDAReadsOutOfOrderAndAfterClose(t *testing.T) {
 	device := cuda(t, "cuda:0")
 	for _, graphs := range []bool{false, true} {
 		t.Run(fmt.Sprintf("graphs=%v", graphs), func(t *testing.T) {
 			m := loadOn(t, goldens.Path("modules/negate.pt"), torch.Options{Device: device, CUDAGraphs: graphs})
-			var answers []*torch.Answer
+			var outputs []*torch.Answer
 			var batches []torch.Images
 			for i := range 6 {
 				batch := torch.Images{Height: 480, Width: 640, Channels: 3, Items: [][]byte{goldens.Noise(uint32(i), 480*640*3)}}
-				answer, err := m.ForwardImages(batch)
+				output, err := m.ForwardImages(batch)
 				if err != nil {
 					t.Fatal(err)
 				}
-				batches, answers = append(batches, batch), append(answers, answer)
+				batches, outputs = append(batches, batch), append(outputs, output)
 			}
 			if err := m.Close(); err != nil {
 				t.Fatal(err)
 			}
 			reference := load(t, "negate.pt")
 			for _, i := range []int{1, 0, 3, 2, 5, 4} {
-				got, err := answers[i].Read(nil)
+				got, err := outputs[i].Read(nil)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -318,14 +318,14 @@ func TestCUDAAnswersOutOfOrderAndAfterClose(t *testing.T) {
 					t.Fatal(err)
 				}
 				if !slices.Equal(got.Items[0], want.Items[0]) {
-					t.Errorf("batch %d has another's answer", i)
+					t.Errorf("batch %d has the output of another batch", i)
 				}
 			}
 		})
 	}
 }
 
-// Instances on threads of their own, with graphs made at the same time as others allocate and read.
+// Instances run on threads of their own, and record graphs while others allocate and read.
 func TestCUDAInstancesSideBySide(t *testing.T) {
 	device := cuda(t, "cuda:0")
 	for _, graphs := range []bool{false, true} {
@@ -340,7 +340,7 @@ func TestCUDAInstancesSideBySide(t *testing.T) {
 				}
 				defer func() { _ = m.Close() }()
 				for round := range 60 {
-					batch := pictures(1+round%5, 40+round%3, 50+instance)
+					batch := images(1+round%5, 40+round%3, 50+instance)
 					got, err := forward(m, batch, nil)
 					if err != nil {
 						t.Errorf("instance %d, round %d: %v", instance, round, err)
@@ -348,7 +348,7 @@ func TestCUDAInstancesSideBySide(t *testing.T) {
 					}
 					for i, item := range got.Items {
 						if item[0] != negated(batch.Items[i][0]) || item[len(item)-1] != negated(batch.Items[i][len(item)-1]) {
-							t.Errorf("instance %d, round %d: not its own answer", instance, round)
+							t.Errorf("instance %d, round %d: the output of another image", instance, round)
 						}
 					}
 				}
@@ -358,7 +358,7 @@ func TestCUDAInstancesSideBySide(t *testing.T) {
 	}
 }
 
-// negated is what negate.pt makes of a byte, by torchvision's arithmetic in float32.
+// negated returns the output of negate.pt for a byte, by torchvision's arithmetic in float32.
 func negated(value byte) byte { return byte((1 - float32(value)/255) * 255) }
 
 func TestCUDAErrors(t *testing.T) {
@@ -369,20 +369,20 @@ func TestCUDAErrors(t *testing.T) {
 	} {
 		m := loadOn(t, goldens.Path("modules/"+name), torch.Options{Device: device})
 		for range 3 {
-			_, err := forward(m, pictures(2, 8, 8), nil)
+			_, err := forward(m, images(2, 8, 8), nil)
 			expectKind(t, err, want)
 		}
 	}
 	m := loadOn(t, goldens.Path("modules/no_batch_two.pt"), torch.Options{Device: device})
-	if _, err := forward(m, pictures(2, 8, 8), nil); err == nil {
-		t.Error("a batch of two was no error")
+	if _, err := forward(m, images(2, 8, 8), nil); err == nil {
+		t.Error("a batch of two was accepted")
 	}
-	if _, err := forward(m, pictures(3, 8, 8), nil); err != nil {
+	if _, err := forward(m, images(3, 8, 8), nil); err != nil {
 		t.Errorf("after an error: %v", err)
 	}
 }
 
-// Not only the first device, and no device that isn't there.
+// Modules run on another device than the first, and a device that doesn't exist is refused.
 func TestSecondCUDADevice(t *testing.T) {
 	absent, err := torch.NewDevice("cuda:100")
 	if err != nil {
@@ -399,8 +399,8 @@ func TestSecondCUDADevice(t *testing.T) {
 	}
 }
 
-// The bare forward: batches on their way to the device, on it and on their way back at the same time, as in the
-// server, and nothing else. -model and -packages say of what; `bench/gpu.py` reads it.
+// This measures the forward alone, of the models in -model and -packages. As in the server, batches are copied to the
+// device, run and copied back at the same time. bench/gpu.py parses the output.
 func BenchmarkCUDAForward(b *testing.B) {
 	device := cuda(b, "cuda:0")
 	files := []string{*modelFile}
@@ -410,14 +410,14 @@ func BenchmarkCUDAForward(b *testing.B) {
 	for _, path := range files {
 		precisions := map[string]torch.Precision{"fp32": torch.FP32, "bf16": torch.BF16}
 		if strings.HasSuffix(path, ".pt2") {
-			precisions = map[string]torch.Precision{"compiled": torch.FP32} // the only one that a package takes
+			precisions = map[string]torch.Precision{"compiled": torch.FP32} // a package supports no other
 		}
 		for name, precision := range precisions {
 			for _, graphs := range []bool{false, true} {
 				for _, size := range []int{1, 4, 8, 16, 32} {
 					b.Run(fmt.Sprintf("model=%s/precision=%s/graphs=%v/batch=%d", filepath.Base(path), name, graphs, size), func(b *testing.B) {
 						m := loadOn(b, path, torch.Options{Device: device, Precision: precision, CUDAGraphs: graphs, PackageFolder: b.TempDir()})
-						benchmarkForward(b, m, pictures(size, 228, 228))
+						benchmarkForward(b, m, images(size, 228, 228))
 					})
 				}
 			}
@@ -430,31 +430,31 @@ func benchmarkForward(b *testing.B, m *torch.Module, batch torch.Images) {
 	for range batch.Items {
 		memory = append(memory, make([]byte, len(batch.Items[0])))
 	}
-	read := func(answer *torch.Answer) {
+	read := func(output *torch.Answer) {
 		next := 0
-		_, err := answer.Read(func(int) []byte { next++; return memory[next-1] })
+		_, err := output.Read(func(int) []byte { next++; return memory[next-1] })
 		if err != nil {
 			b.Error(err)
 		}
 	}
 	run := func() *torch.Answer {
-		answer, err := m.ForwardImages(batch)
+		output, err := m.ForwardImages(batch)
 		if err != nil {
 			b.Fatal(err)
 		}
-		return answer
+		return output
 	}
 	for range 5 {
 		read(run())
 	}
 	start, batches := time.Now(), 0
-	before := run()
+	previous := run()
 	for b.Loop() {
-		answer := run()
-		read(before)
-		before = answer
+		output := run()
+		read(previous)
+		previous = output
 		batches++
 	}
-	read(before)
+	read(previous)
 	b.ReportMetric(float64((batches+1)*len(batch.Items))/time.Since(start).Seconds(), "pictures/s")
 }

@@ -13,17 +13,17 @@ import (
 	"unsafe"
 )
 
-// A Device is where a module lives and runs. The zero value is the CPU.
+// A Device is the device that holds and runs a module. The zero value is the CPU.
 type Device struct {
 	cuda  bool
 	index int
 }
 
-// CPU is the host's processor.
+// CPU is the host processor.
 var CPU = Device{}
 
-// NewDevice reads a device's name: "cpu", "cuda" (which is cuda:0) or "cuda:N". It looks at the name only;
-// Available looks at the machine. Errors: ErrDevice.
+// NewDevice parses a device's name: "cpu", "cuda" (the same as cuda:0) or "cuda:N". It doesn't check that the machine
+// has the device; Available does. Errors: ErrDevice.
 func NewDevice(name string) (Device, error) {
 	kind, number, numbered := strings.Cut(name, ":")
 	switch {
@@ -36,10 +36,10 @@ func NewDevice(name string) (Device, error) {
 			return Device{cuda: true, index: int(index)}, nil
 		}
 	}
-	return Device{}, &Error{Op: "new device", Kind: ErrDevice, Detail: fmt.Sprintf("no device is called %q; use cpu, cuda or cuda:N", name)}
+	return Device{}, &Error{Op: "new device", Kind: ErrDevice, Detail: fmt.Sprintf("unknown device %q; use cpu, cuda or cuda:N", name)}
 }
 
-// String is the device's name as PyTorch writes it: "cpu" or "cuda:0".
+// String returns the device's name as PyTorch writes it: "cpu" or "cuda:0".
 func (d Device) String() string {
 	if d.cuda {
 		return "cuda:" + strconv.Itoa(d.index)
@@ -47,11 +47,11 @@ func (d Device) String() string {
 	return "cpu"
 }
 
-// Available returns nil if the device can be used here, or an error that says what is missing (ErrDevice). The
-// first call for a CUDA device loads LibTorch's CUDA library, which takes seconds; it must come before any
-// module is loaded, since LibTorch looks for CUDA only once.
+// Available returns nil if this machine can use the device, and otherwise an ErrDevice that names what is missing. The
+// first call for a CUDA device loads LibTorch's CUDA library, which takes seconds. It must come before any module is
+// loaded, since LibTorch looks for CUDA only once.
 func (d Device) Available() error {
-	if err := checkABI(); err != nil {
+	if err := checkAPI(); err != nil {
 		return err
 	}
 	name := C.CString(d.String())
@@ -59,7 +59,7 @@ func (d Device) Available() error {
 	return take("device", C.thd_device_check(name))
 }
 
-// capability is the device's compute capability, such as 90; 0 when it isn't known. Errors: ErrDevice.
+// capability returns the device's compute capability, such as 90, or 0 if it is unknown. Errors: ErrDevice.
 func (d Device) capability() (int, error) {
 	name := C.CString(d.String())
 	defer C.free(unsafe.Pointer(name))

@@ -5,40 +5,38 @@ import "C"
 
 import "io/fs"
 
-// A Kind says what sort of thing went wrong. The Err constants are the kinds, and errors to be matched by
-// errors.Is.
+// A Kind classifies an error. The Err constants are the kinds; match them with errors.Is.
 type Kind int32
 
-// The kinds of failure, numbered as thd_code in torchherd.h; those from 100 on arise in Go.
+// The kinds of errors, numbered as thd_code in torchherd.h. Those from 100 on originate in Go.
 const (
-	// ErrInvalidArgument: the caller broke a rule that the function's comment states.
+	// ErrInvalidArgument: an argument breaks a rule in the function's comment.
 	ErrInvalidArgument Kind = C.THD_ERROR_INVALID_ARGUMENT
-	// ErrNotFound: no file at the path, or it can't be read. Matches fs.ErrNotExist too.
+	// ErrNotFound: the file doesn't exist or can't be read. It matches fs.ErrNotExist too.
 	ErrNotFound Kind = C.THD_ERROR_NOT_FOUND
-	// ErrNotAModule: not a TorchScript module that this LibTorch can load.
+	// ErrNotAModule: the file isn't a module or package that this LibTorch can load.
 	ErrNotAModule Kind = C.THD_ERROR_NOT_A_MODULE
-	// ErrDevice: no device has this name, or this machine or this LibTorch lacks it.
+	// ErrDevice: the device's name is unknown, or this machine or this LibTorch lacks the device.
 	ErrDevice Kind = C.THD_ERROR_DEVICE
-	// ErrForward: the module raised an error while it ran, as it does for a shape or a dtype that it doesn't
-	// take.
+	// ErrForward: the module failed while it ran, for example because it doesn't support the shape or dtype.
 	ErrForward Kind = C.THD_ERROR_FORWARD
-	// ErrOutput: the module ran, but its answer isn't of the form that was asked for.
+	// ErrOutput: the module ran, but its output doesn't have the required form.
 	ErrOutput Kind = C.THD_ERROR_OUTPUT
-	// ErrOutOfMemory: host or device memory didn't suffice.
+	// ErrOutOfMemory: there isn't enough host or device memory.
 	ErrOutOfMemory Kind = C.THD_ERROR_OUT_OF_MEMORY
-	// ErrBadImage: the bytes can't be decoded: broken, truncated or of another format.
-	ErrBadImage Kind = C.THD_ERROR_BAD_PICTURE
-	// ErrTooManyPixels: the picture has more pixels than the caller's limit.
+	// ErrBadImage: the image can't be decoded: corrupt, truncated or of another format.
+	ErrBadImage Kind = C.THD_ERROR_BAD_IMAGE
+	// ErrTooManyPixels: the image has more pixels than the caller's limit.
 	ErrTooManyPixels Kind = C.THD_ERROR_TOO_MANY_PIXELS
-	// ErrNotRGB: the picture has fewer than three colour channels.
+	// ErrNotRGB: the image has fewer than three color channels.
 	ErrNotRGB Kind = C.THD_ERROR_NOT_RGB
-	// ErrInternal: a defect of this package or of a library beneath it.
+	// ErrInternal: a defect of this package or of a library below it.
 	ErrInternal Kind = C.THD_ERROR_INTERNAL
-	// ErrClosed: the module was closed before.
+	// ErrClosed: the file or module is closed, or the output was read before.
 	ErrClosed Kind = 100
-	// ErrShape: shapes that don't fit together: a tensor's data and its shape, or the items of a stack.
+	// ErrShape: shapes don't match: a tensor's data and its shape, or the items of a stack.
 	ErrShape Kind = 101
-	// ErrDType: a dtype that isn't known, or not the one that the operation needs.
+	// ErrDType: the dtype is unknown, or isn't the one that the operation needs.
 	ErrDType Kind = 102
 )
 
@@ -50,16 +48,16 @@ var kindTexts = map[Kind]string{
 	ErrForward:         "forward failed",
 	ErrOutput:          "unusable output",
 	ErrOutOfMemory:     "out of memory",
-	ErrBadImage:        "bad picture",
+	ErrBadImage:        "bad image",
 	ErrTooManyPixels:   "too many pixels",
-	ErrNotRGB:          "not an RGB picture",
+	ErrNotRGB:          "not an RGB image",
 	ErrInternal:        "internal error",
 	ErrClosed:          "closed",
 	ErrShape:           "wrong shape",
 	ErrDType:           "wrong dtype",
 }
 
-// Error is the kind's name.
+// Error returns the kind's name.
 func (k Kind) Error() string {
 	if text, ok := kindTexts[k]; ok {
 		return text
@@ -67,11 +65,11 @@ func (k Kind) Error() string {
 	return "unknown error"
 }
 
-// An Error is any failure of this package.
+// An Error is the type of all errors of this package.
 type Error struct {
-	Op     string // what was being done, such as "load"
+	Op     string // the operation, such as "load"
 	Kind   Kind   // what went wrong
-	Detail string // to what and why, for people; may have several lines
+	Detail string // to what and why; may have several lines
 }
 
 func (e *Error) Error() string {
@@ -81,16 +79,16 @@ func (e *Error) Error() string {
 	return "torch: " + e.Op + ": " + e.Kind.Error() + ": " + e.Detail
 }
 
-// Unwrap gives the kind, so that errors.Is(err, torch.ErrForward) works.
+// Unwrap returns the kind, so that errors.Is(err, torch.ErrForward) works.
 func (e *Error) Unwrap() error { return e.Kind }
 
-// Is lets a missing file match fs.ErrNotExist as well, as the errors of package os do.
+// Is reports whether target is fs.ErrNotExist and the file is missing, as for the errors of package os.
 func (e *Error) Is(target error) bool {
 	return target == fs.ErrNotExist && e.Kind == ErrNotFound
 }
 
-// take turns the error that a C call returned into a Go error and frees it. The error was made by that very
-// call, so it doesn't matter if the goroutine has moved to another thread meanwhile.
+// take converts the error of a C call to a Go error and frees it. The call itself returned the error, so the goroutine
+// may have moved to another thread.
 func take(op string, failure *C.thd_error) error {
 	if failure == nil {
 		return nil

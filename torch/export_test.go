@@ -1,4 +1,7 @@
 package torch
 
-// KernelsRun is for the tests, which have no GPU of each kind.
+// KernelsRun lets the tests check GPUs that the machine doesn't have.
 var KernelsRun = kernelsRun
+
+// CheckAPIVersion lets the tests check libraries of other versions.
+var CheckAPIVersion = checkAPIVersion

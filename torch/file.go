@@ -16,24 +16,25 @@ import (
 	"unsafe"
 )
 
-// A File is a model's file, opened: TorchScript (torch.jit.save, .pt) or an AOTInductor package
-// (torch._inductor.aoti_compile_and_package, .pt2), told apart by content. What its methods tell and load is one file's,
-// also when another one takes its name meanwhile.
+// A File is an open model file: TorchScript (torch.jit.save, .pt) or an AOTInductor package
+// (torch._inductor.aoti_compile_and_package, .pt2). Its content decides which of the two it is. All methods refer to
+// the file that was opened, also after another file has taken its name.
 //
-// Its methods other than Close are safe for concurrent use.
+// All methods except Close are safe for concurrent use.
 type File struct {
 	name    string
-	file    *os.File // nil: content is used
+	file    *os.File // nil: the file is in content
 	content []byte
 	size    int64
 	archive archive
 }
 
-// Open opens a model's file. Whether it holds a model, Load tells.
+// Open opens a model file. It doesn't check the content; Load does.
 //
-// Errors: ErrNotFound, also for a file that can't be read; ErrNotAModule for what is no file, such as a folder.
+// Errors: ErrNotFound, also for a file that can't be read; ErrNotAModule if it isn't a regular file, such as a
+// directory.
 func Open(path string) (*File, error) {
-	// Without O_NONBLOCK, opening a pipe waits for somebody who writes to it.
+	// Without O_NONBLOCK, opening a pipe blocks until another process opens it for writing.
 	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, &Error{Op: "open", Kind: ErrNotFound, Detail: err.Error()}
@@ -41,11 +42,11 @@ func Open(path string) (*File, error) {
 	return NewFile(file)
 }
 
-// NewFile is Open for a file that is open already. The File closes it, and also when there is an error.
+// NewFile is like Open for a file that is already open. The File owns it; NewFile closes it if it returns an error.
 func NewFile(file *os.File) (*File, error) {
 	info, err := file.Stat()
 	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("%s is %s; name a model's file (.pt, .pt2)", file.Name(), kindOf(info.Mode()))
+		err = fmt.Errorf("%s is %s; specify a model file (.pt, .pt2)", file.Name(), kindOf(info.Mode()))
 	}
 	if err != nil {
 		_ = file.Close()
@@ -54,11 +55,11 @@ func NewFile(file *os.File) (*File, error) {
 	return &File{name: file.Name(), file: file, size: info.Size(), archive: openArchive(file, info.Size())}, nil
 }
 
-// kindOf is what a file is that isn't a regular one.
+// kindOf describes a file that isn't regular.
 func kindOf(mode fs.FileMode) string {
 	switch {
 	case mode.IsDir():
-		return "a folder"
+		return "a directory"
 	case mode&fs.ModeNamedPipe != 0:
 		return "a pipe"
 	case mode&fs.ModeSocket != 0:
@@ -67,13 +68,13 @@ func kindOf(mode fs.FileMode) string {
 	return "a device"
 }
 
-// NewBytes is a file's content in memory, which must not change until Close.
+// NewBytes returns a File with the given content, which must not change until Close.
 func NewBytes(content []byte) *File {
 	size := int64(len(content))
 	return &File{name: "the model in memory", content: content, size: size, archive: openArchive(bytes.NewReader(content), size)}
 }
 
-// Close closes the file. Modules that were loaded from it live on.
+// Close closes the file. Modules that were loaded from it stay usable.
 func (f *File) Close() error {
 	if f.file == nil {
 		return nil
@@ -81,12 +82,12 @@ func (f *File) Close() error {
 	return f.file.Close()
 }
 
-// IsPackage tells whether the file is an AOTInductor package.
+// IsPackage reports whether the file is an AOTInductor package.
 func (f *File) IsPackage() bool { return len(f.archive.packageFiles()) > 0 }
 
-// Extra returns a record of the file that isn't PyTorch's own: those that torch.jit.save and aoti_compile_and_package
-// keep in the archive's folder extra. It returns nil for a file without the record, as for one that is no archive: what
-// is wrong with that, Load tells. A record of more than 1 MiB, or a broken one, is an error.
+// Extra returns a record that the exporter has added to the model: torch.jit.save and aoti_compile_and_package store
+// such records in the archive's directory extra. It returns nil if the file lacks the record or isn't an archive; Load
+// reports the latter. A record that is corrupt or has more than 1 MiB is an error.
 func (f *File) Extra(name string) ([]byte, error) {
 	content, err := f.archive.extra(name)
 	if err != nil {
@@ -95,8 +96,8 @@ func (f *File) Extra(name string) ([]byte, error) {
 	return content, nil
 }
 
-// Size is the bytes of the archive's records, uncompressed: roughly the memory that the weights take. Of a file that is
-// no archive it is the file's size.
+// Size returns the uncompressed size of the archive's records, which is roughly the memory of the weights. For a file
+// that isn't an archive, it returns the file's size.
 func (f *File) Size() int64 {
 	if len(f.archive.zip.File) == 0 {
 		return f.size
@@ -104,14 +105,14 @@ func (f *File) Size() int64 {
 	return f.archive.size()
 }
 
-// Load loads the model onto a device. It may be called again, for another module of the same file.
+// Load loads the model onto a device. Each call returns another module.
 //
-// A package is machine code: load only those whose maker is trusted, as with TorchScript. Its input is checked before
-// each call if it has a record extra/torchherd.json that states it (models/export.py writes one); else it checks by
-// itself.
+// A package is machine code: load only packages from a trusted source. The same holds for TorchScript. If a package has
+// a record extra/torchherd.json (models/export.py writes it), each input is checked against it; otherwise the package
+// checks its inputs itself.
 //
-// Errors: ErrNotAModule, ErrDevice (also for a package that was compiled for another one), ErrOutOfMemory;
-// ErrInvalidArgument for options that the device doesn't have; ErrClosed after Close.
+// Errors: ErrNotAModule; ErrDevice, also for a package that was compiled for another device; ErrOutOfMemory;
+// ErrInvalidArgument for options that the device doesn't support; ErrClosed after Close.
 func (f *File) Load(options Options) (*Module, error) {
 	if files := f.archive.packageFiles(); len(files) > 0 {
 		m, err := f.loadPackage(files, options)
@@ -130,7 +131,7 @@ func (f *File) Load(options Options) (*Module, error) {
 	name := C.CString(f.name)
 	defer C.free(unsafe.Pointer(name))
 	var m *Module
-	// Control keeps the descriptor from being closed, and its number from being another file's, until C is done with it.
+	// Control prevents Close from closing the descriptor during the call, when its number could become another file's.
 	failed := connection.Control(func(descriptor uintptr) {
 		m, err = load(options, func(options *C.thd_load_options, out **C.thd_module) *C.thd_error {
 			return C.thd_module_load(C.int32_t(descriptor), name, options, out)
@@ -144,14 +145,14 @@ func (f *File) Load(options Options) (*Module, error) {
 
 func (f *File) loadBytes(options Options) (*Module, error) {
 	if len(f.content) == 0 {
-		return nil, &Error{Op: "load", Kind: ErrNotAModule, Detail: f.name + ": it has no bytes"}
+		return nil, &Error{Op: "load", Kind: ErrNotAModule, Detail: f.name + ": the file is empty"}
 	}
 	return load(options, func(options *C.thd_load_options, out **C.thd_module) *C.thd_error {
 		return C.thd_module_load_memory(unsafe.Pointer(&f.content[0]), C.size_t(len(f.content)), options, out)
 	})
 }
 
-// Load opens a model's file, loads it and closes it. Errors: Open's and File.Load's.
+// Load opens a model file, loads it and closes it. Errors: as Open and File.Load.
 func Load(path string, options Options) (*Module, error) {
 	file, err := Open(path)
 	if err != nil {

@@ -26,7 +26,7 @@ func open(t *testing.T, path string) *torch.File {
 	return file
 }
 
-func TestFileTellsOfItself(t *testing.T) {
+func TestFileMethods(t *testing.T) {
 	for name, isPackage := range map[string]bool{"negate.pt2": true, "negate.pt": false, "sized.pt": false, "garbage.pt": false} {
 		path := goldens.Path("modules/" + name)
 		content, err := os.ReadFile(path)
@@ -35,7 +35,7 @@ func TestFileTellsOfItself(t *testing.T) {
 		}
 		for _, file := range []*torch.File{open(t, path), torch.NewBytes(content)} {
 			if got := file.IsPackage(); got != isPackage {
-				t.Errorf("%s is a package: %v", name, got)
+				t.Errorf("%s: IsPackage is %v", name, got)
 			}
 			record, err := file.Extra("torchherd.json")
 			if err != nil || (record != nil) != (name == "negate.pt2" || name == "sized.pt") {
@@ -49,7 +49,7 @@ func TestFileTellsOfItself(t *testing.T) {
 			}
 			size := file.Size()
 			if name == "garbage.pt" && size != int64(len(content)) || size < 1 || size > int64(len(content)) {
-				t.Errorf("%s: a size of %d, and the file has %d bytes", name, size, len(content))
+				t.Errorf("%s: size is %d, and the file has %d bytes", name, size, len(content))
 			}
 		}
 	}
@@ -58,8 +58,8 @@ func TestFileTellsOfItself(t *testing.T) {
 	expectKind(t, err, torch.ErrNotAModule)
 }
 
-// What a File loads is the file that it has opened, as often as asked, whatever is at its path by then.
-func TestFileStaysTheSame(t *testing.T) {
+// A File loads the file that it has opened, any number of times, also after another file has taken its path.
+func TestFileAfterReplacement(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "model.pt")
 	for i, name := range []string{"negate.pt", "identity.pt"} {
 		if err := os.WriteFile(path+"new", goldens.Read(t, "modules/"+name), 0o600); err != nil {
@@ -80,7 +80,7 @@ func TestFileStaysTheSame(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		expectSame(t, "the file that was opened", m, load(t, "negate.pt"), pictures(2, 3, 4))
+		expectSame(t, "the opened file", m, load(t, "negate.pt"), images(2, 3, 4))
 		if err := m.Close(); err != nil {
 			t.Error(err)
 		}
@@ -101,38 +101,38 @@ func TestPackageInMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = m.Close() }()
-	expectSame(t, "negate.pt2", m, load(t, "negate.pt"), pictures(2, packageHeight, packageWidth))
+	expectSame(t, "negate.pt2", m, load(t, "negate.pt"), images(2, packageHeight, packageWidth))
 }
 
-// What is no file is refused at once; nobody ever writes to this pipe.
-func TestOpenRefusesWhatIsNoFile(t *testing.T) {
-	folder := t.TempDir()
-	pipe := filepath.Join(folder, "pipe")
+// Only regular files are accepted. Nothing opens this pipe for writing, so Open must not wait.
+func TestOpenRefusesOtherFiles(t *testing.T) {
+	dir := t.TempDir()
+	pipe := filepath.Join(dir, "pipe")
 	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for path, want := range map[string]string{folder: "is a folder", pipe: "is a pipe", os.DevNull: "is a device"} {
+	for path, want := range map[string]string{dir: "is a directory", pipe: "is a pipe", os.DevNull: "is a device"} {
 		_, err := torch.Open(path)
 		expectKind(t, err, torch.ErrNotAModule)
 		if err != nil && !strings.Contains(err.Error(), path+" "+want) {
-			t.Errorf("%v doesn't say %q", err, want)
+			t.Errorf("error %q doesn't contain %q", err, want)
 		}
 	}
-	f, err := os.Open(folder)
+	f, err := os.Open(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, err = torch.NewFile(f)
 	expectKind(t, err, torch.ErrNotAModule)
 	if err := f.Close(); !errors.Is(err, os.ErrClosed) {
-		t.Errorf("the folder stays open: %v", err)
+		t.Errorf("the directory is still open: %v", err)
 	}
-	_, err = torch.Open(filepath.Join(folder, "absent.pt"))
+	_, err = torch.Open(filepath.Join(dir, "absent.pt"))
 	expectKind(t, err, torch.ErrNotFound)
 }
 
-// The files of Linux's /sys say that they have 4096 bytes, and have less.
-func TestFileThatEndsTooEarly(t *testing.T) {
+// The files of Linux's /sys are shorter than their size of 4096 bytes.
+func TestTruncatedFile(t *testing.T) {
 	const path = "/sys/kernel/mm/transparent_hugepage/enabled"
 	file, err := torch.Open(path)
 	if err != nil {
@@ -141,13 +141,13 @@ func TestFileThatEndsTooEarly(t *testing.T) {
 	defer func() { _ = file.Close() }()
 	_, err = file.Load(torch.Options{})
 	expectKind(t, err, torch.ErrNotAModule)
-	if err == nil || !strings.Contains(err.Error(), path+": it ends too early") {
-		t.Errorf("the error doesn't say so: %v", err)
+	if err == nil || !strings.Contains(err.Error(), path+": it is truncated") {
+		t.Errorf("error %v doesn't say that the file is truncated", err)
 	}
 }
 
-// A file that becomes shorter while it is read is an error, or was read before.
-func TestFileIsCutOffWhileItLoads(t *testing.T) {
+// Loading a file that is truncated meanwhile fails, unless it was read before.
+func TestFileIsTruncatedDuringLoad(t *testing.T) {
 	content := goldens.Read(t, "modules/needs_four.pt")
 	path := filepath.Join(t.TempDir(), "model.pt")
 	for seed := range uint64(40) {

@@ -5,13 +5,13 @@ import "C"
 
 import "fmt"
 
-// A Filter is how a picture is resized. The names and values are Pillow's.
+// A Filter selects how an image is resized. The names and results are Pillow's.
 type Filter int32
 
-// The filters. All but Nearest are antialiased when they shrink.
+// The filters. All except Nearest are antialiased when an image shrinks.
 const (
 	Bilinear Filter = iota // a triangle
-	Nearest                // the source's pixel, unfiltered
+	Nearest                // the nearest source pixel
 	Lanczos                // a windowed sinc of three lobes
 	Bicubic                // with a = -0.5
 	Box
@@ -30,10 +30,10 @@ var filters = [...]struct {
 	Hamming:  {"hamming", C.THD_HAMMING},
 }
 
-// Valid tells whether there is such a filter.
+// Valid reports whether the filter exists.
 func (f Filter) Valid() bool { return f >= 0 && int(f) < len(filters) }
 
-// String is the filter's name: nearest, lanczos, bilinear, bicubic, box or hamming.
+// String returns the filter's name: nearest, lanczos, bilinear, bicubic, box or hamming.
 func (f Filter) String() string {
 	if !f.Valid() {
 		return fmt.Sprintf("Filter(%d)", int32(f))
@@ -41,17 +41,17 @@ func (f Filter) String() string {
 	return filters[f].name
 }
 
-// NewFilter reads a filter's name. Errors: ErrInvalidArgument.
+// NewFilter parses a filter's name. Errors: ErrInvalidArgument.
 func NewFilter(name string) (Filter, error) {
 	for f, known := range filters {
 		if name == known.name {
 			return Filter(f), nil
 		}
 	}
-	return Bilinear, &Error{Op: "new filter", Kind: ErrInvalidArgument, Detail: fmt.Sprintf("no filter is called %q; use nearest, lanczos, bilinear, bicubic, box or hamming", name)}
+	return Bilinear, &Error{Op: "new filter", Kind: ErrInvalidArgument, Detail: fmt.Sprintf("unknown filter %q; use nearest, lanczos, bilinear, bicubic, box or hamming", name)}
 }
 
-// c is the filter as C numbers it; for one that doesn't exist a number that doesn't either.
+// c returns the filter's number in C. For a filter that doesn't exist, it returns a number that C refuses.
 func (f Filter) c() C.thd_filter {
 	if !f.Valid() {
 		return C.thd_filter(len(filters))

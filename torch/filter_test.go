@@ -8,7 +8,7 @@ import (
 	"github.com/torchherd/torchherd/torch"
 )
 
-// Filters are all that there are.
+// filters are all filters.
 var filters = []torch.Filter{torch.Bilinear, torch.Nearest, torch.Lanczos, torch.Bicubic, torch.Box, torch.Hamming}
 
 func TestFilterNames(t *testing.T) {
@@ -18,7 +18,7 @@ func TestFilterNames(t *testing.T) {
 		}
 	}
 	if filter := (torch.DecodeOptions{}).Filter; filter != torch.Bilinear {
-		t.Errorf("without a word the filter is %v", filter)
+		t.Errorf("the default filter is %v", filter)
 	}
 	_, err := torch.NewFilter("cubic")
 	expectKind(t, err, torch.ErrInvalidArgument)
@@ -30,7 +30,7 @@ func TestFilterNames(t *testing.T) {
 	}
 }
 
-// A decode with a filter gives the values of decoding first and resizing then.
+// DecodeJPEG with a filter equals decoding followed by Resize.
 func TestDecodeJPEGByEachFilter(t *testing.T) {
 	jpeg := goldens.Read(t, "pictures/exif-6.jpg")
 	header, err := torch.ReadJPEGHeader(jpeg)
@@ -51,16 +51,16 @@ func TestDecodeJPEGByEachFilter(t *testing.T) {
 			t.Fatal(err)
 		}
 		if !bytes.Equal(got, want) {
-			t.Errorf("%v: decoding differs from decoding and resizing", filter)
+			t.Errorf("%v: differs from decoding followed by Resize", filter)
 		}
 		if other, ok := seen[string(got)]; ok {
-			t.Errorf("%v gives what %v gives", filter, other)
+			t.Errorf("%v and %v have the same output", filter, other)
 		}
 		seen[string(got)] = filter
 	}
 }
 
-// A grey JPEG becomes RGB with equal channels where that is asked for.
+// DecodeOptions.Gray converts a gray JPEG to RGB with equal channels.
 func TestDecodeGrayJPEG(t *testing.T) {
 	jpeg := goldens.Read(t, "pictures/jpeg-gray.jpg")
 	pixels := make([]byte, 64*48*3)
@@ -69,15 +69,15 @@ func TestDecodeGrayJPEG(t *testing.T) {
 		if err := torch.DecodeJPEG(jpeg, torch.DecodeOptions{Gray: true, Scaled: scaled}, 64, 48, pixels); err != nil {
 			t.Fatal(err)
 		}
-		different := map[byte]bool{}
+		levels := map[byte]bool{}
 		for i := 0; i < len(pixels); i += 3 {
-			different[pixels[i]] = true
+			levels[pixels[i]] = true
 			if pixels[i] != pixels[i+1] || pixels[i] != pixels[i+2] {
 				t.Fatalf("pixel %d is %v", i/3, pixels[i:i+3])
 			}
 		}
-		if len(different) < 50 {
-			t.Errorf("only %d levels", len(different))
+		if len(levels) < 50 {
+			t.Errorf("only %d levels", len(levels))
 		}
 	}
 }

@@ -15,34 +15,34 @@ import "C"
 
 import "fmt"
 
-// An Orientation is the turn that a picture needs before it is shown, as EXIF numbers them: 1 is upright, 2 to 4
-// mirror or turn it by half, 5 to 8 swap its sides.
+// An Orientation is an EXIF orientation, which says how to rotate or mirror a stored image for display: 1 is upright, 2
+// to 4 keep its width and height, 5 to 8 swap them.
 type Orientation int
 
 const (
-	// FromEXIF stands for the orientation that the file's own EXIF data states; Upright if it states none.
+	// FromEXIF stands for the orientation in the file's EXIF data, or Upright if it has none.
 	FromEXIF Orientation = C.THD_ORIENTATION_EXIF
-	// Upright leaves the picture as it is stored.
+	// Upright leaves the image as it is stored.
 	Upright Orientation = 1
 )
 
-// SwapsSides tells whether the turned picture is as wide as the stored one is high.
+// SwapsSides reports whether the orientation swaps width and height.
 func (o Orientation) SwapsSides() bool { return o >= 5 }
 
-// JPEGHeader is what a JPEG's header says.
+// A JPEGHeader describes a JPEG.
 type JPEGHeader struct {
-	Width, Height int // pixels as stored, before any turn
-	Channels      int // 1 grey, 3 colour, 4 CMYK
+	Width, Height int // in pixels, as stored, before the orientation is applied
+	Channels      int // 1 gray, 3 color, 4 CMYK
 	Orientation   Orientation
 }
 
-// ReadJPEGHeader reads a JPEG's header without decoding the picture. Errors: ErrBadImage.
+// ReadJPEGHeader reads a JPEG's header without decoding the image. Errors: ErrBadImage.
 func ReadJPEGHeader(data []byte) (JPEGHeader, error) {
 	const op = "read jpeg header"
 	if err := checkImage(op, data); err != nil {
 		return JPEGHeader{}, err
 	}
-	var info C.thd_jpeg_info
+	info := C.thd_jpeg_info{struct_size: C.sizeof_thd_jpeg_info}
 	if err := take(op, C.thd_jpeg_read_header(bytePointer(data), C.size_t(len(data)), &info)); err != nil {
 		return JPEGHeader{}, err
 	}
@@ -52,24 +52,24 @@ func ReadJPEGHeader(data []byte) (JPEGHeader, error) {
 	}, nil
 }
 
-// DecodeOptions say how a JPEG is decoded. The zero value goes by the file's EXIF data and has no limit.
+// DecodeOptions are the options of DecodeJPEG. The zero value applies the EXIF orientation, resizes by Bilinear and has
+// no limit.
 type DecodeOptions struct {
 	Orientation Orientation
-	MaxPixels   int64 // of the stored picture, checked on the header; 0: no limit
-	// Scaled decodes a picture that is at least twice as large as asked for at 1/2, 1/4 or 1/8 of its size before it is
-	// resized: faster, and with other values.
+	MaxPixels   int64 // limit of the stored image's width*height, checked before decoding; 0: no limit
+	// Scaled decodes an image that is at least twice the requested size at 1/2, 1/4 or 1/8 of its size before it is
+	// resized. This is faster and changes the pixels.
 	Scaled bool
 	Filter Filter
-	// Gray makes a grey picture RGB with three equal channels, instead of refusing it.
+	// Gray converts a gray image to RGB with three equal channels, instead of refusing it.
 	Gray bool
 }
 
-// DecodeJPEG decodes a JPEG (baseline or progressive; CMYK is turned into RGB), turns it by its orientation and
-// resizes the turned picture to width x height as Resize does. pixels receives width*height*3 bytes, RGB in HWC
-// order.
+// DecodeJPEG decodes a JPEG (baseline or progressive; CMYK is converted to RGB), applies the orientation and resizes
+// the oriented image to width x height as Resize does. It writes width*height*3 bytes to pixels, RGB in HWC order.
 //
-// Errors: ErrBadImage, ErrTooManyPixels, ErrNotRGB for a grey picture unless options.Gray, ErrShape when pixels has
-// another length.
+// Errors: ErrBadImage; ErrTooManyPixels; ErrNotRGB for a gray image unless options.Gray; ErrShape if pixels has another
+// length.
 func DecodeJPEG(data []byte, options DecodeOptions, width, height int, pixels []byte) error {
 	const op = "decode jpeg"
 	if err := checkImage(op, data); err != nil {
@@ -79,7 +79,8 @@ func DecodeJPEG(data []byte, options DecodeOptions, width, height int, pixels []
 		return err
 	}
 	c := C.thd_jpeg_decode_options{
-		max_pixels: C.int64_t(options.MaxPixels), orientation: C.int32_t(options.Orientation), filter: options.Filter.c(),
+		struct_size: C.sizeof_thd_jpeg_decode_options,
+		max_pixels:  C.int64_t(options.MaxPixels), orientation: C.int32_t(options.Orientation), filter: options.Filter.c(),
 	}
 	if options.Scaled {
 		c.scaled = 1
@@ -91,12 +92,11 @@ func DecodeJPEG(data []byte, options DecodeOptions, width, height int, pixels []
 		bytePointer(pixels)))
 }
 
-// Resize turns a picture by orientation (not FromEXIF) and resizes the turned picture to width x height with a filter,
-// antialiased when it shrinks, unless it is Nearest. The values equal those of Pillow 13's Image.resize(size, filter),
-// which is what torchvision's resize is for a PIL image.
+// Resize applies an orientation (not FromEXIF) to an image and resizes the oriented image to width x height. The result
+// equals Image.resize(size, filter) of Pillow 13, which torchvision's resize calls for a PIL image.
 //
-// source has sourceWidth*sourceHeight pixels of channels (3 or 4) bytes, and a fourth channel is left out; pixels
-// receives width*height*3 bytes. Errors: ErrShape, ErrInvalidArgument.
+// source has sourceWidth*sourceHeight pixels of 3 or 4 channels; the fourth channel is ignored. Resize writes
+// width*height*3 bytes to pixels. Errors: ErrShape, ErrInvalidArgument.
 func Resize(source []byte, sourceWidth, sourceHeight, channels int, orientation Orientation, filter Filter, width, height int, pixels []byte) error {
 	const op = "resize"
 	if err := checkPixels(op, source, sourceWidth, sourceHeight, channels); err != nil {
@@ -109,8 +109,8 @@ func Resize(source []byte, sourceWidth, sourceHeight, channels int, orientation 
 		C.int32_t(channels), C.int32_t(orientation), filter.c(), C.int32_t(width), C.int32_t(height), bytePointer(pixels)))
 }
 
-// JPEGBound is the most bytes that EncodeJPEG can need for a picture of that size; 0 for a size that no JPEG can
-// have (a side below 1 or above 65500, channels other than 1 and 3).
+// JPEGBound returns the largest number of bytes that EncodeJPEG writes for an image of this size, or 0 if JPEG doesn't
+// support it (a side below 1 or above 65500, channels other than 1 and 3).
 func JPEGBound(width, height, channels int) int {
 	if width != int(int32(width)) || height != int(int32(height)) {
 		return 0
@@ -118,17 +118,18 @@ func JPEGBound(width, height, channels int) int {
 	return int(C.thd_jpeg_bound(C.int32_t(width), C.int32_t(height), C.int32_t(channels)))
 }
 
-// EncodeJPEG writes pixels (HWC, 1 channel grey or 3 RGB) as a baseline JPEG with 4:2:0 subsampling and the
-// standard tables at quality 1 to 100, into out, which should have JPEGBound bytes. It returns the number written.
+// EncodeJPEG encodes pixels (HWC, 1 channel gray or 3 channels RGB) as a baseline JPEG with 4:2:0 subsampling and the
+// standard tables. quality is 1 to 100. It writes to out, which should have JPEGBound bytes, and returns the number of
+// bytes written.
 //
-// Errors: ErrShape, ErrInvalidArgument (also when out is too small).
+// Errors: ErrShape; ErrInvalidArgument, also if out is too small.
 func EncodeJPEG(pixels []byte, width, height, channels, quality int, out []byte) (int, error) {
 	const op = "encode jpeg"
 	if err := checkPixels(op, pixels, width, height, channels); err != nil {
 		return 0, err
 	}
 	if len(out) == 0 {
-		return 0, &Error{Op: op, Kind: ErrInvalidArgument, Detail: "no room to write to"}
+		return 0, &Error{Op: op, Kind: ErrInvalidArgument, Detail: "the output buffer is empty"}
 	}
 	var written C.size_t
 	err := take(op, C.thd_jpeg_encode(bytePointer(pixels), C.int32_t(width), C.int32_t(height), C.int32_t(channels),
@@ -138,25 +139,25 @@ func EncodeJPEG(pixels []byte, width, height, channels, quality int, out []byte)
 
 func checkImage(op string, data []byte) error {
 	if len(data) == 0 {
-		return &Error{Op: op, Kind: ErrBadImage, Detail: "there are no bytes"}
+		return &Error{Op: op, Kind: ErrBadImage, Detail: "the image is empty"}
 	}
-	return checkABI()
+	return checkAPI()
 }
 
-// MaxSide is the longest side of a picture's memory, in pixels: far above any picture, and short enough that the number of
-// its bytes doesn't overflow.
+// MaxSide is the longest side of an image in memory, in pixels. It is far above any real image, and small enough that
+// the number of bytes doesn't overflow.
 const MaxSide = 1 << 24
 
-// checkPixels makes sure that a picture's memory has the size that C takes for granted.
+// checkPixels returns an error unless an image's memory has the size that C relies on.
 func checkPixels(op string, pixels []byte, width, height, channels int) error {
-	if err := checkABI(); err != nil {
+	if err := checkAPI(); err != nil {
 		return err
 	}
 	if width < 1 || height < 1 || channels < 1 || width > MaxSide || height > MaxSide || channels > 4 {
-		return &Error{Op: op, Kind: ErrShape, Detail: fmt.Sprintf("no picture is %dx%d with %d channels", width, height, channels)}
+		return &Error{Op: op, Kind: ErrShape, Detail: fmt.Sprintf("invalid image size: %dx%d with %d channels", width, height, channels)}
 	}
 	if len(pixels) != width*height*channels {
-		return &Error{Op: op, Kind: ErrShape, Detail: fmt.Sprintf("%dx%d pixels of %d channels need %d bytes, and there are %d",
+		return &Error{Op: op, Kind: ErrShape, Detail: fmt.Sprintf("%dx%d pixels of %d channels need %d bytes, got %d",
 			width, height, channels, width*height*channels, len(pixels))}
 	}
 	return nil

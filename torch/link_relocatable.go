@@ -2,7 +2,7 @@
 
 package torch
 
-// A program built with this tag finds the libraries in a folder lib beside itself, so that the two can be moved
+// A program that is built with this tag uses the libraries in the directory lib beside it, so that both can be moved
 // together.
 
 // #cgo LDFLAGS: -L${SRCDIR}/../bin/lib -ltorchherd

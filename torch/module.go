@@ -3,12 +3,12 @@ package torch
 /*
 #cgo noescape thd_module_forward
 #cgo nocallback thd_module_forward
-#cgo noescape thd_module_forward_pictures
-#cgo nocallback thd_module_forward_pictures
+#cgo noescape thd_module_forward_images
+#cgo nocallback thd_module_forward_images
 #cgo noescape thd_module_check_finite
 #cgo nocallback thd_module_check_finite
-#cgo noescape thd_result_read_pictures
-#cgo nocallback thd_result_read_pictures
+#cgo noescape thd_result_read_images
+#cgo nocallback thd_result_read_images
 #include <stdlib.h>
 #include "torchherd.h"
 */
@@ -24,49 +24,56 @@ import (
 )
 
 // A Module is a model on one device: a TorchScript module in evaluation mode, or an AOTInductor package. Its methods
-// are safe for concurrent use and take turns. Close it when it is done with: a model's memory is large and lies outside
-// Go's heap, so the garbage collector can't know when it is time, and nothing is freed without Close.
+// are safe for concurrent use; calls run one after another.
+//
+// The caller must Close a Module. Its memory is large and outside Go's heap, so the garbage collector can't decide when
+// to free it, and only Close frees it.
 type Module struct {
 	info     Info
-	limits   limits // of what forward takes; only a package has any
-	channels int64  // of a picture as the model gets it
+	limits   limits // of a package's input
+	channels int64  // of the model's input
 
-	mu     sync.Mutex // one call at a time
+	mu     sync.Mutex // guards what follows; held during each call
 	handle *C.thd_module
-	in     pointers // scratch, so that a batch allocates little
-	folder string   // to be removed by Close; empty: none
+	in     pointers // reused, so that a batch allocates little
+	dir    string   // removed by Close; empty: none
 }
 
-// Info is what a module says about itself.
+// Info describes a module.
 type Info struct {
-	// Inputs of forward as the module declares them, such as "x: Tensor". TorchScript states no shapes.
+	// Inputs are the parameters of forward as the module declares them, such as "x: Tensor". TorchScript declares no
+	// shapes.
 	Inputs     []string
 	Device     Device
 	Precision  Precision
-	Parameters int64 // elements in all parameters and buffers
+	Parameters int64 // the number of elements in all parameters and buffers
 	Bytes      int64 // their size in memory
 }
 
-// Options say how a model is loaded. The zero value is the CPU in float32.
+// Options are the options for loading a model. The zero value loads it onto the CPU in float32.
 type Options struct {
 	Device Device
-	// Precision is for TorchScript; a package computes in the one that it was compiled for.
+	// Precision applies to TorchScript. A package computes in the precision that it was compiled for.
 	Precision Precision
-	// CUDAGraphs replays each shape of a batch as a CUDA graph once it has run twice. For ForwardImages only. A model
-	// that no graph can hold runs without.
+	// CUDAGraphs replays each batch shape as a CUDA graph after it has run twice, for ForwardImages only. A model that
+	// can't be recorded runs without a graph.
 	CUDAGraphs bool
-	// Values are what the model's tensors hold of pictures; for ForwardImages and CheckFinite.
+	// Values are the meaning of the values in the model's tensors, for ForwardImages and CheckFinite.
 	Values Values
-	// PackageFolder is where a package is unpacked, into a folder of its own that is removed again: on the CPU before
-	// Load returns, on CUDA by Close. Empty: os.TempDir(). It must allow files to be executed.
+	// PackageFolder is the directory in which a package is unpacked, into a subdirectory that is removed before Load
+	// returns (CPU) or by Close (CUDA). It must allow the execution of files. The default is os.TempDir().
 	PackageFolder string
 }
 
 func load(options Options, call func(*C.thd_load_options, **C.thd_module) *C.thd_error) (*Module, error) {
-	if err := checkABI(); err != nil {
+	if err := checkAPI(); err != nil {
 		return nil, err
 	}
-	c := C.thd_load_options{device: C.CString(options.Device.String()), precision: C.thd_precision(options.Precision)}
+	c := C.thd_load_options{
+		struct_size: C.sizeof_thd_load_options,
+		device:      C.CString(options.Device.String()),
+		precision:   C.thd_precision(options.Precision),
+	}
 	defer C.free(unsafe.Pointer(c.device))
 	if options.CUDAGraphs {
 		c.graphs = 1
@@ -80,7 +87,7 @@ func load(options Options, call func(*C.thd_load_options, **C.thd_module) *C.thd
 	if err := take("load", call(&c, &m.handle)); err != nil {
 		return nil, err
 	}
-	var info C.thd_module_info
+	info := C.thd_module_info{struct_size: C.sizeof_thd_module_info}
 	if err := take("load", C.thd_module_describe(m.handle, &info)); err != nil {
 		_ = m.Close()
 		return nil, err
@@ -95,30 +102,30 @@ func load(options Options, call func(*C.thd_load_options, **C.thd_module) *C.thd
 	return m, nil
 }
 
-// Info describes the module; also after Close.
+// Info returns the module's description, also after Close.
 func (m *Module) Info() Info { return m.info }
 
-// Close returns the module's memory, after a call that is under way. Closing twice does nothing; other calls on
-// a closed module return ErrClosed. It fails only when a package's folder can't be removed.
+// Close waits for a call in progress and frees the module's memory. A second Close does nothing; other calls on a
+// closed module return ErrClosed. Close fails only if a package's directory can't be removed.
 func (m *Module) Close() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	C.thd_module_free(m.handle)
 	m.handle = nil
-	folder := m.folder
-	m.folder = ""
-	if folder == "" {
+	dir := m.dir
+	m.dir = ""
+	if dir == "" {
 		return nil
 	}
-	return os.RemoveAll(folder)
+	return os.RemoveAll(dir)
 }
 
-// Forward runs the module on a batch: a tensor whose first dimension counts the items. The answer is a tensor of
-// any shape, as the module makes it.
+// Forward runs the module on a batch: a tensor whose first dimension is the number of items. The output is a tensor of
+// any shape.
 //
-// Errors: ErrShape for an empty batch or data that doesn't fit its shape, ErrDType, ErrForward when the module
-// raises an error (as for a shape or dtype that it doesn't take), ErrOutput when its answer isn't one tensor,
-// ErrOutOfMemory, ErrClosed.
+// Errors: ErrShape for an empty batch or data that doesn't match its shape; ErrDType; ErrForward if the module fails,
+// for example because it doesn't support the shape or dtype; ErrOutput if its output isn't one tensor; ErrOutOfMemory;
+// ErrClosed.
 func (m *Module) Forward(batch *Tensor) (*Tensor, error) {
 	const op = "forward"
 	if err := batch.check(op); err != nil {
@@ -130,7 +137,11 @@ func (m *Module) Forward(batch *Tensor) (*Tensor, error) {
 	if err := m.limits.check(op, batch.DType, batch.Shape); err != nil {
 		return nil, err
 	}
-	input := C.thd_tensor_view{dtype: C.thd_dtype(batch.DType), dims: C.int32_t(len(batch.Shape))}
+	input := C.thd_tensor_view{
+		struct_size: C.sizeof_thd_tensor_view,
+		dtype:       C.thd_dtype(batch.DType),
+		dims:        C.int32_t(len(batch.Shape)),
+	}
 	for i, n := range batch.Shape {
 		input.shape[i] = C.int64_t(n)
 	}
@@ -145,7 +156,7 @@ func (m *Module) Forward(batch *Tensor) (*Tensor, error) {
 		return nil, &Error{Op: op, Kind: ErrClosed}
 	}
 	var result *C.thd_result
-	var view C.thd_tensor_view
+	view := C.thd_tensor_view{struct_size: C.sizeof_thd_tensor_view}
 	if err := take(op, C.thd_module_forward(m.handle, &input, &result, &view)); err != nil {
 		return nil, err
 	}
@@ -163,7 +174,7 @@ func (m *Module) Forward(batch *Tensor) (*Tensor, error) {
 	return output, nil
 }
 
-// Images is a batch of pictures of one size, pixels in HWC order.
+// Images is a batch of images of one size, with pixels in HWC order.
 type Images struct {
 	Height, Width, Channels int
 	Items                   [][]byte // each Height*Width*Channels bytes
@@ -171,11 +182,11 @@ type Images struct {
 
 func (p *Images) size() int { return p.Height * p.Width * p.Channels }
 
-// ForwardImages runs the module on RGB pictures: it stacks them in their order, turns them into float32 NCHW with the
-// module's Values, and runs. On CUDA it returns when the work is queued, so that the next batch can be given while this one runs.
-// The caller reads the answer once.
+// ForwardImages runs the module on RGB images. It stacks them in their order and converts them to float32 NCHW by the
+// module's Values. On CUDA it returns when the work is queued, so the caller can submit the next batch while this one
+// runs. The caller must Read the output, which frees its memory.
 //
-// Errors: as for Forward; ErrOutput also when the answer isn't floating point [items, 1 or 3, height, width].
+// Errors: as Forward; ErrOutput also if the output isn't floating point [items, 1 or 3, height, width].
 func (m *Module) ForwardImages(batch Images) (*Answer, error) {
 	const op = "forward"
 	if err := m.checkInput(op, batch); err != nil {
@@ -187,23 +198,23 @@ func (m *Module) ForwardImages(batch Images) (*Answer, error) {
 	if m.handle == nil {
 		return nil, &Error{Op: op, Kind: ErrClosed}
 	}
-	var view C.thd_tensor_view
-	answer := &Answer{}
+	view := C.thd_tensor_view{struct_size: C.sizeof_thd_tensor_view}
+	output := &Answer{}
 	items := m.in.pin(batch.Items)
-	err := take(op, C.thd_module_forward_pictures(m.handle, items, C.int32_t(len(batch.Items)),
-		C.int32_t(batch.Height), C.int32_t(batch.Width), &answer.result, &view))
+	err := take(op, C.thd_module_forward_images(m.handle, items, C.int32_t(len(batch.Items)),
+		C.int32_t(batch.Height), C.int32_t(batch.Width), &output.result, &view))
 	m.in.unpin()
 	if err != nil {
 		return nil, err
 	}
-	answer.count = int(view.shape[0])
-	answer.Channels, answer.Height, answer.Width = int(view.shape[1]), int(view.shape[2]), int(view.shape[3])
-	return answer, nil
+	output.count = int(view.shape[0])
+	output.Channels, output.Height, output.Width = int(view.shape[1]), int(view.shape[2]), int(view.shape[3])
+	return output, nil
 }
 
-// CheckFinite runs the module on the first picture of a batch and checks that each value of its answer is a number:
-// not infinite, not NaN. (ForwardImages takes such values for 0 or 1.) Errors: as for ForwardImages; ErrOutput also
-// when one isn't.
+// CheckFinite runs the module on the first image of a batch and checks that every value of its output is finite.
+// (ForwardImages converts NaN and infinite values to 0 or 1.) Errors: as ForwardImages; ErrOutput also if a value is
+// NaN or infinite.
 func (m *Module) CheckFinite(batch Images) error {
 	const op = "check"
 	if err := m.checkInput(op, batch); err != nil {
@@ -214,42 +225,45 @@ func (m *Module) CheckFinite(batch Images) error {
 	if m.handle == nil {
 		return &Error{Op: op, Kind: ErrClosed}
 	}
-	picture := (*C.uint8_t)(&batch.Items[0][0])
-	return take(op, C.thd_module_check_finite(m.handle, picture, C.int32_t(batch.Height), C.int32_t(batch.Width)))
+	image := (*C.uint8_t)(&batch.Items[0][0])
+	return take(op, C.thd_module_check_finite(m.handle, image, C.int32_t(batch.Height), C.int32_t(batch.Width)))
 }
 
-// checkInput returns the error of a batch that no module, or this one, can take.
+// checkInput returns an error if this module can't run on a batch.
 func (m *Module) checkInput(op string, batch Images) error {
 	if len(batch.Items) == 0 || batch.Height < 1 || batch.Width < 1 {
-		return &Error{Op: op, Kind: ErrShape, Detail: "an empty batch"}
+		return &Error{Op: op, Kind: ErrShape, Detail: "the batch is empty"}
 	}
 	if batch.Channels != 3 {
-		return &Error{Op: op, Kind: ErrShape, Detail: fmt.Sprintf("pictures of %d channels; 3 are needed", batch.Channels)}
+		return &Error{Op: op, Kind: ErrShape, Detail: fmt.Sprintf("the images have %d channels instead of 3", batch.Channels)}
 	}
 	for i, item := range batch.Items {
 		if len(item) != batch.size() {
-			return &Error{Op: op, Kind: ErrShape, Detail: fmt.Sprintf("picture %d has %d bytes instead of %d", i, len(item), batch.size())}
+			return &Error{Op: op, Kind: ErrShape, Detail: fmt.Sprintf("image %d has %d bytes instead of %d", i, len(item), batch.size())}
 		}
 	}
 	shape := [...]int64{int64(len(batch.Items)), m.channels, int64(batch.Height), int64(batch.Width)}
 	return m.limits.check(op, Float32, shape[:])
 }
 
-// An Answer is what ForwardImages came to, in memory outside Go's heap until it is read.
+// An Answer is the output of ForwardImages. Its memory is outside Go's heap until it is read.
 type Answer struct {
-	Height, Width, Channels int // of each picture; they may differ from the batch's, with one channel or three
+	Height, Width, Channels int // of each image; they may differ from the batch's, and Channels is 1 or 3
 	count                   int
 	result                  *C.thd_result
 }
 
-// Read waits for the answer, writes it as bytes, RGB or grey (brought to 0..1 by the module's Values and clamped, NaN as
-// 0, times 255, cut off), and returns the memory that the answer held. Item i belongs to item i of the batch. A second Read returns ErrClosed. It may run on another
-// goroutine while the module runs another batch, and after the module was closed.
+// Read waits for the output, returns it as RGB or gray bytes, and frees its memory. The module's Values bring the
+// output to 0..1; it is clamped (NaN becomes 0), multiplied by 255 and truncated. Item i belongs to item i of the
+// batch.
 //
-// alloc makes the memory of each picture: size bytes, which are all overwritten. It lets a server use its memory again;
-// nil is make. Errors: ErrForward for what fails on CUDA only as it runs.
+// Read may run on another goroutine while the module runs another batch, and after the module is closed. A second Read
+// returns ErrClosed.
+//
+// alloc returns the memory of one image, of length size, which Read overwrites completely. A server can thus reuse
+// memory. A nil alloc allocates with make. Errors: ErrForward if the work fails on the CUDA device.
 func (a *Answer) Read(alloc func(size int) []byte) (Images, error) {
-	const op = "read the answer"
+	const op = "read output"
 	if a.result == nil {
 		return Images{}, &Error{Op: op, Kind: ErrClosed}
 	}
@@ -266,16 +280,16 @@ func (a *Answer) Read(alloc func(size int) []byte) (Images, error) {
 	}
 	var out pointers
 	defer out.unpin()
-	return output, take(op, C.thd_result_read_pictures(a.result, out.pin(output.Items), C.int32_t(a.count)))
+	return output, take(op, C.thd_result_read_images(a.result, out.pin(output.Items), C.int32_t(a.count)))
 }
 
-// pointers is an array of pointers to Go memory, pinned while C reads them.
+// pointers is an array of pointers to Go memory, which is pinned while C uses it.
 type pointers struct {
 	array  []*byte
 	pinner runtime.Pinner
 }
 
-// pin returns the address of an array with the address of each item's first byte.
+// pin pins the items and returns an array of their addresses.
 func (p *pointers) pin(items [][]byte) **C.uint8_t {
 	p.array = p.array[:0]
 	for _, item := range items {

@@ -25,49 +25,49 @@ import (
 	"golang.org/x/sys/cpu"
 )
 
-// packageFolder is where an AOTInductor package keeps the model called "model", the only one that there is unless its
-// maker chose otherwise.
-const packageFolder = "data/aotinductor/model/"
+// packageDir is the directory of an AOTInductor package that contains the model named "model". A package has only this
+// model unless its exporter chose other names.
+const packageDir = "data/aotinductor/model/"
 
-// packageFiles returns the files of the package that the archive is; none when it is no package.
+// packageFiles returns the files of the model in a package. It returns none if the archive isn't a package.
 func (a archive) packageFiles() []*zip.File {
 	var files []*zip.File
 	for _, file := range a.zip.File {
-		if strings.HasPrefix(below(file), packageFolder) && !strings.HasSuffix(file.Name, "/") {
+		if strings.HasPrefix(below(file), packageDir) && !strings.HasSuffix(file.Name, "/") {
 			files = append(files, file)
 		}
 	}
 	return files
 }
 
-// loadPackage unpacks a package and loads it. The loaded library keeps its file's content, so on the CPU the folder is
-// removed at once, and a process that is killed leaves nothing behind; CUDA reads its kernels when they first run.
+// loadPackage unpacks a package and loads it. On the CPU it removes the files as soon as the library is loaded, so that
+// a killed process leaves nothing behind. On CUDA the kernels are read from their files when they first run.
 func (f *File) loadPackage(files []*zip.File, options Options) (*Module, error) {
 	stated, err := f.archive.statement()
 	if err != nil {
 		return nil, err
 	}
-	if err := stated.checkMaker(); err != nil {
+	if err := stated.checkPyTorch(); err != nil {
 		return nil, err
 	}
 	if err := checkTarget(files, options.Device); err != nil {
 		return nil, err
 	}
-	folder, err := os.MkdirTemp(options.PackageFolder, "torchherd-package-")
+	dir, err := os.MkdirTemp(options.PackageFolder, "torchherd-package-")
 	if err != nil {
-		return nil, fmt.Errorf("torch: load: a package must be unpacked, and there is no place for it: %w", err)
+		return nil, fmt.Errorf("torch: load: create a directory for the unpacked package: %w", err)
 	}
-	m, err := loadUnpacked(files, folder, options)
+	m, err := loadUnpacked(files, dir, options)
 	if err != nil {
-		_ = os.RemoveAll(folder)
+		_ = os.RemoveAll(dir)
 		return nil, err
 	}
 	m.limits = stated.limits
 	m.info.Precision = stated.precision()
-	m.folder = folder
+	m.dir = dir
 	if options.Device == CPU {
-		m.folder = ""
-		err = os.RemoveAll(folder)
+		m.dir = ""
+		err = os.RemoveAll(dir)
 	}
 	if err != nil {
 		_ = m.Close()
@@ -76,33 +76,34 @@ func (f *File) loadPackage(files []*zip.File, options Options) (*Module, error) 
 	return m, nil
 }
 
-func loadUnpacked(files []*zip.File, folder string, options Options) (*Module, error) {
+// loadUnpacked unpacks a package's files into dir and loads them.
+func loadUnpacked(files []*zip.File, dir string, options Options) (*Module, error) {
 	var library string
 	for _, file := range files {
-		name := filepath.Join(folder, path.Base(file.Name))
+		name := filepath.Join(dir, path.Base(file.Name))
 		if err := writeRecord(file, name, 0o700); err != nil {
-			return nil, fmt.Errorf("torch: load: unpacking the package: %w", err)
+			return nil, fmt.Errorf("torch: load: unpack the package: %w", err)
 		}
 		if strings.HasSuffix(name, ".so") {
 			library = name
 		}
 	}
 	if library == "" {
-		return nil, &Error{Op: "load", Kind: ErrNotAModule, Detail: "the package holds no shared library (.so)"}
+		return nil, &Error{Op: "load", Kind: ErrNotAModule, Detail: "the package contains no shared library (.so)"}
 	}
 	if err := checkLibrary(library); err != nil {
-		return nil, &Error{Op: "load", Kind: ErrNotAModule, Detail: "the package's shared library is damaged: " + err.Error()}
+		return nil, &Error{Op: "load", Kind: ErrNotAModule, Detail: "the package's shared library is corrupt: " + err.Error()}
 	}
-	cLibrary, cFolder := C.CString(library), C.CString(folder)
+	cLibrary, cDir := C.CString(library), C.CString(dir)
 	defer C.free(unsafe.Pointer(cLibrary))
-	defer C.free(unsafe.Pointer(cFolder))
+	defer C.free(unsafe.Pointer(cDir))
 	return load(options, func(options *C.thd_load_options, out **C.thd_module) *C.thd_error {
-		return C.thd_module_load_package(cLibrary, cFolder, options, out)
+		return C.thd_module_load_package(cLibrary, cDir, options, out)
 	})
 }
 
-// checkLibrary makes sure that a shared library is whole. The dynamic linker maps what the header says, and beyond the
-// file's end a process is killed.
+// checkLibrary checks that a shared library isn't truncated. The dynamic linker maps the segments that the header
+// states, and access beyond the end of the file kills the process.
 func checkLibrary(path string) error {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -115,24 +116,23 @@ func checkLibrary(path string) error {
 	defer func() { _ = library.Close() }()
 	for _, segment := range library.Progs {
 		if segment.Off+segment.Filesz > uint64(info.Size()) {
-			return errors.New("it ends too early")
+			return errors.New("it is truncated")
 		}
 	}
 	return nil
 }
 
-// target is what a package's metadata says it was compiled for.
+// target is the machine that a package was compiled for, as its metadata states it.
 type target struct {
 	Device  string `json:"AOTI_DEVICE_KEY"` // "cpu", "cuda"
 	Machine string `json:"AOTI_MACHINE"`    // "x86_64", "aarch64"
 	ISA     string `json:"AOTI_CPU_ISA"`    // such as "AVX2" or "AVX512 AVX512_VNNI"
 	System  string `json:"AOTI_PLATFORM"`   // "linux"
-	// Capability is of the GPU that it was compiled on, such as "90"; empty for the CPU.
+	// Capability is the compute capability of the GPU, such as "90"; empty for the CPU.
 	Capability string `json:"AOTI_COMPUTE_CAPABILITY"`
 }
 
-// checkTarget makes sure that this machine can run the package: machine code for another processor would end the
-// process.
+// checkTarget checks that this machine can run the package: machine code for another processor would crash the process.
 func checkTarget(files []*zip.File, device Device) error {
 	for _, file := range files {
 		if !strings.HasSuffix(file.Name, "_metadata.json") {
@@ -146,29 +146,30 @@ func checkTarget(files []*zip.File, device Device) error {
 		if err != nil {
 			return &Error{Op: "load", Kind: ErrNotAModule, Detail: fmt.Sprintf("the package's metadata (%s): %v", path.Base(file.Name), err)}
 		}
-		problem := t.problem(device)
-		if problem == "" && hasKernels(files) {
-			if problem, err = t.problemOfGPU(device); err != nil {
+		mismatch := t.mismatch(device)
+		if mismatch == "" && hasKernels(files) {
+			if mismatch, err = t.gpuMismatch(device); err != nil {
 				return err
 			}
 		}
-		if problem != "" {
-			return &Error{Op: "load", Kind: ErrDevice, Detail: "the package was compiled for " + problem + "; export it for this machine"}
+		if mismatch != "" {
+			return &Error{Op: "load", Kind: ErrDevice, Detail: "the package was compiled for " + mismatch + "; export it for this machine"}
 		}
 	}
 	return nil
 }
 
-// hasKernels tells whether there are kernels in a GPU's own machine code. A package can also carry them in a form that
-// is compiled for the GPU that is there.
+// hasKernels reports whether a package contains kernels as machine code of a GPU. A package may instead contain kernels
+// that the driver compiles for the machine's GPU.
 func hasKernels(files []*zip.File) bool {
 	return slices.ContainsFunc(files, func(file *zip.File) bool { return strings.HasSuffix(file.Name, ".cubin") })
 }
 
-// problemOfGPU says what of the target the GPU isn't; empty: nothing, or that can't be known.
-func (t target) problemOfGPU(device Device) (string, error) {
+// gpuMismatch describes the GPUs that the kernels were compiled for and the one that the machine has. It returns an
+// empty string if the GPU can run the kernels, or if this is unknown.
+func (t target) gpuMismatch(device Device) (string, error) {
 	compiled, _ := strconv.Atoi(t.Capability)
-	if compiled == 0 { // not said
+	if compiled == 0 { // unknown
 		return "", nil
 	}
 	have, err := device.capability()
@@ -178,15 +179,16 @@ func (t target) problemOfGPU(device Device) (string, error) {
 	return fmt.Sprintf("GPUs of compute capability %s, and %v has %s", capabilityText(compiled), device, capabilityText(have)), nil
 }
 
-// kernelsRun tells whether a GPU runs kernels that were compiled for a compute capability: for the same major one, and
-// a minor one that isn't above its own.
+// kernelsRun reports whether a GPU of compute capability have can run kernels that were compiled for another one: the
+// major numbers must be equal, and the minor number of the kernels must not be above the GPU's.
 func kernelsRun(compiled, have int) bool { return compiled/10 == have/10 && compiled <= have }
 
-// capabilityText writes 90 as 9.0.
+// capabilityText formats 90 as 9.0.
 func capabilityText(capability int) string { return fmt.Sprintf("%d.%d", capability/10, capability%10) }
 
-// problem says what of the target isn't here; empty: nothing.
-func (t target) problem(device Device) string {
+// mismatch describes the machine that the package was compiled for, if it can't run on this one. It returns an empty
+// string if it can.
+func (t target) mismatch(device Device) string {
 	kind, _, _ := strings.Cut(device.String(), ":")
 	machine := map[string]string{"amd64": "x86_64", "arm64": "aarch64"}[runtime.GOARCH]
 	switch {
@@ -197,13 +199,13 @@ func (t target) problem(device Device) string {
 	}
 	for _, feature := range strings.Fields(t.ISA) {
 		if has, known := cpuFeatures[feature]; known && !has {
-			return "processors with " + feature + ", which this one doesn't have"
+			return "processors with " + feature + ", and this one lacks it"
 		}
 	}
 	return ""
 }
 
-// cpuFeatures are those that AOTInductor names, in its spelling.
+// cpuFeatures maps AOTInductor's names of processor features to whether this processor has them.
 var cpuFeatures = map[string]bool{
 	"AVX2":        cpu.X86.HasAVX2,
 	"AVX512":      cpu.X86.HasAVX512F && cpu.X86.HasAVX512BW && cpu.X86.HasAVX512DQ && cpu.X86.HasAVX512VL,
@@ -213,13 +215,13 @@ var cpuFeatures = map[string]bool{
 	"AMX_BF16":    cpu.X86.HasAMXBF16,
 }
 
-// limits are what a package's input must be. The zero value has none.
+// limits are the inputs that a package supports. The zero value has no limits.
 type limits struct {
-	Input []int64  `json:"input"` // sizes of an item's dimensions
-	Batch [2]int64 `json:"batch"` // fewest and most items
+	Input []int64  `json:"input"` // the shape of an item
+	Batch [2]int64 `json:"batch"` // the smallest and the largest number of items
 }
 
-// statement is the record that models/export.py writes into a package; all zero where there is none.
+// statement is the record that models/export.py writes into a package. It is zero for a package without the record.
 type statement struct {
 	limits
 	Precision string `json:"precision"`
@@ -231,7 +233,7 @@ func (a archive) statement() (statement, error) {
 	record, err := a.extra("torchherd.json")
 	if err == nil && record != nil {
 		if err = json.Unmarshal(record, &s); err != nil {
-			err = fmt.Errorf("the record extra/torchherd.json: %w", err)
+			err = fmt.Errorf("record extra/torchherd.json: %w", err)
 		}
 	}
 	if err != nil {
@@ -240,19 +242,19 @@ func (a archive) statement() (statement, error) {
 	return s, nil
 }
 
-// checkMaker makes sure that a package that tells its PyTorch was compiled by this one's: its code calls functions of
-// LibTorch, and of another version they may be others.
-func (s *statement) checkMaker() error {
-	_, version, said := strings.Cut(s.MadeBy, "PyTorch ")
+// checkPyTorch checks that the package was compiled by the PyTorch version of this LibTorch, if the package states it.
+// The package calls functions of LibTorch, which may differ between versions.
+func (s *statement) checkPyTorch() error {
+	_, version, stated := strings.Cut(s.MadeBy, "PyTorch ")
 	compiled, have := minorVersion(version), minorVersion(Version())
-	if !said || compiled == "" || compiled == have {
+	if !stated || compiled == "" || compiled == have {
 		return nil
 	}
 	return &Error{Op: "load", Kind: ErrNotAModule, Detail: fmt.Sprintf(
-		"the package was made by PyTorch %s, and this is LibTorch %s: export it anew with PyTorch %s", compiled, have, have)}
+		"the package was made by PyTorch %s, and this is LibTorch %s: export it again with PyTorch %s", compiled, have, have)}
 }
 
-// minorVersion is the first two numbers of a version; empty when there are none.
+// minorVersion returns the first two numbers of a version, or an empty string if it has none.
 func minorVersion(version string) string {
 	return regexp.MustCompile(`^\d+\.\d+`).FindString(version)
 }
@@ -265,7 +267,7 @@ func (s *statement) precision() Precision {
 	return precision
 }
 
-// check compares an input with the limits, of which a package's code takes no notice.
+// check returns an error for an input outside the limits, which the code of a package doesn't check.
 func (l *limits) check(op string, dtype DType, shape []int64) error {
 	if l.Input == nil {
 		return nil

@@ -16,10 +16,10 @@ import (
 	"github.com/torchherd/torchherd/torch"
 )
 
-// negate.pt2 takes batches of 1 to 4 pictures of 32x24 and is compiled for x86-64 with AVX2 on Linux.
+// negate.pt2 supports batches of 1 to 4 images of 32x24 and is compiled for x86-64 with AVX2 on Linux.
 const packageWidth, packageHeight, packageBatch = 32, 24, 4
 
-// loadPackage loads negate.pt2, or skips the test on a machine that it isn't for.
+// loadPackage loads negate.pt2. It skips the test on a machine that the package wasn't compiled for.
 func loadPackage(t *testing.T, path string, options torch.Options) *torch.Module {
 	t.Helper()
 	m, err := torch.Load(path, options)
@@ -33,7 +33,8 @@ func loadPackage(t *testing.T, path string, options torch.Options) *torch.Module
 	return m
 }
 
-func pictures(count, height, width int) torch.Images {
+// images returns a batch of noise.
+func images(count, height, width int) torch.Images {
 	batch := torch.Images{Height: height, Width: width, Channels: 3}
 	for i := range count {
 		batch.Items = append(batch.Items, goldens.Noise(uint32(i), height*width*3))
@@ -44,48 +45,48 @@ func pictures(count, height, width int) torch.Images {
 func TestPackage(t *testing.T) {
 	m := loadPackage(t, goldens.Path("modules/negate.pt2"), torch.Options{PackageFolder: t.TempDir()})
 	if info := m.Info(); info.Precision != torch.FP32 || info.Device != torch.CPU {
-		t.Errorf("the package says of itself %+v", info)
+		t.Errorf("info: %+v", info)
 	}
 	reference := load(t, "negate.pt")
 	for count := 1; count <= packageBatch; count++ {
-		batch := pictures(count, packageHeight, packageWidth)
+		batch := images(count, packageHeight, packageWidth)
 		expectSame(t, "negate.pt2", m, reference, batch)
 	}
 }
 
-// A package's code takes its input's shape for granted, so what doesn't fit must not reach it.
-func TestPackageRefusesWhatItWasNotCompiledFor(t *testing.T) {
+// The code of a package doesn't check the shape of its input, so other shapes must not reach it.
+func TestPackageRefusesOtherInputs(t *testing.T) {
 	m := loadPackage(t, goldens.Path("modules/negate.pt2"), torch.Options{})
 	for name, batch := range map[string]torch.Images{
-		"width":  pictures(1, packageHeight, packageWidth+1),
-		"height": pictures(1, packageHeight-1, packageWidth),
-		"turned": pictures(1, packageWidth, packageHeight),
-		"batch":  pictures(packageBatch+1, packageHeight, packageWidth),
+		"width":      images(1, packageHeight, packageWidth+1),
+		"height":     images(1, packageHeight-1, packageWidth),
+		"transposed": images(1, packageWidth, packageHeight),
+		"batch":      images(packageBatch+1, packageHeight, packageWidth),
 	} {
 		if _, err := forward(m, batch, nil); err == nil {
-			t.Errorf("%s: no error", name)
+			t.Errorf("%s: accepted", name)
 		} else {
 			expectKind(t, err, torch.ErrShape)
 		}
 	}
 	_, err := m.Forward(&torch.Tensor{DType: torch.Uint8, Shape: []int64{1, 3, packageHeight, packageWidth}, Data: make([]byte, 3*packageHeight*packageWidth)})
 	expectKind(t, err, torch.ErrDType)
-	if _, err := forward(m, pictures(1, packageHeight, packageWidth), nil); err != nil {
-		t.Errorf("after the refusals: %v", err)
+	if _, err := forward(m, images(1, packageHeight, packageWidth), nil); err != nil {
+		t.Errorf("after the errors: %v", err)
 	}
 }
 
-// A package of another maker says nothing of its input; then it must check by itself.
+// A package of another exporter doesn't state its input, so it must check the input itself.
 func TestPackageWithoutARecord(t *testing.T) {
 	path := changed(t, func(records map[string][]byte) { delete(records, "archive/extra/torchherd.json") })
 	m := loadPackage(t, path, torch.Options{})
 	if precision := m.Info().Precision; precision != torch.AsCompiled {
-		t.Errorf("its precision is %v", precision)
+		t.Errorf("the precision is %v", precision)
 	}
-	if _, err := forward(m, pictures(2, packageHeight, packageWidth), nil); err != nil {
+	if _, err := forward(m, images(2, packageHeight, packageWidth), nil); err != nil {
 		t.Error(err)
 	}
-	_, err := forward(m, pictures(2, packageHeight, packageWidth+1), nil)
+	_, err := forward(m, images(2, packageHeight, packageWidth+1), nil)
 	expectKind(t, err, torch.ErrForward)
 }
 
@@ -103,7 +104,7 @@ func TestPackageOfAnotherMachine(t *testing.T) {
 		})
 		_, err := torch.Load(path, torch.Options{})
 		if name == "processor" && err == nil {
-			continue // a feature that isn't known here is no reason to refuse
+			continue // unknown features are ignored
 		}
 		expectKind(t, err, torch.ErrDevice)
 	}
@@ -115,12 +116,12 @@ func TestKernelsRun(t *testing.T) {
 		want           bool
 	}{{90, 90, true}, {80, 86, true}, {86, 80, false}, {80, 90, false}, {90, 80, false}, {90, 100, false}, {100, 103, true}} {
 		if got := torch.KernelsRun(test.compiled, test.have); got != test.want {
-			t.Errorf("kernels for %d on %d: %v", test.compiled, test.have, got)
+			t.Errorf("kernels for %d on a GPU of %d: %v", test.compiled, test.have, got)
 		}
 	}
 }
 
-// A package that says which PyTorch made it is taken from this one's only.
+// A package that states its PyTorch version must have this LibTorch's.
 func TestPackageOfAnotherPyTorch(t *testing.T) {
 	loadPackage(t, goldens.Path("modules/negate.pt2"), torch.Options{})
 	version := strings.Split(torch.Version(), ".")
@@ -130,7 +131,7 @@ func TestPackageOfAnotherPyTorch(t *testing.T) {
 		"torchherd models/export.py, PyTorch " + this + ".0+cu130": "",
 		"somebody":     "",
 		"PyTorch main": "",
-		"torchherd models/export.py, PyTorch 1.13.1":          "made by PyTorch 1.13, and this is LibTorch " + this + ": export it anew with PyTorch " + this,
+		"torchherd models/export.py, PyTorch 1.13.1":          "made by PyTorch 1.13, and this is LibTorch " + this + ": export it again with PyTorch " + this,
 		"torchherd models/export.py, PyTorch " + this + "9.0": "made by PyTorch " + this + "9,",
 	} {
 		path := changed(t, func(records map[string][]byte) {
@@ -148,20 +149,20 @@ func TestPackageOfAnotherPyTorch(t *testing.T) {
 		}
 		expectKind(t, err, torch.ErrNotAModule)
 		if err != nil && !strings.Contains(err.Error(), want) {
-			t.Errorf("%s: %v doesn't say %q", madeBy, err, want)
+			t.Errorf("%s: error %q doesn't contain %q", madeBy, err, want)
 		}
 	}
 }
 
-// A library that wants of LibTorch what this one doesn't have.
-func TestPackageThatMissesSomething(t *testing.T) {
+// The library needs a symbol or a library that this LibTorch lacks.
+func TestPackageWithUnresolvedDependencies(t *testing.T) {
 	loadPackage(t, goldens.Path("modules/negate.pt2"), torch.Options{})
 	for name, replacement := range map[string][2]string{
 		"symbol":  {"aoti_torch_delete_tensor_object\x00", "aoti_torch_forget_tensor_object\x00"},
 		"library": {"libtorch.so\x00", "libforch.so\x00"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			folder := t.TempDir()
+			dir := t.TempDir()
 			path := changed(t, func(records map[string][]byte) {
 				for record, content := range records {
 					if strings.HasSuffix(record, ".so") {
@@ -169,25 +170,25 @@ func TestPackageThatMissesSomething(t *testing.T) {
 					}
 				}
 			})
-			_, err := torch.Load(path, torch.Options{PackageFolder: folder})
+			_, err := torch.Load(path, torch.Options{PackageFolder: dir})
 			expectKind(t, err, torch.ErrNotAModule)
 			missing := strings.TrimSuffix(replacement[1], "\x00")
 			for _, part := range []string{path, "most likely compiled by another PyTorch", torch.Version(), missing} {
 				if err != nil && !strings.Contains(err.Error(), part) {
-					t.Errorf("the error doesn't say %q: %v", part, err)
+					t.Errorf("error %q doesn't contain %q", err, part)
 				}
 			}
-			expectEmpty(t, folder)
+			expectEmpty(t, dir)
 		})
 	}
 }
 
-func TestBrokenPackages(t *testing.T) {
+func TestCorruptPackages(t *testing.T) {
 	for name, change := range map[string]func(records map[string][]byte){
 		"no library": func(records map[string][]byte) {
 			maps.DeleteFunc(records, func(record string, _ []byte) bool { return strings.HasSuffix(record, ".so") })
 		},
-		"library cut off": func(records map[string][]byte) {
+		"library truncated": func(records map[string][]byte) {
 			for record, content := range records {
 				if strings.HasSuffix(record, ".so") {
 					records[record] = content[:len(content)/2]
@@ -204,32 +205,32 @@ func TestBrokenPackages(t *testing.T) {
 		"record": func(records map[string][]byte) { records["archive/extra/torchherd.json"] = []byte(`{"input": "wide"}`) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			folder := t.TempDir()
-			_, err := torch.Load(changed(t, change), torch.Options{PackageFolder: folder})
+			dir := t.TempDir()
+			_, err := torch.Load(changed(t, change), torch.Options{PackageFolder: dir})
 			expectKind(t, err, torch.ErrNotAModule)
-			expectEmpty(t, folder)
+			expectEmpty(t, dir)
 		})
 	}
 }
 
 func TestPackageFolder(t *testing.T) {
-	folder := t.TempDir()
-	m := loadPackage(t, goldens.Path("modules/negate.pt2"), torch.Options{PackageFolder: folder})
-	expectEmpty(t, folder)
-	if _, err := forward(m, pictures(1, packageHeight, packageWidth), nil); err != nil {
+	dir := t.TempDir()
+	m := loadPackage(t, goldens.Path("modules/negate.pt2"), torch.Options{PackageFolder: dir})
+	expectEmpty(t, dir)
+	if _, err := forward(m, images(1, packageHeight, packageWidth), nil); err != nil {
 		t.Error(err)
 	}
-	if _, err := torch.Load(goldens.Path("modules/negate.pt2"), torch.Options{PackageFolder: filepath.Join(folder, "absent")}); err == nil {
-		t.Error("a folder that doesn't exist was no error")
+	if _, err := torch.Load(goldens.Path("modules/negate.pt2"), torch.Options{PackageFolder: filepath.Join(dir, "absent")}); err == nil {
+		t.Error("a directory that doesn't exist was accepted")
 	}
 	_, err := torch.Load(goldens.Path("modules/negate.pt2"), torch.Options{Precision: torch.BF16})
 	expectKind(t, err, torch.ErrInvalidArgument)
 }
 
-// Packages that are loaded and run for the first time at the same time.
-func TestPackagesSideBySide(t *testing.T) {
+// Packages load, and run for the first time, at the same time.
+func TestConcurrentPackages(t *testing.T) {
 	loadPackage(t, goldens.Path("modules/negate.pt2"), torch.Options{})
-	batch := pictures(2, packageHeight, packageWidth)
+	batch := images(2, packageHeight, packageWidth)
 	var wg sync.WaitGroup
 	for range 4 {
 		wg.Go(func() {
@@ -250,14 +251,15 @@ func TestPackagesSideBySide(t *testing.T) {
 	wg.Wait()
 }
 
-func expectEmpty(t *testing.T, folder string) {
+func expectEmpty(t *testing.T, dir string) {
 	t.Helper()
-	if entries, err := os.ReadDir(folder); err != nil || len(entries) > 0 {
-		t.Errorf("left behind in the folder: %v, %v", entries, err)
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) > 0 {
+		t.Errorf("the directory isn't empty: %v, %v", entries, err)
 	}
 }
 
-// changed writes a copy of negate.pt2 with other records, which are given by their full names, and returns its path.
+// changed writes a copy of negate.pt2 with changed records and returns its path. The keys are the full names of
+// records.
 func changed(t *testing.T, change func(records map[string][]byte)) string {
 	t.Helper()
 	original, err := zip.OpenReader(goldens.Path("modules/negate.pt2"))

@@ -25,7 +25,7 @@ const (
 
 const maxDims = C.THD_MAX_DIMS
 
-// Size is the bytes of one element; 0 for a DType that doesn't exist.
+// Size returns the number of bytes of one element, or 0 for a DType that doesn't exist.
 func (d DType) Size() int {
 	switch d {
 	case Uint8:
@@ -40,7 +40,7 @@ func (d DType) Size() int {
 	return 0
 }
 
-// String is the dtype's name in PyTorch.
+// String returns the dtype's name in PyTorch.
 func (d DType) String() string {
 	names := map[DType]string{
 		Uint8: "uint8", Int32: "int32", Int64: "int64", Float16: "float16", Float32: "float32", Float64: "float64",
@@ -51,15 +51,15 @@ func (d DType) String() string {
 	return fmt.Sprintf("DType(%d)", int32(d))
 }
 
-// A Tensor is a dense tensor in Go memory, its last dimension contiguous (C order).
+// A Tensor is a dense tensor in Go memory, contiguous in C order.
 type Tensor struct {
 	DType DType
-	Shape []int64 // 1 to 8 dimensions for Forward
+	Shape []int64 // Forward supports 1 to 8 dimensions
 	Data  []byte  // product(Shape) elements in the machine's byte order
 }
 
-// FromFloat32 makes a float32 tensor from a copy of values. Errors: ErrShape when the shape doesn't have as
-// many elements.
+// FromFloat32 returns a float32 tensor with a copy of values. Errors: ErrShape if the shape has another number of
+// elements.
 func FromFloat32(values []float32, shape ...int64) (*Tensor, error) {
 	data := make([]byte, 0, 4*len(values))
 	for _, value := range values {
@@ -69,7 +69,7 @@ func FromFloat32(values []float32, shape ...int64) (*Tensor, error) {
 	return t, t.check("from float32")
 }
 
-// Float32s is a copy of a float32 tensor's elements. Errors: ErrDType for another dtype.
+// Float32s returns a copy of a float32 tensor's elements. Errors: ErrDType for another dtype.
 func (t *Tensor) Float32s() ([]float32, error) {
 	if err := t.check("float32s"); err != nil {
 		return nil, err
@@ -84,34 +84,34 @@ func (t *Tensor) Float32s() ([]float32, error) {
 	return values, nil
 }
 
-// check makes sure that dtype, shape and data fit together.
+// check returns an error if dtype, shape and data don't match.
 func (t *Tensor) check(op string) error {
 	size := int64(t.DType.Size())
 	if size == 0 {
-		return &Error{Op: op, Kind: ErrDType, Detail: "no such dtype: " + t.DType.String()}
+		return &Error{Op: op, Kind: ErrDType, Detail: "unknown dtype: " + t.DType.String()}
 	}
 	if len(t.Shape) > maxDims {
-		return &Error{Op: op, Kind: ErrShape, Detail: fmt.Sprintf("%d dimensions are more than %d", len(t.Shape), maxDims)}
+		return &Error{Op: op, Kind: ErrShape, Detail: fmt.Sprintf("%d dimensions exceed the limit of %d", len(t.Shape), maxDims)}
 	}
 	bytes := size
 	for _, n := range t.Shape {
 		if n < 0 || (n > 0 && bytes > math.MaxInt64/n) {
-			return &Error{Op: op, Kind: ErrShape, Detail: fmt.Sprintf("shape %v isn't possible", t.Shape)}
+			return &Error{Op: op, Kind: ErrShape, Detail: fmt.Sprintf("shape %v is negative or too large", t.Shape)}
 		}
 		bytes *= n
 	}
 	if bytes != int64(len(t.Data)) {
-		return &Error{Op: op, Kind: ErrShape, Detail: fmt.Sprintf("%s %v needs %d bytes of data, and there are %d", t.DType, t.Shape, bytes, len(t.Data))}
+		return &Error{Op: op, Kind: ErrShape, Detail: fmt.Sprintf("%s %v needs %d bytes of data, got %d", t.DType, t.Shape, bytes, len(t.Data))}
 	}
 	return nil
 }
 
-// Stack joins tensors of one shape and dtype along a new first dimension, as torch.stack(items, dim=0): item i
-// of the answer is items[i]. Errors: ErrShape for no items or unlike shapes, ErrDType for unlike dtypes.
+// Stack joins tensors of one shape and dtype along a new first dimension, as torch.stack(items, dim=0) does: item i of
+// the result is items[i]. Errors: ErrShape for no items or different shapes; ErrDType for different dtypes.
 func Stack(items []*Tensor) (*Tensor, error) {
 	const op = "stack"
 	if len(items) == 0 {
-		return nil, &Error{Op: op, Kind: ErrShape, Detail: "there is nothing to stack"}
+		return nil, &Error{Op: op, Kind: ErrShape, Detail: "no items to stack"}
 	}
 	first := items[0]
 	stacked := &Tensor{

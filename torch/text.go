@@ -1,9 +1,9 @@
 package torch
 
-// The types below read and write themselves as text, for configuration files and flags. UnmarshalText accepts the names
-// that the New functions accept, and returns their errors.
+// The types below implement encoding.TextMarshaler and TextUnmarshaler, for configuration files and flags.
+// UnmarshalText accepts the names that the New functions accept, and returns their errors.
 
-// UnmarshalText reads a device's name; see NewDevice.
+// UnmarshalText parses a device's name; see NewDevice.
 func (d *Device) UnmarshalText(text []byte) (err error) {
 	*d, err = NewDevice(string(text))
 	return err
@@ -12,7 +12,7 @@ func (d *Device) UnmarshalText(text []byte) (err error) {
 // MarshalText returns the device's name; see Device.String.
 func (d Device) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
 
-// UnmarshalText reads a precision's name; see NewPrecision.
+// UnmarshalText parses a precision's name; see NewPrecision.
 func (p *Precision) UnmarshalText(text []byte) (err error) {
 	*p, err = NewPrecision(string(text))
 	return err
@@ -21,7 +21,7 @@ func (p *Precision) UnmarshalText(text []byte) (err error) {
 // MarshalText returns the precision's name; see Precision.String.
 func (p Precision) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
 
-// UnmarshalText reads a filter's name; see NewFilter.
+// UnmarshalText parses a filter's name; see NewFilter.
 func (f *Filter) UnmarshalText(text []byte) (err error) {
 	*f, err = NewFilter(string(text))
 	return err
@@ -30,7 +30,7 @@ func (f *Filter) UnmarshalText(text []byte) (err error) {
 // MarshalText returns the filter's name; see Filter.String.
 func (f Filter) MarshalText() ([]byte, error) { return []byte(f.String()), nil }
 
-// UnmarshalText reads the name of channels; see NewChannels.
+// UnmarshalText parses the name of channels; see NewChannels.
 func (c *Channels) UnmarshalText(text []byte) (err error) {
 	*c, err = NewChannels(string(text))
 	return err

@@ -22,7 +22,7 @@ func TestChannelsNames(t *testing.T) {
 	expectKind(t, err, torch.ErrInvalidArgument)
 }
 
-// allValues are settings of each kind, alone and together.
+// allValues returns settings of each kind, alone and combined.
 func allValues() map[string]torch.Values {
 	return map[string]torch.Values{
 		"plain":        {},
@@ -30,7 +30,7 @@ func allValues() map[string]torch.Values {
 		"range":        {Input: torch.Range{Low: -1, High: 1}, Output: torch.Range{Low: -1, High: 1}},
 		"input alone":  {Input: torch.Range{Low: 0, High: 255}},
 		"output alone": {Output: torch.Range{Low: 0.25, High: 0.75}},
-		"turned round": {Input: torch.Range{Low: 1, High: 0}},
+		"inverted":     {Input: torch.Range{Low: 1, High: 0}},
 		"imagenet":     {Mean: [3]float64{0.485, 0.456, 0.406}, Std: [3]float64{0.229, 0.224, 0.225}},
 		"mean alone":   {Mean: [3]float64{0.5, 0, 0}},
 		"std alone":    {Std: [3]float64{1, 2, 4}},
@@ -41,8 +41,8 @@ func allValues() map[string]torch.Values {
 	}
 }
 
-// expected is the answer of the identity to an RGB pixel, by the plain meaning of the values in float32. A conversion
-// keeps the compiler from computing two steps as one.
+// expected returns the output of the identity for an RGB pixel, computed from the definition of Values in float32. The
+// conversions prevent the compiler from fusing two operations.
 func expected(v torch.Values, rgb []byte) [3]byte {
 	input, output, std := v.Input, v.Output, v.Std
 	if input == (torch.Range{}) {
@@ -78,7 +78,7 @@ func TestValues(t *testing.T) {
 			}
 			defer func() { _ = m.Close() }()
 			for _, size := range [][3]int{{1, 1, 1}, {3, 5, 7}, {2, 31, 33}} {
-				batch := pictures(size[0], size[1], size[2])
+				batch := images(size[0], size[1], size[2])
 				got, err := forward(m, batch, nil)
 				if err != nil {
 					t.Fatal(err)
@@ -86,7 +86,7 @@ func TestValues(t *testing.T) {
 				for i, item := range got.Items {
 					for at := 0; at < len(item); at += 3 {
 						if want := expected(values, batch.Items[i][at:at+3]); !slices.Equal(item[at:at+3], want[:]) {
-							t.Fatalf("%v of %v: pixel %d of picture %d is %v instead of %v", batch.Items[i][at:at+3], size, at/3, i, item[at:at+3], want)
+							t.Fatalf("%v of %v: pixel %d of image %d is %v instead of %v", batch.Items[i][at:at+3], size, at/3, i, item[at:at+3], want)
 						}
 					}
 				}
@@ -95,8 +95,8 @@ func TestValues(t *testing.T) {
 	}
 }
 
-// gray.pt answers with one channel, whatever the order of the ones that it gets, and with a range of its own.
-func TestAnswersOfOneChannel(t *testing.T) {
+// The output of gray.pt has one channel, for any order of input channels, and a range of its own.
+func TestGrayOutput(t *testing.T) {
 	m, err := torch.Load(goldens.Path("modules/gray.pt"), torch.Options{Values: torch.Values{Channels: torch.BGR, Output: torch.Range{Low: 0, High: 2}}})
 	if err != nil {
 		t.Fatal(err)
@@ -108,7 +108,7 @@ func TestAnswersOfOneChannel(t *testing.T) {
 	}
 }
 
-// A model of one channel gets what Pillow's convert("L") makes of the picture: every value.
+// The input of a model with one channel equals Pillow's convert("L") in every pixel.
 func TestGrayEqualsPillow(t *testing.T) {
 	golden := goldens.Load(t).Gray
 	noise := goldens.Noise(golden.Seed, golden.Width*golden.Height*3)
@@ -124,7 +124,7 @@ func TestGrayEqualsPillow(t *testing.T) {
 	}
 	for i, item := range got.Items {
 		if sum := sha256.Sum256(item); hex.EncodeToString(sum[:]) != golden.Output {
-			t.Errorf("picture %d differs from Pillow's", i)
+			t.Errorf("image %d differs from Pillow's", i)
 		}
 	}
 }
@@ -137,18 +137,18 @@ func TestGrayWithMeanAndStd(t *testing.T) {
 	}
 	defer func() { _ = m.Close() }()
 	for level := range 256 {
-		grey := []byte{byte(level), byte(level), byte(level)}
-		got, err := forward(m, torch.Images{Height: 1, Width: 1, Channels: 3, Items: [][]byte{grey}}, nil)
-		if want := expected(values, grey)[0]; err != nil || got.Channels != 1 || got.Items[0][0] != want {
+		gray := []byte{byte(level), byte(level), byte(level)}
+		got, err := forward(m, torch.Images{Height: 1, Width: 1, Channels: 3, Items: [][]byte{gray}}, nil)
+		if want := expected(values, gray)[0]; err != nil || got.Channels != 1 || got.Items[0][0] != want {
 			t.Errorf("%d: %+v instead of %d, %v", level, got, want, err)
 		}
 	}
 }
 
-// The check of an answer gives the model the same values as the pictures' way does.
-func TestCheckFiniteByTheModelsValues(t *testing.T) {
+// CheckFinite converts its image by the module's Values, as ForwardImages does.
+func TestCheckFiniteAppliesValues(t *testing.T) {
 	white := torch.Images{Height: 1, Width: 1, Channels: 3, Items: [][]byte{{255, 255, 255}}}
-	for high, want := range map[float64]error{1: nil, 0: torch.ErrForward} { // fails_on_black: at 0 white is black
+	for high, want := range map[float64]error{1: nil, 0: torch.ErrForward} { // with Input up to 0, fails_on_black gets 0 for white
 		m, err := torch.Load(goldens.Path("modules/fails_on_black.pt"), torch.Options{Values: torch.Values{Input: torch.Range{Low: -1, High: high}}})
 		if err != nil {
 			t.Fatal(err)
@@ -161,7 +161,7 @@ func TestCheckFiniteByTheModelsValues(t *testing.T) {
 	expectKind(t, load(t, "nan.pt").CheckFinite(white), torch.ErrOutput)
 }
 
-func TestValuesThatCannotBe(t *testing.T) {
+func TestInvalidValues(t *testing.T) {
 	for name, values := range map[string]torch.Values{
 		"channels":       {Channels: 3},
 		"empty input":    {Input: torch.Range{Low: 1, High: 1}},
@@ -183,17 +183,17 @@ func TestValuesThatCannotBe(t *testing.T) {
 	}
 }
 
-// The sizes that a package states are those of the tensor, not of the picture.
+// A package states the shape of its input tensor, not of the image.
 func TestPackageWithValues(t *testing.T) {
 	loadPackage(t, goldens.Path("modules/negate.pt2"), torch.Options{})
 	gray := loadPackage(t, goldens.Path("modules/negate.pt2"), torch.Options{Values: torch.Values{Channels: torch.Gray}})
-	_, err := forward(gray, pictures(1, packageHeight, packageWidth), nil)
+	_, err := forward(gray, images(1, packageHeight, packageWidth), nil)
 	expectKind(t, err, torch.ErrShape)
 	stated := changed(t, func(records map[string][]byte) {
 		records["archive/extra/torchherd.json"] = []byte(`{"input": [1, 24, 32], "batch": [1, 4]}`)
 	})
-	// The record says one channel, which is taken; the package itself has three and refuses.
-	_, err = forward(loadPackage(t, stated, torch.Options{Values: torch.Values{Channels: torch.Gray}}), pictures(1, packageHeight, packageWidth), nil)
+	// The record states one channel, so the batch reaches the package, which needs three.
+	_, err = forward(loadPackage(t, stated, torch.Options{Values: torch.Values{Channels: torch.Gray}}), images(1, packageHeight, packageWidth), nil)
 	expectKind(t, err, torch.ErrForward)
 
 	values := torch.Values{Channels: torch.BGR, Mean: [3]float64{0.5, 0.25, 0}, Output: torch.Range{Low: 0, High: 1.5}}
@@ -203,5 +203,5 @@ func TestPackageWithValues(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = reference.Close() }()
-	expectSame(t, "negate.pt2", m, reference, pictures(3, packageHeight, packageWidth))
+	expectSame(t, "negate.pt2", m, reference, images(3, packageHeight, packageWidth))
 }

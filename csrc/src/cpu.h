@@ -1,8 +1,8 @@
-// Which instructions this processor has, for code that comes in a plain and a faster version.
+// The instruction sets of this processor, for code that has a plain and a vectorized version.
 #ifndef TORCHHERD_SRC_CPU_H
 #define TORCHHERD_SRC_CPU_H
 
-// THD_PLAIN leaves the faster versions out, so that a test can compare the two.
+// THD_PLAIN excludes the vectorized versions, so that a test can compare both.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(THD_PLAIN)
 #define THD_AVX2 1
 #include <immintrin.h>

@@ -1,8 +1,8 @@
-// CUDA graphs. A library of its own, since LibTorch's interfaces for any device have none for CUDA: libtorchherd loads it
-// when graphs are asked for, after LibTorch's CUDA part, and needs neither without.
+// CUDA graphs, in a library of their own (libtorchherd_cuda): LibTorch's device-independent interfaces don't cover
+// graphs. libtorchherd loads this library after LibTorch's CUDA library, and only if graphs are requested.
 //
-// Not at::cuda::CUDAGraph: after a recording that failed, which is an ordinary thing here, some of LibTorch's versions
-// leave the allocator in the state of recording, with a pointer to the graph that is gone.
+// at::cuda::CUDAGraph isn't used: after a failed recording, which is normal here, some versions of LibTorch leave the
+// allocator in the recording state, with a pointer to the destroyed graph.
 #include <ATen/cuda/CUDAGraph.h>
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAException.h>
@@ -17,7 +17,8 @@ namespace {
 
 namespace allocator = c10::cuda::CUDACachingAllocator;
 
-// Until it is closed, what is allocated on the stream comes from a pool. The pool keeps all of it until this is gone.
+// Allocates the memory of a stream from a pool until it is closed. The pool keeps that memory until the PoolScope is
+// destroyed.
 class PoolScope {
  public:
   PoolScope(const c10::cuda::CUDAStream& stream, c10::MempoolId_t pool)
@@ -31,7 +32,7 @@ class PoolScope {
       close();
       allocator::releasePool(device_, pool_);
     } catch (const c10::Error& error) {
-      TORCH_WARN("a graph's memory can't be given back: ", error.what_without_backtrace());
+      TORCH_WARN("a graph's memory can't be released: ", error.what_without_backtrace());
     }
   }
 
@@ -50,7 +51,7 @@ class PoolScope {
   bool open_ = true;
 };
 
-// Ends a recording and gives what was recorded: null after something that can't be.
+// Ends a recording and returns the recorded graph, or null if the work can't be recorded.
 cudaGraph_t end_recording(cudaStream_t stream) {
   cudaGraph_t recorded = nullptr;
   C10_CUDA_CHECK(cudaStreamEndCapture(stream, &recorded));
@@ -61,7 +62,7 @@ class CudaGraph : public thd::Graph {
  public:
   CudaGraph(const c10::cuda::CUDAStream& stream, c10::MempoolId_t pool, const std::function<void()>& work)
       : memory_(stream, pool), stream_(stream) {
-    // ThreadLocal: other threads may allocate memory and wait for results meanwhile.
+    // ThreadLocal: other threads may allocate memory and wait for results during the recording.
     C10_CUDA_CHECK(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal));
     try {
       work();
@@ -71,7 +72,7 @@ class CudaGraph : public thd::Graph {
     }
     const cudaGraph_t recorded = end_recording(stream_);
     memory_.close();
-    // The flag is for an allocator that records its allocations too (PYTORCH_ALLOC_CONF=backend:cudaMallocAsync).
+    // The flag is for an allocator whose allocations are recorded too (PYTORCH_ALLOC_CONF=backend:cudaMallocAsync).
     const cudaError_t made =
         cudaGraphInstantiateWithFlags(&executable_, recorded, cudaGraphInstantiateFlagAutoFreeOnLaunch);
     C10_CUDA_CHECK_WARN(cudaGraphDestroy(recorded));
@@ -83,11 +84,11 @@ class CudaGraph : public thd::Graph {
   void replay() override { C10_CUDA_CHECK(cudaGraphLaunch(executable_, stream_)); }
 
  private:
-  // The stream must leave its recording before anything else can run on it.
+  // The stream must end its recording before it can run anything else.
   void abandon() {
     try {
       C10_CUDA_CHECK_WARN(cudaGraphDestroy(end_recording(stream_)));
-    } catch (const c10::Error&) {  // NOLINT(bugprone-empty-catch): what the work threw says more
+    } catch (const c10::Error&) {  // NOLINT(bugprone-empty-catch): the work's own exception is more specific
     }
   }
 
@@ -108,7 +109,7 @@ class CudaGraphRecorder : public thd::GraphRecorder {
 
 }  // namespace
 
-// owned by the caller.
+// Returns a recorder that the caller owns.
 extern "C" __attribute__((visibility("default"))) thd::GraphRecorder* thd_cuda_graph_recorder() {
   return new CudaGraphRecorder;
 }

@@ -26,32 +26,32 @@ constexpr const char* kCudaLibrary = "libtorch_cuda.dylib";
 constexpr const char* kCudaLibrary = "libtorch_cuda.so";
 #endif
 
-// The folder that LibTorch itself lies in, links followed: its CUDA library lies there too, and finds CUDA's
-// own libraries from there.
-std::string libtorch_folder() {
+// Returns LibTorch's directory, with links resolved. LibTorch's CUDA library is there too, and locates CUDA's own
+// libraries relative to it.
+std::string libtorch_directory() {
   Dl_info info;
   const auto* address = reinterpret_cast<const void*>(&at::globalContext);
   if (dladdr(address, &info) == 0 || info.dli_fname == nullptr) return ".";
   char* real = realpath(info.dli_fname, nullptr);
   const std::string path = real == nullptr ? info.dli_fname : real;
-  free(real);  // realpath's contract
+  free(real);  // allocated by realpath
   return path.substr(0, path.find_last_of('/'));
 }
 
-// Loads LibTorch's CUDA library once for the process; it registers itself with LibTorch. Returns what went
-// wrong, empty for nothing. Never unloaded.
+// Loads LibTorch's CUDA library, which registers itself with LibTorch, once per process. The library is never
+// unloaded. Returns what went wrong, or an empty string.
 const std::string& load_cuda() {
   static std::once_flag once;
   static std::string problem;
   std::call_once(once, [] {
 #ifdef __linux__
-    // Without the driver the rest is in vain, and a gigabyte need not be loaded to find out.
+    // The library is a gigabyte, and useless without the driver.
     if (dlopen("libcuda.so.1", RTLD_LAZY) == nullptr) {
       problem = "no CUDA driver is installed (libcuda.so.1)";
       return;
     }
 #endif
-    const std::string path = libtorch_folder() + "/" + kCudaLibrary;
+    const std::string path = libtorch_directory() + "/" + kCudaLibrary;
     if (dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL) == nullptr) {
       const char* reason = dlerror();
       problem = reason == nullptr ? path + " can't be loaded" : reason;
@@ -60,11 +60,11 @@ const std::string& load_cuda() {
   return problem;
 }
 
-// The compute capability of a CUDA device as the driver tells it: LibTorch's own function for it needs CUDA's headers.
+// Returns the compute capability of a CUDA device from the driver: LibTorch's own function needs CUDA's headers.
 int cuda_capability(int index) {
-  constexpr int kMajor = 75;  // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
-  constexpr int kMinor = 76;
-  void* driver = dlopen("libcuda.so.1", RTLD_LAZY);  // is there already, and stays
+  constexpr int kMajor = 75;                         // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
+  constexpr int kMinor = 76;                         // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR
+  void* driver = dlopen("libcuda.so.1", RTLD_LAZY);  // already loaded, and never unloaded
   if (driver == nullptr) return 0;
   const auto get = reinterpret_cast<int (*)(int*, int)>(dlsym(driver, "cuDeviceGet"));
   const auto attribute = reinterpret_cast<int (*)(int*, int, int)>(dlsym(driver, "cuDeviceGetAttribute"));
@@ -98,7 +98,7 @@ c10::Device usable_device(const char* name) {
   const int count = at::hasCUDA() ? at::detail::getCUDAHooks().deviceCount() : 0;
   if (count == 0) throw Failure(THD_ERROR_DEVICE, quoted + "no CUDA device found; is the driver installed?");
   if (device.index() >= count) {
-    throw Failure(THD_ERROR_DEVICE, quoted + "there are " + std::to_string(count) + " CUDA devices");
+    throw Failure(THD_ERROR_DEVICE, quoted + "this machine has " + std::to_string(count) + " CUDA device(s)");
   }
   return device.has_index() ? device : c10::Device(c10::kCUDA, 0);
 }
@@ -107,24 +107,27 @@ c10::Device usable_device(const char* name) {
 
 extern "C" {
 
-uint32_t thd_abi_version(void) { return THD_ABI_VERSION; }
+void thd_api_version(uint32_t* major, uint32_t* minor) {
+  if (major != nullptr) *major = THD_API_VERSION_MAJOR;
+  if (minor != nullptr) *minor = THD_API_VERSION_MINOR;
+}
 
 const char* thd_libtorch_version(void) { return TORCH_VERSION; }
 
 thd_error* thd_set_num_threads(int32_t threads) {
   return thd::guard([&] {
-    require(threads >= 1, "threads must be 1 or more");
+    require(threads >= 1, "threads must be at least 1");
     at::set_num_threads(threads);
   });
 }
+
+int32_t thd_num_threads(void) { return at::get_num_threads(); }
 
 void thd_release_memory(void) {
 #ifdef __GLIBC__
   malloc_trim(0);
 #endif
 }
-
-int32_t thd_num_threads(void) { return at::get_num_threads(); }
 
 thd_error* thd_device_check(const char* device) {
   return thd::guard([&] {
@@ -135,7 +138,7 @@ thd_error* thd_device_check(const char* device) {
 
 thd_error* thd_device_capability(const char* device, int32_t* out) {
   return thd::guard([&] {
-    require(device != nullptr && out != nullptr, "no pointer may be NULL");
+    require(device != nullptr && out != nullptr, "no pointer argument may be NULL");
     const c10::Device usable = thd::usable_device(device);
     *out = usable.is_cuda() ? cuda_capability(usable.index()) : 0;
   });

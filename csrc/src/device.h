@@ -5,8 +5,8 @@
 
 namespace thd {
 
-// Parses a device's name and makes sure that it can be used, loading LibTorch's CUDA library if it is a CUDA
-// device. Throws Failure(THD_ERROR_DEVICE).
+// Parses a device's name and checks that the device can be used. Loads LibTorch's CUDA library for a CUDA device.
+// Throws Failure(THD_ERROR_DEVICE).
 c10::Device usable_device(const char* name);
 
 }  // namespace thd

@@ -2,7 +2,7 @@
 
 namespace {
 
-// The text is short enough to need no memory of its own.
+// The text is short enough to be stored inside the string.
 // NOLINTNEXTLINE(bugprone-throwing-static-initialization)
 thd_error no_memory_for_error{.code = THD_ERROR_OUT_OF_MEMORY, .message = "out of memory"};
 

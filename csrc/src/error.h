@@ -1,4 +1,4 @@
-// How every failure inside the library becomes a thd_error, and never an exception across the ABI.
+// Errors: exceptions inside the library, a thd_error outside.
 #ifndef TORCHHERD_SRC_ERROR_H
 #define TORCHHERD_SRC_ERROR_H
 
@@ -16,7 +16,7 @@ struct thd_error {
 
 namespace thd {
 
-// What the library's own code throws: a code for the caller and a message for people.
+// The exception that the library's own code throws: a code for the caller and a message for people.
 class Failure : public std::exception {
  public:
   Failure(thd_code code, std::string message) : code_(code), message_(std::move(message)) {}
@@ -28,17 +28,18 @@ class Failure : public std::exception {
   std::string message_;
 };
 
-inline void require(bool held, const char* rule) {
-  if (!held) throw Failure(THD_ERROR_INVALID_ARGUMENT, rule);
+// Throws unless the condition holds. rule: the rule that the caller broke.
+inline void require(bool condition, const char* rule) {
+  if (!condition) throw Failure(THD_ERROR_INVALID_ARGUMENT, rule);
 }
 
-// Makes an error without throwing. When there is no memory even for that, the answer is a static error
-// that thd_error_free knows not to delete.
+// Makes an error without throwing. If there is no memory for it, returns a static error, which thd_error_free doesn't
+// delete.
 thd_error* make_error(thd_code code, const char* message) noexcept;
 
-// Runs body and turns whatever it throws into an owned error. LibTorch's own exceptions derive from
-// std::exception; those that need a code of their own are translated to Failure where they arise (module.cc),
-// so that the picture code doesn't include LibTorch's headers.
+// Runs body and converts what it throws to an owned error. LibTorch's exceptions derive from std::exception. Those that
+// need a code of their own are converted to Failure where they occur (translate.h), so that the image code doesn't
+// include LibTorch's headers.
 template <typename Body>
 thd_error* guard(Body&& body) noexcept {
   try {

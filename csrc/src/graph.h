@@ -1,4 +1,4 @@
-// What libtorchherd asks of the library that holds its only code for CUDA alone (cuda_graph.cc).
+// The interface of libtorchherd_cuda, which contains the only code that needs CUDA's headers (cuda_graph.cc).
 #ifndef TORCHHERD_SRC_GRAPH_H
 #define TORCHHERD_SRC_GRAPH_H
 
@@ -9,7 +9,7 @@
 
 namespace thd {
 
-// Work that was recorded on a stream.
+// Recorded work of a stream.
 class Graph {
  public:
   Graph() = default;
@@ -17,11 +17,11 @@ class Graph {
   Graph(const Graph&) = delete;
   Graph& operator=(const Graph&) = delete;
 
-  // Queues the work on the stream that it was recorded on.
+  // Queues the work on the stream where it was recorded.
   virtual void replay() = 0;
 };
 
-// Makes graphs whose intermediate tensors share memory; so no two of them may run at the same time.
+// Records graphs. Their intermediate tensors share memory, so two graphs of one recorder must not run at the same time.
 class GraphRecorder {
  public:
   GraphRecorder() = default;
@@ -29,10 +29,10 @@ class GraphRecorder {
   GraphRecorder(const GraphRecorder&) = delete;
   GraphRecorder& operator=(const GraphRecorder&) = delete;
 
-  // Records what work queues on the stream, without running it. The stream must be current, not the device's default
-  // one, and used by no other thread meanwhile. Tensors that work leaves behind belong to the graph: each replay writes
-  // them anew. Throws what work throws, and c10::Error for work that can't be recorded, such as waiting for a value; the
-  // stream is as before then.
+  // Records what work queues on the stream, without running it. The stream must be the current one, must not be the
+  // device's default stream, and must not be used by another thread during the call. Tensors that work keeps belong to
+  // the graph: each replay overwrites them. Throws what work throws, and c10::Error for work that can't be recorded,
+  // such as waiting for a value; the stream is then unchanged.
   virtual std::unique_ptr<Graph> record(const c10::Stream& stream, const std::function<void()>& work) = 0;
 };
 

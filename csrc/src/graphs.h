@@ -1,4 +1,4 @@
-// Batches' work as graphs: recorded once for each shape of batch, and replayed.
+// Records the work of a batch as a graph, once per shape, and replays it.
 #ifndef TORCHHERD_SRC_GRAPHS_H
 #define TORCHHERD_SRC_GRAPHS_H
 
@@ -19,15 +19,15 @@ class Graphs {
  public:
   using Work = std::function<at::Tensor(const at::Tensor&)>;
 
-  // stream: where the work runs, one by one. Throws Failure(THD_ERROR_DEVICE) where graphs can't be made.
+  // stream: where all work runs. Throws Failure(THD_ERROR_DEVICE) if graphs aren't available.
   explicit Graphs(const c10::Stream& stream);
 
-  // Queues the work on input, which is the same work at each call, and returns its output. The stream must be current.
-  // Throws what the work throws.
+  // Queues work(input) and returns its output. work must be the same in every call, and the stream must be the current
+  // one. Throws what work throws.
   at::Tensor run(const at::Tensor& input, const Work& work);
 
  private:
-  // The members' order is that in which they may go, the last one first.
+  // The order matters: members are destroyed from the last to the first, and the tensors must go before the graph.
   struct Shape {
     int runs = 0;
     bool refused = false;

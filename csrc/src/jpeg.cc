@@ -1,9 +1,9 @@
-// JPEG in and out, by libjpeg-turbo. Decodes and encodes equal Pillow's, which uses the same library with
-// the same settings: slow integer DCT, smooth chroma upsampling, 4:2:0 and the standard tables out.
+// Decodes and encodes JPEG by libjpeg-turbo. The results equal Pillow's, which uses the same library with the same
+// settings: slow integer DCT, smooth chroma upsampling, and 4:2:0 with the standard tables for encoding.
 //
-// libjpeg reports an error by calling error_exit, which must not return. Here it jumps back to a setjmp. A
-// jump must not pass over a C++ object with a destructor, so each setjmp stands in a function of its own
-// whose locals are plain, and everything with a destructor lives in the struct around it.
+// libjpeg reports an error by calling error_exit, which must not return. Here it jumps back to a setjmp. A jump must
+// not skip the destructor of a C++ object, so each setjmp is in a function without such objects, and every object with
+// a destructor is a member of the class.
 #include <cstdio>
 
 #include <jpeglib.h>
@@ -21,6 +21,7 @@
 
 #include "error.h"
 #include "resizer.h"
+#include "structs.h"
 
 namespace {
 
@@ -28,14 +29,14 @@ using thd::Failure;
 using thd::require;
 
 constexpr int kCmyk = 4;
-// Progressive files made to be slow repeat tiny scans over a huge picture; real ones have about ten.
+// Malicious progressive files repeat tiny scans of a huge image to take long. Ordinary files have about ten scans.
 constexpr int kMaxScans = 200;
 constexpr uint8_t kExif[] = {'E', 'x', 'i', 'f', 0, 0};
 constexpr unsigned kOrientationTag = 0x0112;
 
-// libjpeg's error manager with the place to jump back to. `code` and `message` say what happened.
+// libjpeg's error manager, with the target of the jump and the error.
 struct ErrorManager {
-  jpeg_error_mgr base;  // first, so that libjpeg's pointer to it is a pointer to this
+  jpeg_error_mgr base;  // first, so that libjpeg's pointer to it also points to the ErrorManager
   jmp_buf back;
   thd_code code;
   char message[JMSG_LENGTH_MAX];
@@ -44,12 +45,12 @@ struct ErrorManager {
 [[noreturn]] void on_error(j_common_ptr info) {
   auto* manager = reinterpret_cast<ErrorManager*>(info->err);
   info->err->format_message(info, manager->message);
-  manager->code = info->err->msg_code == JERR_OUT_OF_MEMORY ? THD_ERROR_OUT_OF_MEMORY : THD_ERROR_BAD_PICTURE;
+  manager->code = info->err->msg_code == JERR_OUT_OF_MEMORY ? THD_ERROR_OUT_OF_MEMORY : THD_ERROR_BAD_IMAGE;
   longjmp(manager->back, 1);  // NOLINT(modernize-avoid-setjmp-longjmp): libjpeg's protocol
 }
 
-// Warnings (a broken entropy segment, say) are not errors: like Pillow, decode what is there. The end of the
-// data before the end of the picture is one; see on_end_of_data.
+// Ignores warnings, such as of a corrupt entropy segment: like Pillow, decode what is there. Only a truncated file is
+// an error; see on_end_of_data.
 void on_message(j_common_ptr info, int level) {
   if (level < 0) info->err->num_warnings++;
 }
@@ -72,16 +73,16 @@ jpeg_error_mgr* use(ErrorManager* manager) {
 }
 
 boolean on_end_of_data(j_decompress_ptr info) {
-  fail(reinterpret_cast<j_common_ptr>(info), THD_ERROR_BAD_PICTURE, "the JPEG ends before its picture does");
+  fail(reinterpret_cast<j_common_ptr>(info), THD_ERROR_BAD_IMAGE, "the JPEG is truncated");
 }
 
 void on_progress(j_common_ptr info) {
   if (reinterpret_cast<j_decompress_ptr>(info)->input_scan_number > kMaxScans) {
-    fail(info, THD_ERROR_BAD_PICTURE, "the JPEG has too many scans");
+    fail(info, THD_ERROR_BAD_IMAGE, "the JPEG has too many scans");
   }
 }
 
-// The orientation tag of a TIFF header as EXIF has it; 1 when it has none or can't be read.
+// Returns the orientation in EXIF data, which is a TIFF structure; 1 if there is none or it can't be read.
 int read_orientation(const uint8_t* tiff, size_t size) {
   if (size < 8) return 1;
   const bool little = tiff[0] == 'I' && tiff[1] == 'I';
@@ -108,7 +109,7 @@ int read_orientation(const uint8_t* tiff, size_t size) {
   return 1;
 }
 
-// One JPEG being read. Every call of libjpeg's that can fail is inside one of the two guarded functions.
+// Reads one JPEG. Every call of libjpeg that can fail is in one of the three private functions with a setjmp.
 class Reader {
  public:
   Reader(const uint8_t* data, size_t size) {
@@ -139,15 +140,15 @@ class Reader {
       orientation = read_orientation(marker->data + sizeof kExif, marker->data_length - sizeof kExif);
       break;
     }
-    return {.width = static_cast<int32_t>(info_.image_width),
+    return {.struct_size = sizeof(thd_jpeg_info),
+            .width = static_cast<int32_t>(info_.image_width),
             .height = static_cast<int32_t>(info_.image_height),
             .channels = info_.num_components,
             .orientation = orientation};
   }
 
-  // Decodes at the smallest of 1/8, 1/4 and 1/2 of the stored size that is still no smaller than width x height
-  // (of the stored picture, before any turn): most of the inverse transform's work is left out, and the chroma needs
-  // no upsampling. After header().
+  // Selects the smallest of 1/8, 1/4 and 1/2 of the stored size that is at least width x height (before the orientation
+  // is applied). This saves most of the inverse transform and the upsampling of chroma. Call it after header().
   void shrink_to(int width, int height) {
     const auto at_least = [](JDIMENSION stored, unsigned denominator, int wanted) {
       return std::cmp_greater_equal((stored + denominator - 1) / denominator, wanted);
@@ -161,14 +162,14 @@ class Reader {
     }
   }
 
-  // Makes ready to decode and returns the size of the rows that will come. libjpeg makes RGB of grey too. After header().
+  // Starts decoding to RGB, gray images too, and returns the decoded width and height. Call it after header().
   std::pair<int, int> begin() {
     info_.out_color_space = info_.num_components == kCmyk ? JCS_CMYK : JCS_RGB;
     check(start());
     return {static_cast<int>(info_.output_width), static_cast<int>(info_.output_height)};
   }
 
-  // Decodes the picture into the resizer, row by row. After begin().
+  // Decodes the image into the resizer, row by row. Call it after begin().
   void decode(thd::Resizer* resizer) {
     const bool cmyk = info_.out_color_space == JCS_CMYK;
     if (cmyk) cmyk_row_.resize(static_cast<size_t>(info_.output_width) * kCmyk);
@@ -207,9 +208,9 @@ class Reader {
     if (!read) throw Failure(errors_.code, errors_.message);
   }
 
-  // Adobe writes CMYK inverted, and every CMYK JPEG in practice is Adobe's; so a stored c is 255 - cyan.
-  // Each colour is what its ink lets through of what black lets through: the arithmetic of Pillow's
-  // convert("RGB"), with division by 255 rounded to nearest.
+  // Converts a row with the arithmetic of Pillow's convert("RGB"): a color is the light that passes both its ink and
+  // black, and the division by 255 rounds to nearest. Adobe stores CMYK inverted (c is 255 - cyan), and in practice
+  // every CMYK JPEG is Adobe's.
   void cmyk_to_rgb(uint8_t* row) const {
     const uint8_t* from = cmyk_row_.data();
     for (JDIMENSION x = 0; x < info_.output_width; x++, from += kCmyk, row += thd::kChannels) {
@@ -228,7 +229,7 @@ class Reader {
   std::vector<uint8_t> cmyk_row_;
 };
 
-// Writes one JPEG into memory of a fixed size.
+// Writes one JPEG into a buffer of fixed size.
 class Writer {
  public:
   Writer(uint8_t* out, size_t capacity) : capacity_(capacity) {
@@ -236,7 +237,7 @@ class Writer {
     target_.init_destination = [](j_compress_ptr) {};
     target_.empty_output_buffer = [](j_compress_ptr info) -> boolean {
       fail(reinterpret_cast<j_common_ptr>(info), THD_ERROR_INVALID_ARGUMENT,
-           "the JPEG doesn't fit: give thd_jpeg_bound bytes");
+           "the JPEG doesn't fit into the buffer: provide thd_jpeg_bound bytes");
     };
     target_.term_destination = [](j_compress_ptr) {};
     target_.next_output_byte = out;
@@ -246,7 +247,7 @@ class Writer {
   Writer(const Writer&) = delete;
   Writer& operator=(const Writer&) = delete;
 
-  // pixels: height*width*channels bytes. Returns the bytes written.
+  // Returns the number of bytes written. pixels: height*width*channels bytes.
   size_t encode(const uint8_t* pixels, int width, int height, int channels, int quality) {
     if (!write(pixels, width, height, channels, quality)) throw Failure(errors_.code, errors_.message);
     return capacity_ - target_.free_in_buffer;
@@ -279,7 +280,7 @@ class Writer {
   ErrorManager errors_{};
 };
 
-bool jpeg_size(int32_t side) { return side >= 1 && side <= JPEG_MAX_DIMENSION; }
+bool is_jpeg_side(int32_t side) { return side >= 1 && side <= JPEG_MAX_DIMENSION; }
 
 }  // namespace
 
@@ -293,7 +294,8 @@ const char* thd_libjpeg_version(void) { return THD_STRING(LIBJPEG_TURBO_VERSION)
 thd_error* thd_jpeg_read_header(const uint8_t* data, size_t size, thd_jpeg_info* out) {
   return thd::guard([&] {
     require(data != nullptr && out != nullptr, "data and out must not be NULL");
-    *out = Reader(data, size).header();
+    const size_t out_size = thd::size_of_struct(out, "out");
+    thd::write_struct(out, out_size, Reader(data, size).header());
   });
 }
 
@@ -301,36 +303,37 @@ thd_error* thd_jpeg_decode(const uint8_t* data, size_t size, const thd_jpeg_deco
                            int32_t width, int32_t height, uint8_t* pixels) {
   return thd::guard([&] {
     require(data != nullptr && options != nullptr, "data and options must not be NULL");
-    int32_t orientation = options->orientation;
-    thd::require_target(orientation == THD_ORIENTATION_EXIF ? 1 : orientation, options->filter, width, height,
+    const thd_jpeg_decode_options how = thd::read_struct(options, "options");
+    int32_t orientation = how.orientation;
+    thd::require_target(orientation == THD_ORIENTATION_EXIF ? 1 : orientation, how.filter, width, height,
                         pixels);
     Reader reader(data, size);
     const thd_jpeg_info info = reader.header();
     if (orientation == THD_ORIENTATION_EXIF) orientation = info.orientation;
     const int64_t count = static_cast<int64_t>(info.width) * info.height;
-    if (options->max_pixels > 0 && count > options->max_pixels) {
+    if (how.max_pixels > 0 && count > how.max_pixels) {
       throw Failure(THD_ERROR_TOO_MANY_PIXELS, std::to_string(info.width) + "x" + std::to_string(info.height) +
-                                                   " is more than " + std::to_string(options->max_pixels) +
+                                                   " is more than " + std::to_string(how.max_pixels) +
                                                    " pixels");
     }
-    const bool grey = info.channels == 1 && options->gray != 0;
-    if (info.channels < thd::kChannels && !grey) {
+    const bool accepted_gray = info.channels == 1 && how.gray != 0;
+    if (info.channels < thd::kChannels && !accepted_gray) {
       throw Failure(THD_ERROR_NOT_RGB, "the JPEG has " + std::to_string(info.channels) + " channel(s)");
     }
-    if (options->scaled != 0) {
-      const bool sideways = thd::swaps_axes(orientation);
-      reader.shrink_to(sideways ? height : width, sideways ? width : height);
+    if (how.scaled != 0) {
+      const bool transposed = thd::swaps_axes(orientation);
+      reader.shrink_to(transposed ? height : width, transposed ? width : height);
     }
     const auto [decoded_width, decoded_height] = reader.begin();
-    thd::Resizer resizer(decoded_width, decoded_height, orientation, options->filter, width, height, pixels);
+    thd::Resizer resizer(decoded_width, decoded_height, orientation, how.filter, width, height, pixels);
     reader.decode(&resizer);
   });
 }
 
 size_t thd_jpeg_bound(int32_t width, int32_t height, int32_t channels) {
-  if (!jpeg_size(width) || !jpeg_size(height) || (channels != 1 && channels != 3)) return 0;
-  // libjpeg-turbo's own bound (tjBufSize): two bytes a sample of luma and of subsampled chroma, in whole
-  // 16x16 blocks, and 2048 for the headers.
+  if (!is_jpeg_side(width) || !is_jpeg_side(height) || (channels != 1 && channels != 3)) return 0;
+  // libjpeg-turbo's own bound (tjBufSize): two bytes per sample of luma and subsampled chroma, in whole 16x16 blocks,
+  // and 2048 bytes for the headers.
   const auto blocks = [](int32_t side) { return (static_cast<size_t>(side) + 15) & ~size_t{15}; };
   return blocks(width) * blocks(height) * (channels == 1 ? 2 : 3) + 2048;
 }
@@ -338,11 +341,11 @@ size_t thd_jpeg_bound(int32_t width, int32_t height, int32_t channels) {
 thd_error* thd_jpeg_encode(const uint8_t* pixels, int32_t width, int32_t height, int32_t channels,
                            int32_t quality, uint8_t* out, size_t capacity, size_t* written) {
   return thd::guard([&] {
-    require(pixels != nullptr && out != nullptr && written != nullptr, "no pointer may be NULL");
-    require(jpeg_size(width) && jpeg_size(height), "a JPEG has 1 to 65500 pixels a side");
+    require(pixels != nullptr && out != nullptr && written != nullptr, "no pointer argument may be NULL");
+    require(is_jpeg_side(width) && is_jpeg_side(height), "width and height must be 1 to 65500");
     require(channels == 1 || channels == 3, "channels must be 1 or 3");
     require(quality >= 1 && quality <= 100, "quality must be 1 to 100");
-    require(capacity > 0, "capacity must be 1 or more");
+    require(capacity > 0, "capacity must be at least 1");
     *written = Writer(out, capacity).encode(pixels, width, height, channels, quality);
   });
 }

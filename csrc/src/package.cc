@@ -1,8 +1,8 @@
 // AOTInductor packages: a model compiled ahead of time into a shared object.
 //
-// LibTorch's own AOTIModelPackageLoader isn't used: it always unpacks into /tmp, and leaves what it unpacked behind when
-// the process is killed. Unpacking is the caller's; what is left is the runner that the loader would make too, looked up
-// by the device's kind, so that CUDA's comes with LibTorch's CUDA library.
+// LibTorch's AOTIModelPackageLoader isn't used: it always unpacks into /tmp, and leaves the files behind when the
+// process is killed. The caller unpacks the package instead. This file makes the runner that the loader would make,
+// which it looks up by the kind of device, since the runner for CUDA is in LibTorch's CUDA library.
 #include <torch/csrc/inductor/aoti_runner/model_container_runner.h>
 #include <torch/version.h>
 
@@ -18,7 +18,7 @@ namespace {
 
 using torch::inductor::AOTIModelContainerRunner;
 
-// Held while a package is made and while one runs for the first time: two at once have corrupted the heap
+// Held while a package loads and while it runs for the first time. Two packages at once have corrupted the heap
 // (pytorch/pytorch#194128, #144459).
 std::mutex& first_time() {
   static std::mutex mutex;
@@ -27,19 +27,19 @@ std::mutex& first_time() {
 
 class Package : public Program {
  public:
-  Package(Facts facts, std::unique_ptr<AOTIModelContainerRunner> runner)
-      : Program(std::move(facts)), runner_(std::move(runner)) {}
+  Package(ProgramInfo info, std::unique_ptr<AOTIModelContainerRunner> runner)
+      : Program(std::move(info)), runner_(std::move(runner)) {}
 
   at::Tensor run(const at::Tensor& input) override {
     return translate(THD_ERROR_FORWARD, "forward: ", [&] {
       std::unique_lock<std::mutex> lock(first_time(), std::defer_lock);
       if (!has_run_) lock.lock();
-      // Compiled code takes the strides for granted.
+      // The compiled code doesn't check strides.
       std::vector<at::Tensor> outputs = runner_->run({input.contiguous()});
       has_run_ = true;
       if (outputs.size() != 1) {
-        throw Failure(THD_ERROR_OUTPUT, "the package answered with " + std::to_string(outputs.size()) +
-                                            " tensors instead of one");
+        throw Failure(THD_ERROR_OUTPUT,
+                      "the package returned " + std::to_string(outputs.size()) + " tensors instead of one");
       }
       return std::move(outputs.front());
     });
@@ -50,30 +50,30 @@ class Package : public Program {
   bool has_run_ = false;
 };
 
-Facts describe(const AOTIModelContainerRunner& runner) {
-  Facts facts{.inputs = "x: Tensor"};
+ProgramInfo describe(const AOTIModelContainerRunner& runner) {
+  ProgramInfo info{.inputs = "x: Tensor"};
   for (const auto& [name, tensor] : runner.extract_constants_map(false)) {
-    facts.parameters += tensor.numel();
-    facts.bytes += static_cast<int64_t>(tensor.nbytes());
+    info.parameters += tensor.numel();
+    info.bytes += static_cast<int64_t>(tensor.nbytes());
   }
-  return facts;
+  return info;
 }
 
-// Whether the dynamic linker missed something that another LibTorch has.
-bool misses_something(const std::string& error) {
+// Reports whether the dynamic linker failed to find a symbol or library, which another version of LibTorch may have.
+bool is_link_error(const std::string& error) {
   return error.find("undefined symbol") != std::string::npos ||
          error.find("cannot open shared object file") != std::string::npos;
 }
 
 }  // namespace
 
-std::unique_ptr<Program> load_package(const std::string& library, const std::string& folder,
+std::unique_ptr<Program> load_package(const std::string& library, const std::string& directory,
                                       c10::Device device) {
   const std::string subject = library + ": ";
   return translate(THD_ERROR_NOT_A_MODULE, subject, [&] {
     const std::scoped_lock lock(first_time());
-    // A package compares its inputs' shapes with those it was compiled for only when it is asked to; without, a wrong
-    // one reads beyond memory. Asked is by this variable, which the package reads at its first run.
+    // A package checks the shapes of its inputs only if this variable is set when it first runs. Without the check, a
+    // wrong shape reads out of bounds.
     setenv("AOTI_RUNTIME_CHECK_INPUTS", "1", 0);
     const std::string kind = c10::DeviceTypeName(device.type(), true);
     const auto& makers = torch::inductor::getAOTIModelRunnerRegistry();
@@ -82,18 +82,18 @@ std::unique_ptr<Program> load_package(const std::string& library, const std::str
       throw Failure(THD_ERROR_DEVICE, subject + "this LibTorch can't run packages on " + kind);
     }
     constexpr size_t kModels = 1;
-    // Calls on one module take turns, so the package needs no locks of its own.
+    // Calls on one module never overlap, so the package needs no locks of its own.
     constexpr bool kRunSingleThreaded = true;
     try {
-      auto runner = maker->second(library, kModels, device.str(), folder, kRunSingleThreaded);
-      Facts facts = describe(*runner);
-      return std::make_unique<Package>(std::move(facts), std::move(runner));
+      auto runner = maker->second(library, kModels, device.str(), directory, kRunSingleThreaded);
+      ProgramInfo info = describe(*runner);
+      return std::make_unique<Package>(std::move(info), std::move(runner));
     } catch (const std::exception& e) {
       const std::string text = text_of(e);
-      if (!misses_something(text)) throw;
+      if (!is_link_error(text)) throw;
       throw Failure(THD_ERROR_NOT_A_MODULE, subject +
-                                                "most likely compiled by another PyTorch than " TORCH_VERSION
-                                                "; export it anew with that version (" +
+                                                "most likely compiled by another PyTorch version; export it "
+                                                "again with PyTorch " TORCH_VERSION " (" +
                                                 text + ")");
     }
   });

@@ -13,8 +13,8 @@
 namespace thd {
 namespace {
 
-// TF32 is a setting of the process, and cuDNN's is on by default; fp32 shall mean fp32. The older setters, with allow_tf32
-// in their names, warn on stderr that they will go.
+// Sets whether CUDA uses TF32, for the whole process. cuDNN enables it by default, so fp32 has to disable it. The older
+// setters, with allow_tf32 in their names, write a deprecation warning to stderr.
 void set_tf32(bool allowed) {
   static std::mutex mutex;
   static std::optional<bool> current;
@@ -45,13 +45,13 @@ void require_precision(thd_precision precision, c10::Device device) {
       require(device.is_cuda(), "precision: tf32 and fp16 are for CUDA devices; the CPU has fp32 and bf16");
       return;
   }
-  require(false, "no such precision");
+  require(false, "unknown precision");
 }
 
 PrecisionScope::PrecisionScope(thd_precision precision, c10::Device device)
     : device_(device.type()),
-      was_enabled_(at::autocast::is_autocast_enabled(device_)),
-      was_(at::autocast::get_autocast_dtype(device_)) {
+      previously_enabled_(at::autocast::is_autocast_enabled(device_)),
+      previous_dtype_(at::autocast::get_autocast_dtype(device_)) {
   const bool narrow = precision == THD_BF16 || precision == THD_FP16;
   at::autocast::set_autocast_enabled(device_, narrow);
   if (narrow) at::autocast::set_autocast_dtype(device_, precision == THD_BF16 ? at::kBFloat16 : at::kHalf);
@@ -59,9 +59,9 @@ PrecisionScope::PrecisionScope(thd_precision precision, c10::Device device)
 }
 
 PrecisionScope::~PrecisionScope() {
-  at::autocast::set_autocast_enabled(device_, was_enabled_);
-  at::autocast::set_autocast_dtype(device_, was_);
-  // It keeps narrowed copies of weights that could be trained, longer than their module lives.
+  at::autocast::set_autocast_enabled(device_, previously_enabled_);
+  at::autocast::set_autocast_dtype(device_, previous_dtype_);
+  // The cache holds converted copies of trainable weights, which would outlive their module.
   at::autocast::clear_cache();
 }
 

@@ -1,4 +1,4 @@
-// In which number format a program computes.
+// The number format in which a program computes.
 #ifndef TORCHHERD_SRC_PRECISION_H
 #define TORCHHERD_SRC_PRECISION_H
 
@@ -9,13 +9,15 @@
 
 namespace thd {
 
-// Throws Failure(THD_ERROR_INVALID_ARGUMENT) for a precision that the device doesn't have.
+// Throws Failure(THD_ERROR_INVALID_ARGUMENT) for a precision that the device doesn't support.
 void require_precision(thd_precision precision, c10::Device device);
 
-// As long as it lives, operators on this thread compute in the precision: for bfloat16 and float16 by LibTorch's
-// autocast, which narrows what convolutions and matrix products take and leaves the rest as it is. So any module
-// runs, also one that widens its own weights, which a module converted to bfloat16 as a whole does not. Whether products
-// are TF32's holds for the whole process: of modules with TF32 and without, not two may run at the same time.
+// During its lifetime, operators on this thread compute in the precision.
+//
+// bfloat16 and float16 use LibTorch's autocast, which converts only the inputs of convolutions and matrix products.
+// Converting the whole module instead would break modules that convert their own weights to float32.
+//
+// TF32 is a setting of the whole process, so a module with TF32 and one without must not run at the same time.
 class PrecisionScope {
  public:
   PrecisionScope(thd_precision precision, c10::Device device);
@@ -25,8 +27,8 @@ class PrecisionScope {
 
  private:
   c10::DeviceType device_;
-  bool was_enabled_;
-  at::ScalarType was_;
+  bool previously_enabled_;
+  at::ScalarType previous_dtype_;
 };
 
 }  // namespace thd

@@ -1,4 +1,4 @@
-// A program is what a model's file becomes: something that turns a batch into its answer on one device.
+// A program is a loaded model file: it runs batches on one device.
 #ifndef TORCHHERD_SRC_PROGRAM_H
 #define TORCHHERD_SRC_PROGRAM_H
 
@@ -17,35 +17,34 @@ struct Module;
 
 namespace thd {
 
-// What a program says of itself.
-struct Facts {
-  std::string inputs;      // "name: type", one a line
-  int64_t parameters = 0;  // elements in all parameters and buffers
-  int64_t bytes = 0;       // their size
+struct ProgramInfo {
+  std::string inputs;      // "name: type", one per line
+  int64_t parameters = 0;  // the number of elements in all parameters and buffers
+  int64_t bytes = 0;       // their size in memory
 };
 
 class Program {
  public:
-  explicit Program(Facts facts) : facts_(std::move(facts)) {}
+  explicit Program(ProgramInfo info) : info_(std::move(info)) {}
   virtual ~Program() = default;
   Program(const Program&) = delete;
   Program& operator=(const Program&) = delete;
 
-  // input and the answer are on the program's device. Throws Failure with FORWARD, OUTPUT or OUT_OF_MEMORY.
+  // input and the output are on the program's device. Throws Failure with FORWARD, OUTPUT or OUT_OF_MEMORY.
   virtual at::Tensor run(const at::Tensor& input) = 0;
 
-  const Facts& facts() const { return facts_; }
+  const ProgramInfo& info() const { return info_; }
 
  private:
-  Facts facts_;
+  ProgramInfo info_;
 };
 
-// A TorchScript module. read: reads the file onto the device. subject: begins the messages of errors.
+// Loads a TorchScript module. subject: the prefix of error messages. read: reads the file onto the device.
 std::unique_ptr<Program> load_script(const std::string& subject, c10::Device device,
                                      const std::function<torch::jit::Module(c10::Device)>& read);
 
-// An AOTInductor package that was unpacked into a folder; library: its shared object there.
-std::unique_ptr<Program> load_package(const std::string& library, const std::string& folder,
+// Loads an AOTInductor package that was unpacked into a directory. library: the path of its shared object.
+std::unique_ptr<Program> load_package(const std::string& library, const std::string& directory,
                                       c10::Device device);
 
 }  // namespace thd

@@ -14,7 +14,7 @@ namespace {
 
 size_t size_of(int file) {
   struct stat status{};
-  require(fstat(file, &status) == 0, "file: not an open file");
+  require(fstat(file, &status) == 0, "file: not an open file descriptor");
   return static_cast<size_t>(status.st_size);
 }
 
@@ -24,7 +24,7 @@ size_t Reader::read(uint64_t position, void* target, size_t count, const char* /
   const size_t got = position < size_ ? fetch(position, target, std::min(count, size_ - position)) : 0;
   if (got < count) {
     std::memset(static_cast<uint8_t*>(target) + got, 0, count - got);
-    fell_short_ = true;
+    short_read_ = true;
   }
   return got;
 }

@@ -1,4 +1,4 @@
-// What a TorchScript file is read from: an open file, or memory.
+// Sources that LibTorch reads a TorchScript file from: an open file or memory.
 #ifndef TORCHHERD_SRC_READER_H
 #define TORCHHERD_SRC_READER_H
 
@@ -10,32 +10,32 @@
 
 namespace thd {
 
-// Reads at any place. LibTorch's own readers can't be used: the one for files wants a path, which may lead to another file
-// by the time that it is opened, and none of them tells whether all was there that it was asked for.
+// Reads at any position. LibTorch's own readers can't be used: the one for files takes a path, which may name another
+// file when it is opened, and none of them reports a short read.
 class Reader : public caffe2::serialize::ReadAdapterInterface {
  public:
   explicit Reader(size_t size) : size_(size) {}
 
   size_t size() const override { return size_; }
 
-  // What can't be read is zero: LibTorch doesn't always look at how much came.
+  // Fills what can't be read with zeros: LibTorch doesn't always check the number of bytes read.
   size_t read(uint64_t position, void* target, size_t count, const char* what) const override;
 
-  // Whether a read got less than it asked for. LibTorch asks for nothing beyond size, unless the content is broken.
-  bool fell_short() const { return fell_short_; }
+  // Reports whether a read was short. LibTorch reads beyond size only if the content is corrupt.
+  bool short_read() const { return short_read_; }
 
  private:
-  // Returns how much was read.
+  // Returns the number of bytes read.
   virtual size_t fetch(uint64_t position, void* target, size_t count) const = 0;
 
   size_t size_;
-  mutable std::atomic<bool> fell_short_ = false;
+  mutable std::atomic<bool> short_read_ = false;
 };
 
-// A file that somebody else holds open. Its position is neither used nor changed.
+// Reads a file that the caller keeps open. Its position is neither used nor changed.
 class FileReader : public Reader {
  public:
-  // Throws Failure(THD_ERROR_INVALID_ARGUMENT) when the file isn't open.
+  // Throws Failure(THD_ERROR_INVALID_ARGUMENT) if the descriptor isn't open.
   explicit FileReader(int file);
 
  private:
@@ -44,7 +44,7 @@ class FileReader : public Reader {
   int file_;
 };
 
-// Memory that somebody else owns.
+// Reads memory that the caller owns.
 class MemoryReader : public Reader {
  public:
   MemoryReader(const void* data, size_t size) : Reader(size), data_(static_cast<const uint8_t*>(data)) {}

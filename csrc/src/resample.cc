@@ -12,11 +12,11 @@ namespace {
 
 constexpr int kWeightBits = 22;
 constexpr int32_t kHalf = 1 << (kWeightBits - 1);
-// The AVX2 kernel multiplies 16-bit numbers, so it splits a weight at this bit into two of them.
+// The AVX2 kernel multiplies 16-bit integers, so each weight is split into two at this bit.
 constexpr int kSplitBits = kWeightBits / 2;
-constexpr int kGroup = 4;  // taps that kernel takes at a time
+constexpr int kGroup = 4;  // taps per step of the AVX2 kernel
 
-// The filters at a distance from their middle, as Pillow computes them, to the last bit of a double.
+// The filters as functions of the distance from their center. They equal Pillow's to the last bit of a double.
 
 double sinc(double x) {
   if (x == 0) return 1;
@@ -58,7 +58,7 @@ double filter_at(thd_filter filter, double x) {
   return 0;
 }
 
-// Half of the filter's width, unstretched.
+// Returns half of the filter's width before it is stretched.
 double support_of(thd_filter filter) {
   switch (filter) {
     case THD_NEAREST:
@@ -101,13 +101,13 @@ void combine_plain(const uint8_t* const* rows, const int32_t* weights, int count
 
 #if THD_AVX2
 
-// Thirty-two values at a time, in four registers; beyond the row's end too, for which there is room (kRowPadding).
+// Processes 32 values per step, in four registers. The last step may pass the end of the row, by less than kRowPadding.
 __attribute__((target("avx2"))) void combine_avx2(const uint8_t* const* rows, const int32_t* weights, int count,
                                                   int values, uint8_t* out) {
   constexpr int kLanes = 8;
   constexpr int kVectors = 4;
   static_assert(kLanes * kVectors <= kRowPadding);
-  // Packing works within halves of registers and leaves groups of four values in this order.
+  // Packing works within 128-bit lanes, so groups of four values are out of order.
   const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
   for (int begin = 0; begin < values; begin += kLanes * kVectors) {
     __m256i sum[kVectors];
@@ -127,8 +127,8 @@ __attribute__((target("avx2"))) void combine_avx2(const uint8_t* const* rows, co
   }
 }
 
-// Puts a pair of 16-bit weights into each of two halves of a vector, once for each channel: {0 1 0 1 0 1 - -} and
-// {2 3 2 3 2 3 - -}. Returns where the next vector goes.
+// Writes a group of weights to a vector, as a pair per lane that is repeated for each channel: {0 1 0 1 0 1 - -} and
+// {2 3 2 3 2 3 - -}. Returns the position of the next vector.
 int16_t* spread_group(const int16_t (&weights)[kGroup], int16_t* vector) {
   constexpr int kHalfVector = 8;
   for (int pair = 0; pair < kGroup; pair += 2, vector += kHalfVector) {
@@ -137,8 +137,9 @@ int16_t* spread_group(const int16_t (&weights)[kGroup], int16_t* vector) {
   return vector;
 }
 
-// Weights as rows_avx2 multiplies by them, in the order of the outputs: for each group of four taps one vector with
-// their high halves and one with their low ones, where weight = high * 2^kSplitBits + low and low is never negative.
+// Returns the weights in the layout of rows_avx2, in the order of the outputs: for each group of four taps one vector
+// with their high parts and one with their low parts, where weight = high * 2^kSplitBits + low and low is never
+// negative.
 std::vector<int16_t> spread_weights(const Weights& weights) {
   constexpr int kVector = 16;
   const int groups = (weights.taps() + kGroup - 1) / kGroup;
@@ -160,10 +161,10 @@ std::vector<int16_t> spread_weights(const Weights& weights) {
   return spread;
 }
 
-// Four taps a step: the bytes of four pixels become pairs of 16-bit numbers, one pair a channel, which
-// vpmaddwd multiplies by a pair of weights and adds up. Integer sums don't depend on their order, so the
-// answer equals row_plain's. Several rows at a time share the loads of the weights, which for a large picture
-// don't fit the first cache. Each pixel is stored as four bytes, of which the next pixel overwrites the last.
+// Processes four taps per step: the bytes of four pixels become pairs of 16-bit integers per channel, which vpmaddwd
+// multiplies by a pair of weights and adds. Integer sums don't depend on their order, so the result equals that of
+// row_plain. Several rows share the loads of the weights, which don't fit into the L1 cache for a large image. Each
+// pixel is stored as four bytes, and the next pixel overwrites the fourth.
 template <int kRows>
 __attribute__((target("avx2"))) void rows_avx2(const Weights& weights, const int16_t* spread,
                                                const uint8_t* const* in, uint8_t* const* out) {
@@ -208,7 +209,7 @@ Weights::Weights(int in, int out, thd_filter filter, bool mirrored)
   const double scale = static_cast<double>(in) / out;
   if (identity_ || filter == THD_NEAREST) {
     weights_.assign(out, 1 << kWeightBits);
-    // Added up, as Pillow does: at the border between two pixels the last bit decides.
+    // Accumulated as in Pillow: between two pixels, the last bit decides.
     double center = 0.5 * scale;
     for (int output = 0; output < out; output++, center += scale) {
       const int source = identity_ ? output : std::min(static_cast<int>(center), in - 1);
@@ -229,9 +230,9 @@ void Weights::set_single(int entry, int source, int in) {
 
 void Weights::set_filtered(int entry, int in, double scale, thd_filter filter, double* raw) {
   const double stretch = std::max(scale, 1.0);
-  const double support = support_of(filter) * stretch;  // half-width of the filter, in source pixels
+  const double support = support_of(filter) * stretch;  // half of the filter's width, in source pixels
   const double center = (target(entry) + 0.5) * scale;
-  // NOLINTBEGIN(bugprone-incorrect-roundings): Pillow rounds so
+  // NOLINTBEGIN(bugprone-incorrect-roundings): the rounding of Pillow
   const int first = std::max(static_cast<int>(center - support + 0.5), 0);
   const int count = std::min(static_cast<int>(center + support + 0.5), in) - first;
   double total = 0;
@@ -283,7 +284,7 @@ void RowResampler::run(const uint8_t* in, uint8_t* out) const {
 ColumnResampler::ColumnResampler(int in, int out, thd_filter filter, bool mirrored, int values)
     : weights_(in, out, filter, mirrored),
       values_(values),
-      // Rows are written ahead of those that the next target row needs.
+      // Callers write rows ahead of those that the next target row needs.
       ring_rows_(weights_.taps() + kRowsAtOnce - 1),
       ring_(ring_rows_ * (static_cast<size_t>(values) + kRowPadding)),
       window_(weights_.taps()),

@@ -1,6 +1,6 @@
-// Resize by Pillow's filters in its fixed-point arithmetic, along one axis, row by row.
+// Resizes along one axis, row by row, by Pillow's filters with Pillow's fixed-point arithmetic.
 //
-// Each stage resizes along one axis and rounds to uint8; resizer.h puts two of them together.
+// Each stage resizes along one axis and rounds to uint8. resizer.h combines two of them.
 #ifndef TORCHHERD_SRC_RESAMPLE_H
 #define TORCHHERD_SRC_RESAMPLE_H
 
@@ -13,36 +13,36 @@
 namespace thd {
 
 constexpr int kChannels = 3;
-// Bytes past a row's end that the stages may read and write, but never use: whole vectors are handled.
+// Bytes after the end of a row that the stages may read and write, since they process whole vectors.
 constexpr int kRowPadding = 64;
-// Rows that RowResampler takes at a time when it can.
+// The largest number of rows that RowResampler processes together.
 constexpr int kRowsAtOnce = 4;
 
 // The weights of one axis: output i is the sum over k of weight[i][k] * input[start[i] + k].
 //
-// Source of the arithmetic: Pillow's ImagingResample for 8-bit pictures. The filter, stretched by max(scale, 1), lies
-// around (i + 0.5) * scale; weights are normalised in double, then rounded to 22 bits after the point. Nearest is one tap
-// of full weight, where Pillow's ImagingScaleAffine has it.
+// The arithmetic is that of Pillow's ImagingResample for 8-bit images. The filter is stretched by max(scale, 1) and
+// centered at (i + 0.5) * scale. Weights are normalized as double, then rounded to 22 fraction bits. Nearest is one tap
+// of full weight, at the position of Pillow's ImagingScaleAffine.
 class Weights {
  public:
-  // in, out: sizes of the axis, 1 or more. mirrored: the axis runs backwards in the source.
+  // in, out: sizes of the axis, at least 1. mirrored: the axis is reversed in the source.
   Weights(int in, int out, thd_filter filter, bool mirrored);
 
   int outputs() const { return static_cast<int>(start_.size()); }
-  // Entries are in ascending order of start; target says which output an entry is for.
+  // Entries are in ascending order of start; target(entry) is the output of an entry.
   int start(int entry) const { return start_[entry]; }
   int count(int entry) const { return count_[entry]; }
   int target(int entry) const { return mirrored_ ? outputs() - 1 - entry : entry; }
-  // taps() values for each entry, zeros after count(entry).
+  // Returns the taps() weights of an entry, with zeros after count(entry).
   const int32_t* weights(int entry) const { return &weights_[static_cast<size_t>(entry) * taps_]; }
   int taps() const { return taps_; }
-  // One tap a pixel, each of full weight: this axis keeps its size.
+  // Reports whether the axis keeps its size: one tap of full weight per pixel.
   bool identity() const { return identity_; }
 
  private:
-  // Entry's tap is the one pixel `source` of the source as seen from the target.
+  // Sets an entry with one tap. source: the source pixel, counted in the target's direction.
   void set_single(int entry, int source, int in);
-  // raw: room for taps() weights.
+  // Sets an entry with the filter's taps. raw: scratch memory for taps() weights.
   void set_filtered(int entry, int in, double scale, thd_filter filter, double* raw);
 
   bool mirrored_;
@@ -53,35 +53,35 @@ class Weights {
   std::vector<int32_t> weights_;
 };
 
-// Resizes rows of RGB pixels along themselves.
+// Resizes rows of RGB pixels horizontally.
 class RowResampler {
  public:
   RowResampler(int in, int out, thd_filter filter, bool mirrored);
-  // in: `in` pixels, out: `out` pixels, both with kRowPadding bytes more.
+  // Resizes one row. Both rows are followed by kRowPadding bytes.
   void run(const uint8_t* in, uint8_t* out) const;
-  // The same for 1 to kRowsAtOnce rows.
+  // Resizes 1 to kRowsAtOnce rows.
   void run(const uint8_t* const* in, uint8_t* const* out, int rows) const;
 
  private:
   Weights weights_;
-  bool copy_;                    // nothing to do but copy
-  bool wide_;                    // the AVX2 kernel is used
-  std::vector<int16_t> spread_;  // weights as that kernel wants them
+  bool copy_;                    // rows stay the same
+  bool wide_;                    // use the AVX2 kernel
+  std::vector<int16_t> spread_;  // the weights in the layout of the AVX2 kernel
 };
 
-// Resizes a picture across its rows: takes the rows of the source in their order and hands out each row of
-// the target as soon as its last source row has come. Holds only the rows that a target row spans.
+// Resizes an image vertically. It takes source rows in their order and emits each target row as soon as its last source
+// row is there. It stores only the rows that one target row spans.
 class ColumnResampler {
  public:
-  // in, out: number of rows before and after. values: bytes in a row.
+  // in, out: the number of source and target rows. values: the number of bytes in a row.
   ColumnResampler(int in, int out, thd_filter filter, bool mirrored, int values);
 
-  // Where the next source row belongs, or, with ahead (below kRowsAtOnce), one that comes later: room for its
-  // values and kRowPadding more.
+  // Returns the memory for the next source row, or for the one `ahead` (below kRowsAtOnce) rows later. It has room for
+  // the row's values and kRowPadding bytes.
   uint8_t* next(int ahead = 0) { return slot(position_ + ahead); }
 
-  // Takes the row written to next(); calls emit(target_row_index, row) for each row that it completes. The
-  // row has kRowPadding readable bytes after its end and is valid until emit returns.
+  // Takes the row that was written to next(), and calls emit(target_row_index, row) for each target row that it
+  // completes. That row has kRowPadding readable bytes after its end and is valid until emit returns.
   template <typename Emit>
   void push(Emit&& emit) {
     const int last = position_++;
@@ -104,7 +104,7 @@ class ColumnResampler {
 
   Weights weights_;
   int values_;
-  int position_ = 0;  // source rows taken so far
+  int position_ = 0;  // the number of source rows taken
   int entry_ = 0;     // the next target row to complete
   int ring_rows_;
   std::vector<uint8_t> ring_;

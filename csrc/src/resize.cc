@@ -11,7 +11,7 @@ thd_error* thd_resize(const uint8_t* source, int32_t source_width, int32_t sourc
                       int32_t height, uint8_t* pixels) {
   return thd::guard([&] {
     thd::require(source != nullptr, "source must not be NULL");
-    thd::require(source_width >= 1 && source_height >= 1, "source_width and source_height must be 1 or more");
+    thd::require(source_width >= 1 && source_height >= 1, "source_width and source_height must be at least 1");
     thd::require(source_channels == 3 || source_channels == 4, "source_channels must be 3 or 4");
     thd::require_target(orientation, filter, width, height, pixels);
     thd::Resizer resizer(source_width, source_height, orientation, filter, width, height, pixels);

@@ -8,14 +8,14 @@
 namespace thd {
 
 void require_target(int orientation, thd_filter filter, int width, int height, const uint8_t* pixels) {
-  require(filter >= THD_NEAREST && filter <= THD_HAMMING, "no such filter");
+  require(filter >= THD_NEAREST && filter <= THD_HAMMING, "unknown filter");
   require(orientation >= 1 && orientation <= 8, "orientation must be 1 to 8");
-  require(width >= 1 && height >= 1, "width and height must be 1 or more");
+  require(width >= 1 && height >= 1, "width and height must be at least 1");
   require(pixels != nullptr, "pixels must not be NULL");
 }
 
-// EXIF numbers the orientations by where the stored picture's first row and first column belong. As seen
-// from the turned picture: 5 to 8 swap its axes, and each of its axes may run backwards in the stored one.
+// An EXIF orientation states where the first row and the first column of the stored image belong. Orientations 5 to 8
+// swap the axes. mirrors_x and mirrors_y report which axes of the oriented image are reversed in the stored one.
 bool swaps_axes(int orientation) { return orientation >= 5; }
 
 namespace {
@@ -27,38 +27,37 @@ bool mirrors_y(int orientation) {
   return orientation == 3 || orientation == 4 || orientation == 7 || orientation == 8;
 }
 
-// Whether the turned picture is resized down its columns before it is along its rows. Pillow does so when the
-// height shrinks by more than twice as many pixels as the width does (since Pillow 13; before, it always began
-// with the rows).
+// Reports whether the columns of the oriented image are resized before its rows. Pillow 13 does so if the height
+// shrinks by more than twice as many pixels as the width. Earlier versions always resize the rows first.
 bool columns_first(int source_width, int source_height, int width, int height) {
   return source_height > height && source_height - height > 2 * (source_width - width);
 }
 
 }  // namespace
 
-// Stored rows run along the turned picture's x axis, or along its y axis when the turn swaps them.
+// Stored rows run along the x axis of the oriented image, or along its y axis if the orientation swaps the axes.
 Resizer::Resizer(int source_width, int source_height, int orientation, thd_filter filter, int width, int height,
                  uint8_t* pixels)
-    : as_it_is_(orientation == 1 && source_width == width && source_height == height),
-      sideways_(swaps_axes(orientation)),
-      down_first_(sideways_ ? !columns_first(source_height, source_width, width, height)
-                            : columns_first(source_width, source_height, width, height)),
+    : unchanged_(orientation == 1 && source_width == width && source_height == height),
+      transposed_(swaps_axes(orientation)),
+      down_first_(transposed_ ? !columns_first(source_height, source_width, width, height)
+                              : columns_first(source_width, source_height, width, height)),
       width_(width),
       height_(height),
       pixels_(pixels),
-      along_(source_width, sideways_ ? height : width, filter,
-             sideways_ ? mirrors_y(orientation) : mirrors_x(orientation)),
-      down_(source_height, sideways_ ? width : height, filter,
-            sideways_ ? mirrors_x(orientation) : mirrors_y(orientation),
-            kChannels * (down_first_ ? source_width : (sideways_ ? height : width))),
+      along_(source_width, transposed_ ? height : width, filter,
+             transposed_ ? mirrors_y(orientation) : mirrors_x(orientation)),
+      down_(source_height, transposed_ ? width : height, filter,
+            transposed_ ? mirrors_x(orientation) : mirrors_y(orientation),
+            kChannels * (down_first_ ? source_width : (transposed_ ? height : width))),
       source_height_(source_height),
-      row_size_(static_cast<size_t>(std::max(source_width, sideways_ ? height : width)) * kChannels +
+      row_size_(static_cast<size_t>(std::max(source_width, transposed_ ? height : width)) * kChannels +
                 kRowPadding),
       rows_(row_size_ * kRowsAtOnce) {}
 
 void Resizer::push() {
   position_++;
-  if (as_it_is_) return;
+  if (unchanged_) return;
   if (down_first_) {
     down_.push([this](int index, const uint8_t* row) {
       along_.run(row, rows_.data());
@@ -81,7 +80,7 @@ void Resizer::push() {
 
 void Resizer::store(int index, const uint8_t* row) {
   const size_t stride = static_cast<size_t>(width_) * kChannels;
-  if (!sideways_) {
+  if (!transposed_) {
     std::memcpy(pixels_ + index * stride, row, stride);
     return;
   }

@@ -12,14 +12,13 @@ namespace {
 
 class Script : public Program {
  public:
-  Script(Facts facts, torch::jit::Module module) : Program(std::move(facts)), module_(std::move(module)) {}
+  Script(ProgramInfo info, torch::jit::Module module) : Program(std::move(info)), module_(std::move(module)) {}
 
   at::Tensor run(const at::Tensor& input) override {
     return translate(THD_ERROR_FORWARD, "forward: ", [&] {
       const c10::IValue output = module_.forward({input});
       if (!output.isTensor()) {
-        throw Failure(THD_ERROR_OUTPUT,
-                      "the module answered with a " + output.tagKind() + ", not with a tensor");
+        throw Failure(THD_ERROR_OUTPUT, "the module returned a " + output.tagKind() + " instead of a tensor");
       }
       return output.toTensor();
     });
@@ -29,31 +28,30 @@ class Script : public Program {
   torch::jit::Module module_;
 };
 
-// TorchScript and plain checkpoints are both zip files; only the former carries code. A person who gives the
-// latter deserves to hear so.
+// Reports whether a load failed because the file is a checkpoint: a zip file as TorchScript is, but without code.
 bool looks_like_checkpoint(const std::string& error) {
   return error.find("constants.pkl") != std::string::npos || error.find("data.pkl") != std::string::npos;
 }
 
-Facts describe(const torch::jit::Module& module) {
+ProgramInfo describe(const torch::jit::Module& module) {
   std::ostringstream inputs;
   const auto& arguments = module.get_method("forward").function().getSchema().arguments();
-  for (size_t i = 1; i < arguments.size(); i++) {  // the first one is self
+  for (size_t i = 1; i < arguments.size(); i++) {  // the first is self
     if (i > 1) inputs << '\n';
     inputs << arguments[i].name() << ": " << arguments[i].type()->str();
   }
-  Facts facts{.inputs = inputs.str()};
+  ProgramInfo info{.inputs = inputs.str()};
   const auto count = [&](const at::Tensor& tensor) {
-    facts.parameters += tensor.numel();
-    facts.bytes += static_cast<int64_t>(tensor.nbytes());
+    info.parameters += tensor.numel();
+    info.bytes += static_cast<int64_t>(tensor.nbytes());
   };
   for (const auto& tensor : module.parameters()) count(tensor);
   for (const auto& tensor : module.buffers()) count(tensor);
-  return facts;
+  return info;
 }
 
-// Weights become constants, and what depends on them alone is computed once (the widening of float16 weights, say).
-// A module that can't be frozen, since it changes its own attributes for instance, runs as it is.
+// Makes the weights constants, so that what depends only on them is computed once (converting float16 weights, for
+// example). A module that can't be frozen, such as one that changes its own attributes, stays as it is.
 torch::jit::Module frozen(const torch::jit::Module& module) {
   try {
     return torch::jit::freeze(module);

@@ -1,5 +1,5 @@
-// How LibTorch's exceptions become this library's errors. Apart from error.h, so that the picture code doesn't include
-// LibTorch's headers.
+// Converts LibTorch's exceptions to Failure. Separate from error.h, so that the image code doesn't include LibTorch's
+// headers.
 #ifndef TORCHHERD_SRC_TRANSLATE_H
 #define TORCHHERD_SRC_TRANSLATE_H
 
@@ -12,13 +12,14 @@
 
 namespace thd {
 
-// A c10::Error's what() carries a C++ stack trace, which says nothing to the reader of a server's log.
+// Returns an exception's message without the C++ stack trace that c10::Error::what() includes.
 inline std::string text_of(const std::exception& error) {
   const auto* c10_error = dynamic_cast<const c10::Error*>(&error);
   return c10_error == nullptr ? error.what() : c10_error->what_without_backtrace();
 }
 
-// Runs body, which enters LibTorch, and gives what LibTorch throws the code that fits the operation.
+// Runs body, which calls LibTorch, and converts LibTorch's exceptions to Failure. code: the code of all but lack of
+// memory. subject: the prefix of the message.
 template <typename Body>
 auto translate(thd_code code, const std::string& subject, Body&& body) {
   try {

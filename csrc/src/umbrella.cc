@@ -1,1 +1,1 @@
-// Nothing: libtorch.so is a name (see CMakeLists.txt).
+// Empty: only the name of the library, libtorch.so, is needed (see CMakeLists.txt).

@@ -16,7 +16,7 @@ void require_range(float low, float high, const char* rule) {
   require(std::isfinite(low) && std::isfinite(high - low) && low != high, rule);
 }
 
-// For each channel, in the shape that spreads over NCHW.
+// Returns one number per channel, in a shape that broadcasts over NCHW.
 at::Tensor per_channel(const float* numbers, int64_t count, c10::Device device) {
   return at::tensor(at::ArrayRef<float>(numbers, count)).to(device).reshape({1, count, 1, 1});
 }
@@ -30,20 +30,22 @@ void require_values(const thd_values& values) {
     case THD_GRAY:
       break;
     default:
-      require(false, "values: no such order of channels");
+      require(false, "values: unknown channels");
   }
   require_range(values.input_low, values.input_high,
-                "values: the input's range must be of two different finite numbers");
+                "values: input_low and input_high must be finite and different");
   require_range(values.output_low, values.output_high,
-                "values: the output's range must be of two different finite numbers");
+                "values: output_low and output_high must be finite and different");
   for (int64_t c = 0; c < channels_of(values.channels); c++) {
     require(std::isfinite(values.mean[c]), "values: each mean must be finite");
-    require(std::isfinite(values.std[c]) && values.std[c] > 0, "values: each std must be finite and above 0");
+    require(std::isfinite(values.std[c]) && values.std[c] > 0, "values: each std must be finite and positive");
   }
 }
 
-Scale::Scale(const thd_values& values, c10::Device device)
-    : low_(values.input_low), span_(values.input_high - values.input_low), answer_low_(values.output_low) {
+Normalization::Normalization(const thd_values& values, c10::Device device)
+    : input_low_(values.input_low),
+      input_span_(values.input_high - values.input_low),
+      output_low_(values.output_low) {
   const int64_t channels = channels_of(values.channels);
   const auto all = [&](const float* numbers, float number) {
     return std::all_of(numbers, numbers + channels, [&](float each) { return each == number; });
@@ -51,21 +53,21 @@ Scale::Scale(const thd_values& values, c10::Device device)
   if (!all(values.mean, 0)) mean_ = per_channel(values.mean, channels, device);
   if (!all(values.std, 1)) std_ = per_channel(values.std, channels, device);
   if (values.output_low != 0 || values.output_high != 1) {
-    answer_span_ =
+    output_span_ =
         at::full({}, values.output_high - values.output_low, at::TensorOptions(at::kFloat).device(device));
   }
 }
 
-void Scale::apply(const at::Tensor& input) const {
-  if (span_ != 1) input.mul_(span_);
-  if (low_ != 0) input.add_(low_);
+void Normalization::apply(const at::Tensor& input) const {
+  if (input_span_ != 1) input.mul_(input_span_);
+  if (input_low_ != 0) input.add_(input_low_);
   if (mean_.defined()) input.sub_(mean_);
   if (std_.defined()) input.div_(std_);
 }
 
-at::Tensor Scale::undo(const at::Tensor& answer) const {
-  if (!answer_span_.defined()) return answer;
-  return answer.sub(answer_low_).div_(answer_span_);
+at::Tensor Normalization::undo(const at::Tensor& output) const {
+  if (!output_span_.defined()) return output;
+  return output.sub(output_low_).div_(output_span_);
 }
 
 }  // namespace thd

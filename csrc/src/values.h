@@ -1,4 +1,4 @@
-// What a program wants of its pixels, and what its answer's values mean.
+// The meaning of the values in a program's input and output.
 #ifndef TORCHHERD_SRC_VALUES_H
 #define TORCHHERD_SRC_VALUES_H
 
@@ -11,41 +11,44 @@
 
 namespace thd {
 
-// Values 0 to 1 in RGB, which a program gets and gives unless its loader says otherwise.
-constexpr thd_values kPlainValues{.channels = THD_RGB,
-                                  .input_low = 0,
-                                  .input_high = 1,
-                                  .mean = {0, 0, 0},
-                                  .std = {1, 1, 1},
-                                  .output_low = 0,
-                                  .output_high = 1};
+// RGB and values from 0 to 1, for options without values.
+constexpr thd_values kDefaultValues{.struct_size = sizeof(thd_values),
+                                    .channels = THD_RGB,
+                                    .input_low = 0,
+                                    .input_high = 1,
+                                    .mean = {0, 0, 0},
+                                    .std = {1, 1, 1},
+                                    .output_low = 0,
+                                    .output_high = 1};
 
-// Throws Failure(THD_ERROR_INVALID_ARGUMENT) for values that no tensor can have.
+// Throws Failure(THD_ERROR_INVALID_ARGUMENT) for values that torchherd.h doesn't allow.
 void require_values(const thd_values& values);
 
-// The channels of a program's input.
+// Returns the number of channels of a program's input.
 inline int64_t channels_of(thd_channels channels) { return channels == THD_GRAY ? 1 : 3; }
 
-// Ranges, means and deviations, by LibTorch's operators on whatever device. Each does nothing where the values are plain.
-class Scale {
+// Applies ranges, means and standard deviations by LibTorch's operators, on any device. Skips steps that change
+// nothing.
+class Normalization {
  public:
-  Scale(const thd_values& values, c10::Device device);
+  Normalization(const thd_values& values, c10::Device device);
 
-  // Changes the input of a program, float32 NCHW in 0..1, into what the program wants.
+  // Converts an input in place from 0..1 to the program's values. input: float32 NCHW.
   void apply(const at::Tensor& input) const;
 
-  // Returns a program's answer, float32 NCHW, in 0..1. The answer itself may be the program's own and is left alone.
-  at::Tensor undo(const at::Tensor& answer) const;
+  // Returns an output converted from the program's values to 0..1. output: float32 NCHW; not changed, since its memory
+  // may belong to the program.
+  at::Tensor undo(const at::Tensor& output) const;
 
  private:
-  float low_;
-  float span_;
-  float answer_low_;
-  // Divisors, on the device: dividing by a number, CUDA would multiply by its rounded inverse. Undefined where there is
-  // nothing to do.
+  float input_low_;
+  float input_span_;
+  float output_low_;
+  // Divisors are tensors on the device: to divide by a number, CUDA multiplies by its rounded reciprocal. A tensor is
+  // undefined if its step changes nothing.
   at::Tensor mean_;
   at::Tensor std_;
-  at::Tensor answer_span_;
+  at::Tensor output_span_;
 };
 
 }  // namespace thd

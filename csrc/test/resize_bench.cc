@@ -1,5 +1,5 @@
-// Times thd_resize beside ATen's antialiased bilinear resize of uint8 pictures, in turn, on one thread, and prints
-// the medians and their ratio. Run by `make bench-resize`.
+// Measures thd_resize and ATen's antialiased bilinear resize of uint8 images alternately, on one thread, and prints the
+// medians of the times and of their ratio. `make bench-resize` runs it.
 #include <ATen/Parallel.h>
 #include <ATen/ops/_upsample_bilinear2d_aa.h>
 #include <ATen/ops/randint.h>
@@ -33,7 +33,7 @@ double median(std::vector<double> values) {
 int main() {
   at::set_num_threads(1);
   constexpr int kSizes[][2] = {{590, 480}, {1500, 1220}, {4000, 3000}, {100, 80}};
-  std::printf("%12s %10s %10s %6s\n", "picture", "ATen, us", "ours, us", "ratio");
+  std::printf("%12s %10s %10s %6s\n", "image", "ATen, us", "ours, us", "ratio");
   for (const auto& [width, height] : kSizes) {
     const at::Tensor pixels = at::randint(0, 256, {1, height, width, 3}, at::kByte);
     const at::Tensor planes = pixels.permute({0, 3, 1, 2});

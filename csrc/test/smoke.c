@@ -1,5 +1,5 @@
-/* Uses every function of torchherd.h from C: loads modules, runs them, reads and writes pictures, and makes each
- * kind of error. Argument: the testdata folder. */
+/* Calls every function of torchherd.h from C: loads and runs modules, decodes and encodes images, and provokes each kind
+ * of error. Argument: the testdata directory. */
 #include "torchherd.h"
 
 #include <fcntl.h>
@@ -21,14 +21,14 @@ static void fail_at(int line, const char* what) {
     if (!(condition)) fail_at(__LINE__, #condition); \
   } while (0)
 
-/* The call must answer with this code; THD_OK for success. Prints the message of an unexpected error. */
+/* Expects a call to return an error with this code, or success for THD_OK. Prints the message of an unexpected error. */
 static void expect_code(int line, thd_error* error, thd_code code) {
   if (thd_error_code(error) != code) {
-    fprintf(stderr, "smoke.c:%d: code %d instead of %d: %s\n", line, (int)thd_error_code(error), (int)code,
+    fprintf(stderr, "smoke.c:%d: got code %d, want %d: %s\n", line, (int)thd_error_code(error), (int)code,
             thd_error_message(error));
     failures++;
   } else if (code != THD_OK && thd_error_message(error)[0] == '\0') {
-    fail_at(line, "an error without a message");
+    fail_at(line, "the error has no message");
   }
   thd_error_free(error);
 }
@@ -36,15 +36,15 @@ static void expect_code(int line, thd_error* error, thd_code code) {
 #define EXPECT_CODE(call, code) expect_code(__LINE__, call, code)
 #define EXPECT_OK(call) expect_code(__LINE__, call, THD_OK)
 
-static const char* folder;
+static const char* directory;
 
 static const char* file(const char* name) {
   static char path[4096];
-  snprintf(path, sizeof path, "%s/%s", folder, name);
+  snprintf(path, sizeof path, "%s/%s", directory, name);
   return path;
 }
 
-/* The file's content, to be freed; ends the test when it can't be read. */
+/* Returns the file's content, which the caller frees. Exits if the file can't be read. */
 static uint8_t* read_file(const char* name, size_t* size) {
   FILE* in = fopen(file(name), "rb");
   uint8_t* data = NULL;
@@ -68,7 +68,11 @@ static uint8_t* read_file(const char* name, size_t* size) {
 }
 
 static void test_versions(void) {
-  EXPECT(thd_abi_version() == THD_ABI_VERSION);
+  uint32_t major = 0;
+  uint32_t minor = 99;
+  thd_api_version(&major, &minor);
+  EXPECT(major == THD_API_VERSION_MAJOR && minor == THD_API_VERSION_MINOR);
+  thd_api_version(NULL, NULL);
   EXPECT(thd_libtorch_version()[0] == '2');
   EXPECT(strlen(thd_libjpeg_version()) > 0);
   EXPECT_OK(thd_set_num_threads(2));
@@ -88,9 +92,9 @@ static void test_devices(void) {
   EXPECT_CODE(thd_device_capability("cpu", NULL), THD_ERROR_INVALID_ARGUMENT);
 }
 
-static const thd_load_options on_cpu = {.device = "cpu", .precision = THD_FP32, .graphs = 0};
+static const thd_load_options on_cpu = {.struct_size = sizeof(thd_load_options), .device = "cpu"};
 
-/* Loads a file of the testdata folder by its name there. */
+/* Loads a file of the testdata directory. */
 static thd_error* load_file(const char* name, const thd_load_options* options, thd_module** out) {
   const int open_file = open(file(name), O_RDONLY);
   if (open_file < 0) {
@@ -110,13 +114,13 @@ static void test_load_errors(void) {
   EXPECT_CODE(thd_module_load(-1, "no file", &on_cpu, &module), THD_ERROR_INVALID_ARGUMENT);
   EXPECT_CODE(thd_module_load(0, NULL, &on_cpu, &module), THD_ERROR_INVALID_ARGUMENT);
   EXPECT_CODE(thd_module_load_memory("nonsense", 8, &on_cpu, &module), THD_ERROR_NOT_A_MODULE);
-  EXPECT_CODE(thd_module_load_package(file("absent.so"), folder, &on_cpu, &module), THD_ERROR_NOT_FOUND);
-  EXPECT_CODE(thd_module_load_package(file("modules/garbage.pt"), folder, &on_cpu, &module),
+  EXPECT_CODE(thd_module_load_package(file("absent.so"), directory, &on_cpu, &module), THD_ERROR_NOT_FOUND);
+  EXPECT_CODE(thd_module_load_package(file("modules/garbage.pt"), directory, &on_cpu, &module),
               THD_ERROR_NOT_A_MODULE);
 
   const char* negate = "modules/negate.pt";
   EXPECT_CODE(load_file(negate, NULL, &module), THD_ERROR_INVALID_ARGUMENT);
-  thd_load_options options = {.device = NULL};
+  thd_load_options options = {.struct_size = sizeof options};
   EXPECT_CODE(load_file(negate, &options, &module), THD_ERROR_INVALID_ARGUMENT);
   options.device = "abacus";
   EXPECT_CODE(load_file(negate, &options, &module), THD_ERROR_DEVICE);
@@ -124,7 +128,7 @@ static void test_load_errors(void) {
   options.precision = THD_FP16;
   EXPECT_CODE(load_file(negate, &options, &module), THD_ERROR_INVALID_ARGUMENT);
   options.precision = THD_BF16;
-  EXPECT_CODE(thd_module_load_package(file(negate), folder, &options, &module), THD_ERROR_INVALID_ARGUMENT);
+  EXPECT_CODE(thd_module_load_package(file(negate), directory, &options, &module), THD_ERROR_INVALID_ARGUMENT);
   options = on_cpu;
   options.graphs = 1;
   EXPECT_CODE(load_file(negate, &options, &module), THD_ERROR_INVALID_ARGUMENT);
@@ -139,29 +143,29 @@ static thd_module* load(const char* name) {
   return module;
 }
 
-/* A module from memory is the one from the file. */
+/* A module that is loaded from memory equals the one from the file. */
 static void test_load_memory(void) {
   size_t size = 0;
   uint8_t* content = read_file("modules/negate.pt", &size);
   thd_module* module = NULL;
   EXPECT_OK(thd_module_load_memory(content, size, &on_cpu, &module));
   free(content);
-  const uint8_t picture[3] = {0, 255, 255};
-  EXPECT_OK(thd_module_check_finite(module, picture, 1, 1));
+  const uint8_t image[3] = {0, 255, 255};
+  EXPECT_OK(thd_module_check_finite(module, image, 1, 1));
   thd_module_free(module);
 }
 
 static void test_forward(void) {
   thd_module* module = load("modules/negate.pt");
-  thd_module_info info;
+  thd_module_info info = {.struct_size = sizeof info};
   EXPECT_OK(thd_module_describe(module, &info));
-  EXPECT(strstr(info.inputs, "Tensor") != NULL);
-  EXPECT(strcmp(info.device, "cpu") == 0);
+  EXPECT(strstr(info.inputs, "Tensor") != NULL && info.parameters == 0 && info.bytes == 0);
 
   float values[2 * 3] = {0, 0.25F, 0.5F, 0.75F, 1, 2};
-  thd_tensor_view input = {.dtype = THD_FLOAT32, .dims = 4, .shape = {2, 3, 1, 1}, .data = values};
+  thd_tensor_view input = {
+      .struct_size = sizeof input, .dtype = THD_FLOAT32, .dims = 4, .shape = {2, 3, 1, 1}, .data = values};
   thd_result* result = NULL;
-  thd_tensor_view view;
+  thd_tensor_view view = {.struct_size = sizeof view};
   EXPECT_OK(thd_module_forward(module, &input, &result, &view));
   EXPECT(view.dtype == THD_FLOAT32 && view.dims == 4 && view.shape[0] == 2 && view.shape[1] == 3);
   for (int i = 0; i < 6; i++) EXPECT(((const float*)view.data)[i] == 1 - values[i]);
@@ -177,15 +181,16 @@ static void test_forward(void) {
   thd_module_free(module);
 }
 
-/* The answer of identity.pt is the caller's own memory; it must still be there when that is gone. */
+/* The output of identity.pt is its input; it must stay valid when the caller's memory is freed. */
 static void test_forward_keeps_no_input(void) {
   thd_module* module = load("modules/identity.pt");
   float* values = malloc(sizeof(float) * 3);
   if (values == NULL) exit(1);
   for (int i = 0; i < 3; i++) values[i] = (float)i;
-  thd_tensor_view input = {.dtype = THD_FLOAT32, .dims = 4, .shape = {1, 3, 1, 1}, .data = values};
+  thd_tensor_view input = {
+      .struct_size = sizeof input, .dtype = THD_FLOAT32, .dims = 4, .shape = {1, 3, 1, 1}, .data = values};
   thd_result* result = NULL;
-  thd_tensor_view view;
+  thd_tensor_view view = {.struct_size = sizeof view};
   EXPECT_OK(thd_module_forward(module, &input, &result, &view));
   free(values);
   for (int i = 0; i < 3; i++) EXPECT(((const float*)view.data)[i] == (float)i);
@@ -193,29 +198,28 @@ static void test_forward_keeps_no_input(void) {
   thd_module_free(module);
 }
 
-static void test_forward_pictures(void) {
+static void test_forward_images(void) {
   uint8_t first[2 * 2 * 3];
   uint8_t second[2 * 2 * 3];
   for (int i = 0; i < 12; i++) {
     first[i] = (uint8_t)(i * 20);
     second[i] = (uint8_t)(255 - i);
   }
-  const uint8_t* pictures[2] = {first, second};
+  const uint8_t* images[2] = {first, second};
   uint8_t out_first[12];
   uint8_t out_second[12];
   uint8_t* outs[2] = {out_first, out_second};
   thd_result* result = NULL;
-  thd_tensor_view view;
+  thd_tensor_view view = {.struct_size = sizeof view};
 
   thd_module* module = load("modules/identity.pt");
-  EXPECT_OK(thd_module_forward_pictures(module, pictures, 2, 2, 2, &result, &view));
+  EXPECT_OK(thd_module_forward_images(module, images, 2, 2, 2, &result, &view));
   EXPECT(view.shape[0] == 2 && view.shape[1] == 3 && view.shape[2] == 2 && view.shape[3] == 2);
-  EXPECT_OK(thd_result_read_pictures(result, outs, 2));
+  EXPECT_OK(thd_result_read_images(result, outs, 2));
   EXPECT(memcmp(first, out_first, 12) == 0 && memcmp(second, out_second, 12) == 0);
-  EXPECT_CODE(thd_result_read_pictures(result, outs, 1), THD_ERROR_INVALID_ARGUMENT);
+  EXPECT_CODE(thd_result_read_images(result, outs, 1), THD_ERROR_INVALID_ARGUMENT);
   thd_result_free(result);
-  EXPECT_CODE(thd_module_forward_pictures(module, pictures, 0, 2, 2, &result, &view),
-              THD_ERROR_INVALID_ARGUMENT);
+  EXPECT_CODE(thd_module_forward_images(module, images, 0, 2, 2, &result, &view), THD_ERROR_INVALID_ARGUMENT);
   thd_module_free(module);
 
   module = load("modules/nan.pt");
@@ -238,18 +242,19 @@ static void test_forward_pictures(void) {
   };
   for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
     module = load(cases[i].name);
-    EXPECT_CODE(thd_module_forward_pictures(module, pictures, 2, 2, 2, &result, &view), cases[i].code);
+    EXPECT_CODE(thd_module_forward_images(module, images, 2, 2, 2, &result, &view), cases[i].code);
     thd_module_free(module);
   }
 }
 
-/* Of a module that changes nothing, an answer shows what it got. */
+/* The output of identity.pt shows its input. */
 static void test_values(void) {
   const uint8_t rgb[3] = {255, 0, 51};
-  const uint8_t* picture = rgb;
+  const uint8_t* image = rgb;
   uint8_t out[3] = {0};
   uint8_t* outs = out;
-  thd_values values = {.channels = THD_BGR,
+  thd_values values = {.struct_size = sizeof values,
+                       .channels = THD_BGR,
                        .input_low = 0,
                        .input_high = 1,
                        .mean = {0, 0, 0.5F},
@@ -260,11 +265,11 @@ static void test_values(void) {
   options.values = &values;
   thd_module* module = NULL;
   thd_result* result = NULL;
-  thd_tensor_view view;
+  thd_tensor_view view = {.struct_size = sizeof view};
   EXPECT_OK(load_file("modules/identity.pt", &options, &module));
-  EXPECT_OK(thd_module_forward_pictures(module, &picture, 1, 1, 1, &result, &view));
-  EXPECT_OK(thd_result_read_pictures(result, &outs, 1));
-  /* Red, the third of BGR, is (1 - 0.5) / 0.5, and each answer is half of what it says. */
+  EXPECT_OK(thd_module_forward_images(module, &image, 1, 1, 1, &result, &view));
+  EXPECT_OK(thd_result_read_images(result, &outs, 1));
+  /* Red, the third channel of BGR, becomes (1 - 0.5) / 0.5, and the range of the output halves every value. */
   EXPECT(view.shape[1] == 3 && out[0] == 127 && out[1] == 0 && out[2] == 25);
   thd_result_free(result);
   thd_module_free(module);
@@ -272,8 +277,8 @@ static void test_values(void) {
   values.channels = THD_GRAY;
   values.output_high = 1;
   EXPECT_OK(load_file("modules/identity.pt", &options, &module));
-  EXPECT_OK(thd_module_forward_pictures(module, &picture, 1, 1, 1, &result, &view));
-  EXPECT_OK(thd_result_read_pictures(result, &outs, 1));
+  EXPECT_OK(thd_module_forward_images(module, &image, 1, 1, 1, &result, &view));
+  EXPECT_OK(thd_result_read_images(result, &outs, 1));
   EXPECT(view.shape[1] == 1 && out[0] == (19595 * 255 + 7471 * 51 + 32768) >> 16);
   thd_result_free(result);
   thd_module_free(module);
@@ -287,12 +292,12 @@ static void test_values(void) {
   EXPECT(module == NULL);
 }
 
-/* A grey JPEG is refused, or becomes RGB with equal channels. */
-static void test_grey_jpeg(void) {
+/* A gray JPEG is refused, or converted to RGB with equal channels. */
+static void test_gray_jpeg(void) {
   size_t size = 0;
   uint8_t* jpeg = read_file("pictures/jpeg-gray.jpg", &size);
   uint8_t pixels[8 * 6 * 3];
-  thd_jpeg_decode_options options = {.orientation = THD_ORIENTATION_EXIF, .filter = THD_BOX};
+  thd_jpeg_decode_options options = {.struct_size = sizeof options, .filter = THD_BOX};
   EXPECT_CODE(thd_jpeg_decode(jpeg, size, &options, 8, 6, pixels), THD_ERROR_NOT_RGB);
   options.gray = 1;
   EXPECT_OK(thd_jpeg_decode(jpeg, size, &options, 8, 6, pixels));
@@ -305,7 +310,7 @@ static void test_grey_jpeg(void) {
 static void test_jpeg(void) {
   size_t size = 0;
   uint8_t* jpeg = read_file("pictures/jpeg-420.jpg", &size);
-  thd_jpeg_info info;
+  thd_jpeg_info info = {.struct_size = sizeof info};
   EXPECT_OK(thd_jpeg_read_header(jpeg, size, &info));
   EXPECT(info.width > 228 && info.height > 100 && info.channels == 3 && info.orientation == 1);
 
@@ -313,8 +318,7 @@ static void test_jpeg(void) {
   const size_t bound = thd_jpeg_bound(228, 228, 3);
   uint8_t* out = malloc(bound);
   if (pixels == NULL || out == NULL) exit(1);
-  thd_jpeg_decode_options options = {
-      .max_pixels = 0, .orientation = THD_ORIENTATION_EXIF, .scaled = 0, .filter = THD_BILINEAR, .gray = 0};
+  thd_jpeg_decode_options options = {.struct_size = sizeof options, .filter = THD_BILINEAR};
   EXPECT_OK(thd_jpeg_decode(jpeg, size, &options, 228, 228, pixels));
   size_t written = 0;
   EXPECT_OK(thd_jpeg_encode(pixels, 228, 228, 3, 75, out, bound, &written));
@@ -334,26 +338,25 @@ static void test_jpeg(void) {
   options.filter = THD_BICUBIC;
   for (int percent = 0; percent < 100; percent++) {
     EXPECT_CODE(thd_jpeg_decode(jpeg, size * (size_t)percent / 100, &options, 228, 228, pixels),
-                THD_ERROR_BAD_PICTURE);
+                THD_ERROR_BAD_IMAGE);
   }
   free(jpeg);
   free(out);
-
   free(pixels);
 
   EXPECT(thd_jpeg_bound(0, 1, 3) == 0 && thd_jpeg_bound(65501, 1, 3) == 0 && thd_jpeg_bound(1, 1, 2) == 0);
 }
 
-/* All eight turns of a 2x1 picture, read as where its first pixel comes to lie. */
-static void test_turns(void) {
+/* Each orientation of a 2x1 image shows by where its first pixel goes. */
+static void test_orientations(void) {
   const uint8_t source[2 * 4] = {10, 20, 30, 255, 40, 50, 60, 255};
   for (int orientation = 1; orientation <= 8; orientation++) {
-    const int sideways = orientation >= 5;
+    const int transposed = orientation >= 5;
     uint8_t pixels[2 * 3];
     EXPECT_OK(
-        thd_resize(source, 2, 1, 4, orientation, THD_NEAREST, sideways ? 1 : 2, sideways ? 2 : 1, pixels));
-    const int backwards = orientation == 2 || orientation == 3 || orientation == 7 || orientation == 8;
-    EXPECT(pixels[0] == (backwards ? 40 : 10) && pixels[3] == (backwards ? 10 : 40));
+        thd_resize(source, 2, 1, 4, orientation, THD_NEAREST, transposed ? 1 : 2, transposed ? 2 : 1, pixels));
+    const int reversed = orientation == 2 || orientation == 3 || orientation == 7 || orientation == 8;
+    EXPECT(pixels[0] == (reversed ? 40 : 10) && pixels[3] == (reversed ? 10 : 40));
   }
   uint8_t pixel[3];
   EXPECT_CODE(thd_resize(source, 2, 1, 2, 1, THD_BILINEAR, 1, 1, pixel), THD_ERROR_INVALID_ARGUMENT);
@@ -361,23 +364,135 @@ static void test_turns(void) {
   EXPECT_CODE(thd_resize(NULL, 2, 1, 4, 1, THD_BILINEAR, 1, 1, pixel), THD_ERROR_INVALID_ARGUMENT);
 }
 
+/* A caller that was compiled against an older header has smaller structs. Here they end after the required fields. */
+static void test_older_structs(void) {
+  const struct {
+    size_t struct_size;
+    const char* device;
+  } load_options = {.struct_size = sizeof load_options, .device = "cpu"};
+  thd_module* module = NULL;
+  EXPECT_OK(load_file("modules/identity.pt", (const thd_load_options*)&load_options, &module));
+  const uint8_t pixel[3] = {1, 2, 255};
+  const uint8_t* image = pixel;
+  uint8_t out[3] = {0};
+  uint8_t* outs = out;
+  thd_result* result = NULL;
+  thd_tensor_view view = {.struct_size = sizeof view};
+  EXPECT_OK(thd_module_forward_images(module, &image, 1, 1, 1, &result, &view));
+  EXPECT_OK(thd_result_read_images(result, &outs, 1));
+  EXPECT(memcmp(out, pixel, sizeof pixel) == 0 && view.struct_size == sizeof view);
+  thd_result_free(result);
+  thd_module_free(module);
+
+  size_t size = 0;
+  uint8_t* jpeg = read_file("pictures/exif-6.jpg", &size);
+  thd_jpeg_info current = {.struct_size = sizeof current};
+  EXPECT_OK(thd_jpeg_read_header(jpeg, size, &current));
+  EXPECT(current.orientation == 6 && current.struct_size == sizeof current);
+  struct {
+    struct {
+      size_t struct_size;
+      int32_t width, height;
+    } older;
+    uint8_t behind[sizeof(thd_jpeg_info)];
+  } info = {.older = {.struct_size = sizeof info.older}, .behind = {1, 2, 3}};
+  EXPECT_OK(thd_jpeg_read_header(jpeg, size, (thd_jpeg_info*)&info.older));
+  EXPECT(info.older.struct_size == sizeof info.older);
+  EXPECT(info.older.width == current.width && info.older.height == current.height);
+  EXPECT(info.behind[0] == 1 && info.behind[1] == 2 && info.behind[2] == 3);
+
+  const struct {
+    size_t struct_size;
+    int64_t max_pixels;
+  } limited = {.struct_size = sizeof limited, .max_pixels = 1};
+  const size_t smallest = sizeof smallest;
+  const thd_jpeg_decode_options defaults = {.struct_size = sizeof defaults};
+  uint8_t pixels[4 * 4 * 3];
+  uint8_t expected[sizeof pixels];
+  EXPECT_CODE(thd_jpeg_decode(jpeg, size, (const thd_jpeg_decode_options*)&limited, 4, 4, pixels),
+              THD_ERROR_TOO_MANY_PIXELS);
+  EXPECT_OK(thd_jpeg_decode(jpeg, size, (const thd_jpeg_decode_options*)&smallest, 4, 4, pixels));
+  EXPECT_OK(thd_jpeg_decode(jpeg, size, &defaults, 4, 4, expected));
+  EXPECT(memcmp(pixels, expected, sizeof pixels) == 0);
+  free(jpeg);
+}
+
+/* No header has a struct that is smaller than its required fields, larger than the library's, or not a multiple of its
+ * alignment. */
+static void test_wrong_struct_sizes(void) {
+  uint8_t* pixel = (uint8_t[3]){0};
+  const uint8_t* image = pixel;
+  float values[3] = {0};
+  thd_module* module = load("modules/identity.pt");
+
+#define EXPECT_REFUSED(variable, call) \
+  do { \
+    const size_t sizes[] = {0, \
+                            sizeof(size_t) - 1, \
+                            sizeof(variable) - 1, \
+                            sizeof(variable) + 1, \
+                            4096, \
+                            sizeof(variable) + sizeof(size_t), \
+                            SIZE_MAX}; \
+    for (size_t size_index = 0; size_index < sizeof sizes / sizeof sizes[0]; size_index++) { \
+      (variable).struct_size = sizes[size_index]; \
+      thd_error* refusal = call; \
+      EXPECT(refusal == NULL || strstr(thd_error_message(refusal), "struct_size is ") != NULL); \
+      EXPECT_CODE(refusal, THD_ERROR_INVALID_ARGUMENT); \
+    } \
+    (variable).struct_size = sizeof(variable); \
+  } while (0)
+
+  thd_load_options options = on_cpu;
+  thd_module* refused = NULL;
+  EXPECT_REFUSED(options, load_file("modules/negate.pt", &options, &refused));
+  EXPECT_REFUSED(options, thd_module_load_memory("nonsense", 8, &options, &refused));
+  EXPECT_REFUSED(options, thd_module_load_package(file("modules/garbage.pt"), directory, &options, &refused));
+  thd_values of_images = {.std = {1, 1, 1}, .input_high = 1, .output_high = 1};
+  options.values = &of_images;
+  EXPECT_REFUSED(of_images, load_file("modules/negate.pt", &options, &refused));
+  EXPECT(refused == NULL);
+
+  thd_module_info info;
+  EXPECT_REFUSED(info, thd_module_describe(module, &info));
+  thd_result* result = NULL;
+  thd_tensor_view input = {
+      .struct_size = sizeof input, .dtype = THD_FLOAT32, .dims = 2, .shape = {1, 3}, .data = values};
+  thd_tensor_view view = {.struct_size = sizeof view};
+  EXPECT_REFUSED(input, thd_module_forward(module, &input, &result, &view));
+  EXPECT_REFUSED(view, thd_module_forward(module, &input, &result, &view));
+  EXPECT_REFUSED(view, thd_module_forward_images(module, &image, 1, 1, 1, &result, &view));
+  EXPECT(result == NULL);
+  thd_module_free(module);
+
+  size_t size = 0;
+  uint8_t* jpeg = read_file("pictures/jpeg-420.jpg", &size);
+  thd_jpeg_info jpeg_info;
+  EXPECT_REFUSED(jpeg_info, thd_jpeg_read_header(jpeg, size, &jpeg_info));
+  thd_jpeg_decode_options decode_options = {.filter = THD_BILINEAR};
+  EXPECT_REFUSED(decode_options, thd_jpeg_decode(jpeg, size, &decode_options, 1, 1, pixel));
+  free(jpeg);
+}
+
 int main(int count, char** arguments) {
   if (count != 2) {
     fprintf(stderr, "usage: smoke TESTDATA\n");
     return 2;
   }
-  folder = arguments[1];
+  directory = arguments[1];
   test_versions();
   test_devices();
+  test_older_structs();
+  test_wrong_struct_sizes();
   test_load_errors();
   test_load_memory();
   test_forward();
   test_forward_keeps_no_input();
-  test_forward_pictures();
+  test_forward_images();
   test_values();
   test_jpeg();
-  test_grey_jpeg();
-  test_turns();
+  test_gray_jpeg();
+  test_orientations();
   if (failures == 0) printf("smoke: all passed\n");
   return failures == 0 ? 0 : 1;
 }

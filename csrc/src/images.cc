@@ -1,4 +1,4 @@
-#include "pictures.h"
+#include "images.h"
 
 #include <ATen/ops/empty.h>
 
@@ -14,21 +14,21 @@
 namespace thd {
 namespace {
 
-class HostRunner : public PictureRunner {
+class HostRunner : public ImageRunner {
  public:
   HostRunner(Program* program, const thd_values& values)
-      : program_(program), channels_(values.channels), scale_(values, c10::kCPU) {}
+      : program_(program), channels_(values.channels), normalization_(values, c10::kCPU) {}
 
   std::unique_ptr<thd_result> run(const Batch& batch) override {
-    at::Tensor output = answer(batch);
+    at::Tensor output = forward(batch);
     output = translate(THD_ERROR_FORWARD,
-                       "forward: ", [&] { return scale_.undo(output.to(at::kFloat)).contiguous(); });
+                       "forward: ", [&] { return normalization_.undo(output.to(at::kFloat)).contiguous(); });
     return std::make_unique<thd_result>(thd_result{.tensor = std::move(output), .bgr = channels_ == THD_BGR});
   }
 
-  at::Tensor answer(const Batch& batch) override {
+  at::Tensor forward(const Batch& batch) override {
     at::Tensor output = program_->run(stack(batch));
-    require_pictures(output, batch.count);
+    require_images(output, batch.count);
     return output;
   }
 
@@ -41,23 +41,23 @@ class HostRunner : public PictureRunner {
     for (int64_t i = 0; i < batch.count; i++, values += channels * plane) {
       switch (channels_) {
         case THD_RGB:
-          pixels_to_planes(batch.pictures[i], plane, {values, values + plane, values + 2 * plane});
+          pixels_to_planes(batch.images[i], plane, {values, values + plane, values + 2 * plane});
           break;
         case THD_BGR:
-          pixels_to_planes(batch.pictures[i], plane, {values + 2 * plane, values + plane, values});
+          pixels_to_planes(batch.images[i], plane, {values + 2 * plane, values + plane, values});
           break;
         case THD_GRAY:
-          pixels_to_gray_plane(batch.pictures[i], plane, values);
+          pixels_to_gray_plane(batch.images[i], plane, values);
           break;
       }
     }
-    scale_.apply(stacked);
+    normalization_.apply(stacked);
     return stacked;
   }
 
   Program* program_;
   thd_channels channels_;
-  Scale scale_;
+  Normalization normalization_;
 };
 
 std::string shape_text(at::IntArrayRef shape) {
@@ -66,7 +66,7 @@ std::string shape_text(at::IntArrayRef shape) {
   return text.str();
 }
 
-// CUDA's own way to wait for an event of LibTorch's spins, on a core that could decode pictures meanwhile.
+// Waits for an event with pauses. LibTorch's own wait on CUDA spins, on a core that could decode images.
 void wait_for(const c10::Event& event) {
   constexpr std::chrono::microseconds kPause(50);
   while (!event.query()) std::this_thread::sleep_for(kPause);
@@ -76,47 +76,46 @@ bool is_pixels(const at::Tensor& tensor) { return tensor.scalar_type() == at::kB
 
 }  // namespace
 
-std::unique_ptr<PictureRunner> make_host_runner(Program* program, const thd_values& values) {
+std::unique_ptr<ImageRunner> make_host_runner(Program* program, const thd_values& values) {
   return std::make_unique<HostRunner>(program, values);
 }
 
-void require_pictures(const at::Tensor& output, int64_t count) {
+void require_images(const at::Tensor& output, int64_t count) {
   if (output.dim() == 4 && output.size(0) == count && (output.size(1) == 1 || output.size(1) == kRgb) &&
       output.numel() > 0 && at::isFloatingType(output.scalar_type())) {
     return;
   }
   const std::string wanted = std::to_string(count);
-  throw Failure(THD_ERROR_OUTPUT, std::string("the module answered with ") +
-                                      c10::toString(output.scalar_type()) + " " + shape_text(output.sizes()) +
-                                      "; a batch of " + wanted + " pictures needs floating point [" + wanted +
-                                      ", 1 or 3, height, width]");
+  throw Failure(THD_ERROR_OUTPUT, std::string("the module returned ") + c10::toString(output.scalar_type()) +
+                                      " " + shape_text(output.sizes()) + "; a batch of " + wanted +
+                                      " images needs floating point [" + wanted + ", 1 or 3, height, width]");
 }
 
-std::array<int64_t, 4> picture_shape(const thd_result& result) {
+std::array<int64_t, 4> image_shape(const thd_result& result) {
   const at::Tensor& t = result.tensor;
   if (is_pixels(t)) return {t.size(0), t.size(3), t.size(1), t.size(2)};
   return {t.size(0), t.size(1), t.size(2), t.size(3)};
 }
 
-void read_pictures(const thd_result& result, uint8_t* const* pictures) {
+void read_images(const thd_result& result, uint8_t* const* images) {
   if (result.arrived.has_value()) {
     translate(THD_ERROR_FORWARD, "forward: ", [&] { wait_for(*result.arrived); });
   }
-  const auto [count, channels, height, width] = picture_shape(result);
+  const auto [count, channels, height, width] = image_shape(result);
   const int64_t plane = height * width;
   const int64_t size = channels * plane;
   for (int64_t i = 0; i < count; i++) {
     if (is_pixels(result.tensor)) {
-      std::memcpy(pictures[i], result.tensor.const_data_ptr<uint8_t>() + i * size, size);
+      std::memcpy(images[i], result.tensor.const_data_ptr<uint8_t>() + i * size, size);
       continue;
     }
     const auto* values = result.tensor.const_data_ptr<float>() + i * size;
     if (channels == 1) {
-      plane_to_pixels(values, plane, pictures[i]);
+      plane_to_pixels(values, plane, images[i]);
     } else if (result.bgr) {
-      planes_to_pixels({values + 2 * plane, values + plane, values}, plane, pictures[i]);
+      planes_to_pixels({values + 2 * plane, values + plane, values}, plane, images[i]);
     } else {
-      planes_to_pixels({values, values + plane, values + 2 * plane}, plane, pictures[i]);
+      planes_to_pixels({values, values + plane, values + 2 * plane}, plane, images[i]);
     }
   }
 }

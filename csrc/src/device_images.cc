@@ -1,12 +1,12 @@
-// Batches on a device with streams, by LibTorch's interfaces for any such device: nothing of CUDA's is included or
-// linked (graphs, which have no such interface, lie in a library of their own: cuda_graph.cc).
+// Batches on a device with streams, by LibTorch's device-independent interfaces: this file neither includes nor links
+// CUDA. Graphs have no such interface, so they are in a library of their own (cuda_graph.cc).
 //
-//     upload stream    pinned bytes -> device            of batch k+1
-//     compute stream   bytes -> floats -> program -> bytes   of batch k
-//     download stream  device -> pinned bytes            of batch k-1
+//     upload stream    pinned bytes -> device                 batch k+1
+//     compute stream   bytes -> floats -> program -> bytes    batch k
+//     download stream  device -> pinned bytes                 batch k-1
 //
-// Memory comes from LibTorch's caching allocators, for the device's and for pinned memory, which hand a block out again
-// only when the streams that use it are past it.
+// Device memory and pinned memory come from LibTorch's caching allocators, which reuse a block only after all streams
+// that use it have passed its last use.
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 #include <c10/core/StreamGuard.h>
@@ -16,7 +16,7 @@
 #include <optional>
 
 #include "graphs.h"
-#include "pictures.h"
+#include "images.h"
 #include "pixels.h"
 #include "translate.h"
 #include "values.h"
@@ -24,7 +24,7 @@
 namespace thd {
 namespace {
 
-class DeviceRunner : public PictureRunner {
+class DeviceRunner : public ImageRunner {
  public:
   DeviceRunner(Program* program, c10::Device device, const thd_values& values, bool graphs)
       : program_(program),
@@ -32,22 +32,22 @@ class DeviceRunner : public PictureRunner {
         channels_(values.channels),
         streams_(device.type()),
         upload_(streams_.getStreamFromGlobalPool(device)),
-        // Streams come round again, and while a graph is recorded nobody else may use its stream; so not from the pool
-        // that the others' come from.
+        // A pool reuses its streams, and no other work may use a stream while a graph is recorded on it. So this stream
+        // comes from the other pool.
         compute_(streams_.getStreamFromGlobalPool(device, /*isHighPriority=*/true)),
         download_(streams_.getStreamFromGlobalPool(device)),
-        levels_(at::full({}, 255, at::TensorOptions(at::kFloat).device(device))),
-        scale_(values, device) {
-    // What loading has queued, such as the widening of weights, and the numbers above.
+        divisor_(at::full({}, 255, at::TensorOptions(at::kFloat).device(device))),
+        normalization_(values, device) {
+    // Waits for the work that loading has queued, such as converting weights, and for the tensors above.
     follow(streams_.getStream(device), compute_);
     if (graphs) graphs_.emplace(compute_);
   }
 
-  // The program's memory goes next, and batches whose answers nobody has read may be using it.
+  // Waits for batches whose results aren't read yet: they use the program's memory, which is freed next.
   ~DeviceRunner() override {
     try {
       compute_.synchronize();
-    } catch (const c10::Error&) {  // NOLINT(bugprone-empty-catch): whoever reads those answers hears of it
+    } catch (const c10::Error&) {  // NOLINT(bugprone-empty-catch): reading the results reports it
     }
   }
 
@@ -62,14 +62,14 @@ class DeviceRunner : public PictureRunner {
     });
   }
 
-  at::Tensor answer(const Batch& batch) override {
+  at::Tensor forward(const Batch& batch) override {
     return translate(THD_ERROR_FORWARD, "forward: ", [&] {
       const at::Tensor bytes = upload(batch);
       const c10::Stream current = streams_.getStream(device_);
       at::Tensor output;
       {
         const c10::StreamGuard on(compute_);
-        output = answered(bytes);
+        output = run_program(bytes);
       }
       follow(compute_, current);
       output.record_stream(current);
@@ -78,7 +78,7 @@ class DeviceRunner : public PictureRunner {
   }
 
  private:
-  // Bytes NHWC with the channels that the program takes, though never as BGR.
+  // Returns the batch as bytes NHWC on the device, gray if the program takes gray and else RGB.
   at::Tensor upload(const Batch& batch) {
     const int64_t plane = batch.height * batch.width;
     const int64_t channels = channels_of(channels_);
@@ -87,9 +87,9 @@ class DeviceRunner : public PictureRunner {
     auto* target = pinned.mutable_data_ptr<uint8_t>();
     for (int64_t i = 0; i < batch.count; i++, target += channels * plane) {
       if (channels_ == THD_GRAY) {
-        pixels_to_gray(batch.pictures[i], plane, target);
+        pixels_to_gray(batch.images[i], plane, target);
       } else {
-        std::memcpy(target, batch.pictures[i], channels * plane);
+        std::memcpy(target, batch.images[i], channels * plane);
       }
     }
     const c10::StreamGuard on(upload_);
@@ -99,29 +99,29 @@ class DeviceRunner : public PictureRunner {
     return bytes;
   }
 
-  // Bytes NHWC to bytes NHWC on the compute stream.
+  // Runs the program on bytes NHWC and returns its output as bytes NHWC, by a graph if possible.
   at::Tensor compute(const at::Tensor& bytes) {
-    if (!graphs_.has_value()) return translated(bytes);
-    return graphs_->run(bytes, [this](const at::Tensor& input) { return translated(input); });
+    if (!graphs_.has_value()) return convert_and_run(bytes);
+    return graphs_->run(bytes, [this](const at::Tensor& input) { return convert_and_run(input); });
   }
 
-  at::Tensor translated(const at::Tensor& bytes) {
-    at::Tensor output = scale_.undo(answered(bytes).to(at::kFloat));
+  at::Tensor convert_and_run(const at::Tensor& bytes) {
+    at::Tensor output = normalization_.undo(run_program(bytes).to(at::kFloat));
     if (channels_ == THD_BGR && output.size(1) == kRgb) output = output.flip(1);
-    // A number that is none compares as false, and so becomes 0.
     const at::Tensor values = output.nan_to_num(0).clamp_(0, 1).mul_(255);
     return values.to(at::kByte).permute({0, 2, 3, 1}).contiguous();
   }
 
-  at::Tensor answered(const at::Tensor& bytes) {
-    // Seen as NCHW these are channels-last strides, which the conversion keeps; convolutions in tensor cores want them.
+  // Runs the program on bytes NHWC and returns its unconverted output.
+  at::Tensor run_program(const at::Tensor& bytes) {
+    // This view has channels-last strides, which the conversion to float keeps. Convolutions on tensor cores need them.
     at::Tensor input = bytes.permute({0, 3, 1, 2});
     if (channels_ == THD_BGR) input = input.flip(1);
-    // Divided by a tensor on the device: by a number, CUDA would multiply by 1/255 rounded, and other values come out.
-    input = input.to(at::kFloat).div_(levels_);
-    scale_.apply(input);
+    // The divisor is a tensor: to divide by a number, CUDA multiplies by its rounded reciprocal, which changes values.
+    input = input.to(at::kFloat).div_(divisor_);
+    normalization_.apply(input);
     at::Tensor output = program_->run(input);
-    require_pictures(output, bytes.size(0));
+    require_images(output, bytes.size(0));
     return output;
   }
 
@@ -136,7 +136,7 @@ class DeviceRunner : public PictureRunner {
     return std::make_unique<thd_result>(thd_result{.tensor = std::move(pinned), .arrived = std::move(arrived)});
   }
 
-  // What is queued on `second` from now on begins when what is queued on `first` until now has ended.
+  // Makes later work on `second` wait for the work that is now queued on `first`.
   void follow(const c10::Stream& first, const c10::Stream& second) const {
     c10::Event event(device_.type());
     event.record(first);
@@ -150,15 +150,15 @@ class DeviceRunner : public PictureRunner {
   c10::Stream upload_;
   c10::Stream compute_;
   c10::Stream download_;
-  at::Tensor levels_;
-  Scale scale_;
+  at::Tensor divisor_;
+  Normalization normalization_;
   std::optional<Graphs> graphs_;
 };
 
 }  // namespace
 
-std::unique_ptr<PictureRunner> make_device_runner(Program* program, c10::Device device,
-                                                  const thd_values& values, bool graphs) {
+std::unique_ptr<ImageRunner> make_device_runner(Program* program, c10::Device device, const thd_values& values,
+                                                bool graphs) {
   return std::make_unique<DeviceRunner>(program, device, values, graphs);
 }
 

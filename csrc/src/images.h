@@ -1,0 +1,72 @@
+// Runs batches of images through a program: uint8 pixels in, uint8 pixels out.
+#ifndef TORCHHERD_SRC_IMAGES_H
+#define TORCHHERD_SRC_IMAGES_H
+
+#include <ATen/core/Tensor.h>
+#include <c10/core/Device.h>
+#include <c10/core/Event.h>
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <optional>
+
+#include "program.h"
+#include "torchherd.h"
+
+// The output of a batch.
+struct thd_result {
+  at::Tensor tensor;  // in host memory, contiguous; for images float32 NCHW or uint8 NHWC
+  bool bgr = false;   // the order of three float32 channels; uint8 channels are always RGB
+  // Recorded after the copy from the device; until then the tensor's content is undefined.
+  std::optional<c10::Event> arrived = std::nullopt;
+};
+
+namespace thd {
+
+constexpr int64_t kRgb = 3;  // the number of channels of an input image, and of an output in color
+
+struct Batch {
+  const uint8_t* const* images;  // count pointers to height*width*3 bytes
+  int64_t count;
+  int64_t height;
+  int64_t width;
+};
+
+// Runs batches through a program, one after the other. The program must outlive it.
+class ImageRunner {
+ public:
+  ImageRunner() = default;
+  virtual ~ImageRunner() = default;
+  ImageRunner(const ImageRunner&) = delete;
+  ImageRunner& operator=(const ImageRunner&) = delete;
+
+  // Returns the output as images: one for each of the batch, with 1 or 3 channels. Throws Failure.
+  virtual std::unique_ptr<thd_result> run(const Batch& batch) = 0;
+
+  // Returns the program's unconverted output: floating point NCHW with 1 or 3 channels, on the program's device,
+  // ordered on the current stream. Throws Failure.
+  virtual at::Tensor forward(const Batch& batch) = 0;
+};
+
+// Makes a runner for the CPU. It converts pixels by this library's code (pixels.h), and run returns when all is done.
+std::unique_ptr<ImageRunner> make_host_runner(Program* program, const thd_values& values);
+
+// Makes a runner for a device with streams. It copies bytes from pinned memory on a stream of their own and converts
+// them to floats on the device, and run returns when the work is queued. With graphs, each batch shape is recorded once
+// it has warmed up, and then replayed. Throws Failure(THD_ERROR_DEVICE) if graphs aren't available.
+std::unique_ptr<ImageRunner> make_device_runner(Program* program, c10::Device device, const thd_values& values,
+                                                bool graphs);
+
+// Returns the shape {count, channels, height, width} of a result of images.
+std::array<int64_t, 4> image_shape(const thd_result& result);
+
+// Waits for the result and writes image i to images[i] (height*width*channels bytes). From any thread.
+void read_images(const thd_result& result, uint8_t* const* images);
+
+// Throws Failure(THD_ERROR_OUTPUT) unless a program's output contains count images.
+void require_images(const at::Tensor& output, int64_t count);
+
+}  // namespace thd
+
+#endif
