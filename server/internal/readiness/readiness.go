@@ -49,7 +49,7 @@ func Notify(r Report) error {
 	}
 	pipe, err := inherited(value)
 	if err != nil {
-		return fmt.Errorf("readiness: %s=%s: %w; pass the writing end of a pipe, or unset the variable", Variable, value, err)
+		return fmt.Errorf("readiness: %s=%s: %w; set it to the writing end of an inherited pipe, or unset it", Variable, value, err)
 	}
 	err = json.NewEncoder(pipe).Encode(r)
 	if err := errors.Join(err, pipe.Close(), os.Unsetenv(Variable)); err != nil {

@@ -103,7 +103,7 @@ func write(text string) error {
 
 // A child is a running child process.
 type child struct {
-	*exec.Cmd
+	process  *exec.Cmd
 	listener *readiness.Listener
 	stdin    io.Closer
 	out      bytes.Buffer
@@ -111,19 +111,19 @@ type child struct {
 
 func start(t *testing.T, mode string, files ...*os.File) *child {
 	t.Helper()
-	c := &child{Cmd: exec.CommandContext(t.Context(), os.Args[0])}
+	c := &child{process: exec.CommandContext(t.Context(), os.Args[0])}
 	// Under the race detector a process sleeps for a second before it exits.
-	c.Env = append(os.Environ(), childMode+"="+mode, "GORACE="+os.Getenv("GORACE")+" atexit_sleep_ms=0")
-	c.ExtraFiles = files
-	c.Stdout = &c.out
+	c.process.Env = append(os.Environ(), childMode+"="+mode, "GORACE="+os.Getenv("GORACE")+" atexit_sleep_ms=0")
+	c.process.ExtraFiles = files
+	c.process.Stdout = &c.out
 	var err error
-	if c.stdin, err = c.StdinPipe(); err != nil {
+	if c.stdin, err = c.process.StdinPipe(); err != nil {
 		t.Fatal(err)
 	}
-	if c.listener, err = readiness.Listen(c.Cmd); err != nil {
+	if c.listener, err = readiness.Listen(c.process); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Start(); err != nil {
+	if err := c.process.Start(); err != nil {
 		t.Fatal(err)
 	}
 	c.listener.Started()
@@ -138,7 +138,7 @@ func TestReport(t *testing.T) {
 			t.Errorf("%s: got %+v, %v", mode, got, err)
 		}
 		_ = c.stdin.Close()
-		if err := c.Cmd.Wait(); err != nil {
+		if err := c.process.Wait(); err != nil {
 			t.Errorf("%s: %v: %s", mode, err, &c.out)
 		}
 	}
@@ -154,7 +154,7 @@ func TestReportBesideOtherFiles(t *testing.T) {
 	if got, err := c.listener.Wait(t.Context()); err != nil || got.Address != report.Address {
 		t.Errorf("got %+v, %v", got, err)
 	}
-	if err := c.Cmd.Wait(); err != nil {
+	if err := c.process.Wait(); err != nil {
 		t.Errorf("%v: %s", err, &c.out)
 	}
 }
@@ -165,13 +165,13 @@ func TestNoReport(t *testing.T) {
 		if got, err := c.listener.Wait(t.Context()); !errors.Is(err, readiness.ErrExited) {
 			t.Errorf("%s: got %+v, %v", mode, got, err)
 		}
-		_ = c.Cmd.Wait()
+		_ = c.process.Wait()
 	}
 	c := start(t, "no report")
 	if got, err := c.listener.Wait(t.Context()); err == nil || errors.Is(err, readiness.ErrExited) {
 		t.Errorf("got %+v, %v from a line that isn't a report", got, err)
 	}
-	_ = c.Cmd.Wait()
+	_ = c.process.Wait()
 }
 
 func TestWaitEndsWithItsContext(t *testing.T) {
@@ -182,7 +182,7 @@ func TestWaitEndsWithItsContext(t *testing.T) {
 		t.Errorf("got %+v, %v", got, err)
 	}
 	_ = c.stdin.Close()
-	if err := c.Cmd.Wait(); err != nil {
+	if err := c.process.Wait(); err != nil {
 		t.Error(err)
 	}
 }
@@ -203,9 +203,7 @@ func TestNotifyRefusesOtherDescriptors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, f := range []*os.File{file, reading, writing} {
-		defer func() { _ = f.Close() }()
-	}
+	defer func() { _ = errors.Join(file.Close(), reading.Close(), writing.Close()) }()
 	number := func(f *os.File) string { return strconv.Itoa(int(f.Fd())) }
 	for value, want := range map[string]string{
 		"three":         "not the number of a descriptor",
