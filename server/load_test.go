@@ -32,8 +32,8 @@ func startBench(t *testing.T, arguments ...string) *benchmark {
 	return b
 }
 
-// result waits for the end. Whether a busy machine let the load generator keep up is up to the operating system; that
-// the status says so is not.
+// result waits for the process and returns its result. On a busy machine the load generator may fall behind; then the exit
+// status must be 3.
 func (b *benchmark) result() *loadgen.Result {
 	b.t.Helper()
 	err := b.process.Wait()
@@ -43,19 +43,19 @@ func (b *benchmark) result() *loadgen.Result {
 	}
 	r := &loadgen.Result{}
 	if err := json.Unmarshal(b.out.Bytes(), r); err != nil {
-		b.t.Fatalf("%v in %q; it said %q", err, &b.out, &b.stderr)
+		b.t.Fatalf("%v in %q; stderr: %q", err, &b.out, &b.stderr)
 	}
 	want := 0
-	if r.Behind.FellBehind {
+	if r.Saturation.FellBehind {
 		want = 3
 	}
 	if status := b.process.ProcessState.ExitCode(); status != want {
-		b.t.Errorf("status %d instead of %d: %+v; it said %q", status, want, r.Behind, &b.stderr)
+		b.t.Errorf("got status %d, want %d: %+v; stderr: %q", status, want, r.Saturation, &b.stderr)
 	}
 	return r
 }
 
-// The load generator against the server: two whole commands.
+// Both whole commands: bench measures serve.
 func TestBenchMeasuresServe(t *testing.T) {
 	t.Parallel()
 	s := start(t, "--max-batch-size", "8", "--max-queue-size", "16", module("negate.pt"))
@@ -65,23 +65,23 @@ func TestBenchMeasuresServe(t *testing.T) {
 		r.Statuses[200] != 200 || len(r.Errors) != 0 {
 		t.Errorf("%+v", r)
 	}
-	pictures, largest := 0, 0
+	images, largest := 0, 0
 	for size, count := range r.BatchSizes {
-		pictures, largest = pictures+count, max(largest, size)
+		images, largest = images+count, max(largest, size)
 	}
-	if pictures != 200 || largest < 2 || largest > 8 {
+	if images != 200 || largest < 2 || largest > 8 {
 		t.Errorf("batches %v", r.BatchSizes)
 	}
 	for _, stage := range []string{"receive", "decode", "queue", "forward", "encode"} {
-		if s, told := r.Stages[stage]; !told || s.P99 > r.Latency.Max {
+		if s, ok := r.Stages[stage]; !ok || s.P99 > r.Latency.Max {
 			t.Errorf("%s: %+v", stage, s)
 		}
 	}
-	answers := 0
+	responses := 0
 	for _, n := range r.Throughput {
-		answers += n
+		responses += n
 	}
-	if l := r.Latency; answers != 200 || r.Goodput <= 0 ||
+	if l := r.Latency; responses != 200 || r.Goodput <= 0 ||
 		!slices.IsSorted([]float64{l.P50, l.P90, l.P95, l.P99, l.P999, l.Max}) {
 		t.Errorf("%+v", r)
 	}

@@ -108,8 +108,8 @@ func (b *Bench) Run(p program) error {
 // verdict is an error if the result isn't what was asked for.
 func verdict(result *loadgen.Result) error {
 	switch {
-	case result.Behind.FellBehind:
-		return &exitError{fellBehindStatus, "the load generator fell behind: " + result.Behind.Why}
+	case result.Saturation.FellBehind:
+		return &exitError{fellBehindStatus, "the load generator fell behind: " + result.Saturation.Reason}
 	case result.Good == 0 && !result.Interrupted:
 		return fmt.Errorf("none of %d requests to %s was answered by a picture", result.Requests, result.URL)
 	}

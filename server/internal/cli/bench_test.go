@@ -35,11 +35,11 @@ func echo(w http.ResponseWriter, r *http.Request) {
 func expectStatus(t *testing.T, status int, r *loadgen.Result) {
 	t.Helper()
 	want := 0
-	if r.Behind.FellBehind {
+	if r.Saturation.FellBehind {
 		want = fellBehindStatus
 	}
 	if status != want {
-		t.Errorf("status %d instead of %d: %+v", status, want, r.Behind)
+		t.Errorf("status %d instead of %d: %+v", status, want, r.Saturation)
 	}
 }
 

@@ -5,38 +5,38 @@ import (
 	"time"
 )
 
-// An outcome is what a request came to, as far as its client goes by it.
+// An outcome tells a client how to go on after a request.
 type outcome int
 
 const (
-	answered outcome = iota
+	responded outcome = iota
 	failed
 	unreachable // no connection could be opened
 )
 
-// A client sends one request at a time, on a connection of its own.
+// A client sends one request at a time over its own connection.
 type client struct {
 	run        *run
 	connection connection
-	journal    journal
+	samples    sampleBuffer
 }
 
 func (r *run) newClient() *client {
-	return &client{run: r, connection: connection{target: r.target}, journal: journal{out: r.samples}}
+	return &client{run: r, connection: connection{target: r.target}, samples: sampleBuffer{out: r.samples}}
 }
 
-// close ends the connection and hands over the last samples.
+// close closes the connection and flushes the samples.
 func (c *client) close() {
 	c.connection.close()
-	c.journal.flush()
+	c.samples.flush()
 }
 
-// request sends the picture whose turn it is and waits for the answer.
+// request sends the image for this turn and waits for the response.
 func (c *client) request(ctx context.Context, intended time.Duration, turn int) outcome {
 	r := c.run
-	picture := turn % len(r.requests)
+	image := turn % len(r.requests)
 	sent := r.elapsed()
-	answer, err := c.connection.exchange(ctx, r.requests[picture])
+	response, err := c.connection.roundTrip(ctx, r.requests[image])
 	s := sample{intended: intended, sent: sent, ended: r.elapsed()}
 	if err != nil && ctx.Err() != nil {
 		if intended >= r.begin {
@@ -45,18 +45,18 @@ func (c *client) request(ctx context.Context, intended time.Duration, turn int) 
 		return failed
 	}
 	if err != nil {
-		s.failure = describe(err)
-		c.journal.add(s)
+		s.failure = failureText(err)
+		c.samples.add(s)
 		if isDial(err) {
 			return unreachable
 		}
 		return failed
 	}
-	s.status = answer.StatusCode()
-	s.timing = string(answer.Header.Peek("Server-Timing"))
+	s.status = response.StatusCode()
+	s.timing = string(response.Header.Peek("Server-Timing"))
 	if s.isSuccess() {
-		s.failure = r.checker.check(picture, answer.Body())
+		s.failure = r.checker.check(image, response.Body())
 	}
-	c.journal.add(s)
-	return answered
+	c.samples.add(s)
+	return responded
 }

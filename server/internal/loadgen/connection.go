@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -18,23 +19,23 @@ import (
 )
 
 const (
-	// maxAnswer is how large an answer's body may be, in bytes.
-	maxAnswer = 64 << 20
-	// maxIdle is how long a connection may have been idle to be used again. It is less than the time after which
-	// servers close idle connections (5 s in uvicorn), so that no request meets a connection that is being closed.
+	// maxResponse is the maximum size of a response body in bytes.
+	maxResponse = 64 << 20
+	// maxIdle is how long a connection may be idle and still be reused. It is shorter than the idle timeout of servers
+	// (5 s in uvicorn), so that no request is sent over a connection that the server is closing.
 	maxIdle = 2 * time.Second
 )
 
-// A target is a server and how to reach it.
+// A target is a server and how to connect to it.
 type target struct {
-	address string
-	tls     *tls.Config // nil: plain HTTP
-	timeout time.Duration
-	dial    func(ctx context.Context, network, address string) (net.Conn, error)
-	beside  atomic.Bool // a connection went to this machine's loopback
+	address  string
+	tls      *tls.Config // nil: plain HTTP
+	timeout  time.Duration
+	dial     func(ctx context.Context, network, address string) (net.Conn, error)
+	sameHost atomic.Bool // a connection went to a loopback address
 }
 
-// connect opens a connection, until the deadline.
+// connect opens a connection. It gives up at the deadline.
 func (t *target) connect(ctx context.Context, deadline time.Time) (net.Conn, error) {
 	ctx, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
@@ -43,7 +44,7 @@ func (t *target) connect(ctx context.Context, deadline time.Time) (net.Conn, err
 		return nil, &dialError{err}
 	}
 	if address, ok := conn.RemoteAddr().(*net.TCPAddr); ok && address.IP.IsLoopback() {
-		t.beside.Store(true)
+		t.sameHost.Store(true)
 	}
 	if t.tls == nil {
 		return conn, nil
@@ -56,15 +57,15 @@ func (t *target) connect(ctx context.Context, deadline time.Time) (net.Conn, err
 	return secured, nil
 }
 
-// writeRequest is a whole request. Each is written once and its bytes sent many times, so sending costs one system
-// call and no memory.
-func writeRequest(method, url string, picture []byte) ([]byte, error) {
+// encodeRequest returns a whole request. Each request is encoded once and its bytes are sent many times, so that sending
+// takes one system call and no memory.
+func encodeRequest(method, url string, image []byte) ([]byte, error) {
 	var request fasthttp.Request
 	request.SetRequestURI(url)
 	request.Header.SetMethod(method)
 	request.Header.SetUserAgent("torchherd-bench")
-	request.Header.SetContentType(http.DetectContentType(picture))
-	request.SetBodyRaw(picture)
+	request.Header.SetContentType(http.DetectContentType(image))
+	request.SetBodyRaw(image)
 	var b bytes.Buffer
 	if _, err := request.WriteTo(&b); err != nil {
 		return nil, fmt.Errorf("request to %s: %w", url, err)
@@ -72,21 +73,21 @@ func writeRequest(method, url string, picture []byte) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// A connection sends requests, one after the other, and connects when it must. Of fasthttp it uses the parser of
-// answers, not the client: that one sends a PUT again when its connection breaks. net/http's client takes three times
-// the CPU time and 25 kB of garbage a request, which a server on the same machine would pay for.
+// A connection sends requests, one after the other, and connects when necessary. It uses the response parser of
+// fasthttp, but not its client, which resends a PUT after a broken connection. The client of net/http takes three times
+// the CPU time and 25 kB of garbage per request, at the expense of a server on the same machine.
 type connection struct {
 	target   *target
 	conn     net.Conn // nil: not connected
 	unwatch  func() bool
 	reader   *bufio.Reader
 	lastUsed time.Time
-	answer   fasthttp.Response
+	response fasthttp.Response
 }
 
-// exchange sends a request and reads its answer, which is valid until the next call. The connection is closed when
-// either fails, and when ctx ends.
-func (c *connection) exchange(ctx context.Context, request []byte) (*fasthttp.Response, error) {
+// roundTrip sends a request and reads the response, which is valid until the next call. It closes the connection after
+// an error and when ctx ends.
+func (c *connection) roundTrip(ctx context.Context, request []byte) (*fasthttp.Response, error) {
 	now := time.Now()
 	deadline := now.Add(c.target.timeout)
 	if c.conn != nil && now.Sub(c.lastUsed) > maxIdle {
@@ -99,7 +100,7 @@ func (c *connection) exchange(ctx context.Context, request []byte) (*fasthttp.Re
 	if err == nil {
 		_, err = c.conn.Write(request)
 	}
-	// A server may answer before it has read the whole request, and close. Then writing fails and the answer is there.
+	// A server may respond before it has read the whole request, and close. Writing fails then, but there is a response.
 	if failure := c.read(); failure != nil {
 		c.close()
 		if err == nil {
@@ -108,21 +109,21 @@ func (c *connection) exchange(ctx context.Context, request []byte) (*fasthttp.Re
 		return nil, err
 	}
 	c.lastUsed = time.Now()
-	if err != nil || c.answer.ConnectionClose() {
+	if err != nil || c.response.ConnectionClose() {
 		c.close()
 	}
-	return &c.answer, nil
+	return &c.response, nil
 }
 
-// read reads an answer. It waits for the first byte itself, since fasthttp turns what can go wrong there into io.EOF.
+// read reads a response. It waits for the first byte itself because fasthttp turns every error there into io.EOF.
 func (c *connection) read() error {
 	if _, err := c.reader.Peek(1); err != nil {
 		return err
 	}
-	return c.answer.ReadLimitBody(c.reader, maxAnswer)
+	return c.response.ReadLimitBody(c.reader, maxResponse)
 }
 
-// open connects if there is no connection.
+// open connects unless there is a connection.
 func (c *connection) open(ctx context.Context, deadline time.Time) error {
 	if c.conn != nil {
 		return nil
@@ -134,13 +135,13 @@ func (c *connection) open(ctx context.Context, deadline time.Time) error {
 	c.conn = conn
 	c.unwatch = context.AfterFunc(ctx, func() { _ = conn.Close() })
 	if c.reader == nil {
-		c.reader = bufio.NewReaderSize(nil, 8<<10) // an answer's header must fit; bodies go past it
+		c.reader = bufio.NewReaderSize(nil, 8<<10) // must hold a response header; bodies bypass it
 	}
 	c.reader.Reset(conn)
 	return nil
 }
 
-// close may be called twice.
+// close may be called more than once.
 func (c *connection) close() {
 	if c.conn == nil {
 		return
@@ -150,10 +151,10 @@ func (c *connection) close() {
 	c.conn = nil
 }
 
-// A dialError is why there is no connection.
+// A dialError is returned if no connection could be opened.
 type dialError struct{ err error }
 
-func (e *dialError) Error() string { return "connect: " + plain(e.err) }
+func (e *dialError) Error() string { return "connect: " + errorText(e.err) }
 func (e *dialError) Unwrap() error { return e.err }
 
 func isDial(err error) bool {
@@ -161,27 +162,28 @@ func isDial(err error) bool {
 	return errors.As(err, &dial)
 }
 
-// describe is an error's text to count it by: without ports and other parts that differ from request to request.
-func describe(err error) string {
+// failureText returns the text under which an error is counted. It has no ports or other parts that differ from request
+// to request.
+func failureText(err error) string {
 	var dial *dialError
 	var network net.Error
 	switch {
 	case errors.As(err, &network) && network.Timeout(), errors.Is(err, fasthttp.ErrTimeout):
-		return "no whole answer in time"
+		return "no complete response in time"
 	case errors.As(err, &dial):
 		return dial.Error()
 	case errors.Is(err, io.ErrUnexpectedEOF):
-		return "the connection was closed within the answer"
+		return "connection closed during the response"
 	case errors.Is(err, io.EOF):
-		return "the connection was closed before the answer"
+		return "connection closed before the response"
 	case errors.Is(err, fasthttp.ErrBodyTooLarge):
-		return fmt.Sprintf("the answer is over %d MiB", maxAnswer>>20)
+		return fmt.Sprintf("response larger than %d MiB", maxResponse>>20)
 	}
-	return plain(err)
+	return errorText(err)
 }
 
-// plain is an error's innermost text where package net put the addresses of a connection before it.
-func plain(err error) string {
+// errorText returns an error's text without the addresses that package net adds.
+func errorText(err error) string {
 	var number syscall.Errno
 	var operation *net.OpError
 	if errors.As(err, &operation) {
@@ -190,7 +192,7 @@ func plain(err error) string {
 		}
 		return operation.Op + ": " + operation.Err.Error()
 	}
-	const longest = 160
+	const maxLength = 160
 	text := err.Error()
-	return text[:min(len(text), longest)]
+	return strings.ToValidUTF8(text[:min(len(text), maxLength)], "")
 }

@@ -19,9 +19,9 @@ import (
 	"github.com/torchherd/torchherd/server/internal/loadgen"
 )
 
-// These tests use sockets. How long anything takes isn't looked at.
+// These tests use sockets. They don't assert how long anything takes.
 
-// send runs a load against a server that answers by this handler, after it has read the request.
+// send runs a load against a server with this handler, which is called after the request has been read.
 func send(t *testing.T, config loadgen.Config, handler http.HandlerFunc) *loadgen.Result {
 	t.Helper()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -42,26 +42,26 @@ func run(t *testing.T, config loadgen.Config) *loadgen.Result {
 	return r
 }
 
-// counted is a closed loop of so many requests.
+// counted returns a closed loop with this number of requests.
 func counted(clients, requests int) loadgen.Config {
 	c := closed(clients)
 	c.Duration, c.Requests = time.Minute, requests
 	return c
 }
 
-// answer is a handler that sends these bytes with status 200.
-func answer(body []byte) http.HandlerFunc { return status(http.StatusOK, body) }
+// respond returns a handler that sends these bytes with status 200.
+func respond(body []byte) http.HandlerFunc { return respondWith(http.StatusOK, body) }
 
-// status is answer for any status.
-func status(code int, body []byte) http.HandlerFunc {
+// respondWith is respond for any status.
+func respondWith(code int, body []byte) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(code)
 		_, _ = w.Write(body)
 	}
 }
 
-// hang takes over the connection, sends this and closes it.
-func hang(t *testing.T, text string, reset bool) http.HandlerFunc {
+// hangUp returns a handler that hijacks the connection, sends the text and closes the connection.
+func hangUp(t *testing.T, text string, reset bool) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		conn, _, err := w.(http.Hijacker).Hijack()
 		if err != nil {
@@ -76,7 +76,7 @@ func hang(t *testing.T, text string, reset bool) http.HandlerFunc {
 	}
 }
 
-func TestEveryAnswerIsCountedForWhatItIs(t *testing.T) {
+func TestResponsesAreClassified(t *testing.T) {
 	photograph := goldens.Read(t, "pictures/jpeg-small.jpg")
 	damaged := slices.Concat(photograph[:len(photograph)/2], []byte{0xff, 0xd9})
 	const beginning = "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nabc"
@@ -84,28 +84,28 @@ func TestEveryAnswerIsCountedForWhatItIs(t *testing.T) {
 	for name, test := range map[string]struct {
 		handler http.HandlerFunc
 		good    int
-		status  int    // 0: no answer
-		failure string // how the error's text begins; "": there is none
+		status  int    // 0: no response
+		failure string // a prefix of the error text; "": any
 	}{
-		"JPEG":           {answer(photograph), 4, 200, ""},
-		"PNG":            {answer(goldens.Read(t, "pictures/png-rgb.png")), 4, 200, ""},
-		"WebP":           {answer(webp), 4, 200, ""},
-		"201":            {status(http.StatusCreated, photograph), 4, 201, ""},
-		"503":            {status(http.StatusServiceUnavailable, []byte("I'm too busy")), 0, 503, ""},
-		"picture of 500": {status(http.StatusInternalServerError, photograph), 0, 500, ""},
+		"JPEG":         {respond(photograph), 4, 200, ""},
+		"PNG":          {respond(goldens.Read(t, "pictures/png-rgb.png")), 4, 200, ""},
+		"WebP":         {respond(webp), 4, 200, ""},
+		"201":          {respondWith(http.StatusCreated, photograph), 4, 201, ""},
+		"503":          {respondWith(http.StatusServiceUnavailable, []byte("I'm too busy")), 0, 503, ""},
+		"image of 500": {respondWith(http.StatusInternalServerError, photograph), 0, 500, ""},
 		"closing": {func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Connection", "close")
 			_, _ = w.Write(photograph)
 		}, 4, 200, ""},
-		"text":          {answer([]byte(`{"error": "no model"}`)), 0, 200, "the answer is no JPEG, PNG or WebP"},
-		"nothing":       {answer(nil), 0, 200, "the answer is no JPEG, PNG or WebP"},
-		"half a JPEG":   {answer(photograph[:len(photograph)/2]), 0, 200, "the answer is a truncated JPEG"},
-		"half a WebP":   {answer(webp[:len(webp)/2]), 0, 200, "the answer is a truncated WebP"},
-		"broken JPEG":   {answer(damaged), 0, 200, "the answer is a broken JPEG: "},
-		"closed before": {hang(t, "", false), 0, 0, "the connection was closed before the answer"},
-		"closed within": {hang(t, beginning, false), 0, 0, "the connection was closed within the answer"},
-		"reset":         {hang(t, "", true), 0, 0, "read: connection reset by peer"},
-		"no HTTP":       {hang(t, "hello\r\n\r\n", false), 0, 0, ""},
+		"text":          {respond([]byte(`{"error": "no model"}`)), 0, 200, "the response isn't a JPEG, PNG or WebP"},
+		"empty":         {respond(nil), 0, 200, "the response isn't a JPEG, PNG or WebP"},
+		"half a JPEG":   {respond(photograph[:len(photograph)/2]), 0, 200, "the response is a truncated JPEG"},
+		"half a WebP":   {respond(webp[:len(webp)/2]), 0, 200, "the response is a truncated WebP"},
+		"invalid JPEG":  {respond(damaged), 0, 200, "the response is an invalid JPEG: "},
+		"closed before": {hangUp(t, "", false), 0, 0, "connection closed before the response"},
+		"closed during": {hangUp(t, beginning, false), 0, 0, "connection closed during the response"},
+		"reset":         {hangUp(t, "", true), 0, 0, "read: connection reset by peer"},
+		"no HTTP":       {hangUp(t, "hello\r\n\r\n", false), 0, 0, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := send(t, counted(2, 4), test.handler)
@@ -120,11 +120,11 @@ func TestEveryAnswerIsCountedForWhatItIs(t *testing.T) {
 			for text, count := range r.Errors {
 				failed += count
 				if !strings.HasPrefix(text, test.failure) {
-					t.Errorf("counted under %q", text)
+					t.Errorf("unexpected error %q", text)
 				}
 			}
 			if bad := r.Requests - r.Good; test.status < 300 && failed != bad || test.status >= 300 && failed != 0 {
-				t.Errorf("%d bad answers, errors %v", bad, r.Errors)
+				t.Errorf("%d bad responses, errors %v", bad, r.Errors)
 			}
 			if got := r.Throughput; r.Good > 0 && !slices.Equal(got[:1], []int{r.Good}) {
 				t.Errorf("throughput %v", got)
@@ -133,9 +133,9 @@ func TestEveryAnswerIsCountedForWhatItIs(t *testing.T) {
 	}
 }
 
-func TestNothingIsSentTwice(t *testing.T) {
+func TestRequestsAreNotRetried(t *testing.T) {
 	var arrived atomic.Int64
-	reset := hang(t, "", true)
+	reset := hangUp(t, "", true)
 	r := send(t, counted(4, 40), func(w http.ResponseWriter, r *http.Request) {
 		if arrived.Add(1)%2 == 0 {
 			reset(w, r)
@@ -149,16 +149,16 @@ func TestNothingIsSentTwice(t *testing.T) {
 	}
 }
 
-func TestNoAnswerInTime(t *testing.T) {
+func TestRequestTimeout(t *testing.T) {
 	config := counted(1, 2)
 	config.RequestTimeout = 20 * time.Millisecond
 	r := send(t, config, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
-	if r.Requests != 2 || r.Errors["no whole answer in time"] != 2 {
+	if r.Requests != 2 || r.Errors["no complete response in time"] != 2 {
 		t.Errorf("%+v", r)
 	}
 }
 
-func TestNobodyListens(t *testing.T) {
+func TestConnectionRefused(t *testing.T) {
 	server := httptest.NewServer(nil)
 	config := counted(2, 3)
 	config.URL = server.URL
@@ -168,8 +168,8 @@ func TestNobodyListens(t *testing.T) {
 	}
 }
 
-func TestAnUntrustedCertificateIsAnError(t *testing.T) {
-	server := httptest.NewUnstartedServer(answer(tiny))
+func TestUntrustedCertificate(t *testing.T) {
+	server := httptest.NewUnstartedServer(respond(tiny))
 	server.Config.ErrorLog = nil
 	server.StartTLS()
 	defer server.Close()
@@ -186,7 +186,7 @@ func TestAnUntrustedCertificateIsAnError(t *testing.T) {
 	}
 }
 
-func TestImagesAreSentInTurnAsTheyAre(t *testing.T) {
+func TestImagesAreSentInTurnAndUnchanged(t *testing.T) {
 	config := counted(1, 6)
 	config.Method = http.MethodPost
 	config.Images = [][]byte{tiny, goldens.Read(t, "pictures/png-rgb.png"), []byte("anything")}
@@ -203,7 +203,7 @@ func TestImagesAreSentInTurnAsTheyAre(t *testing.T) {
 		got = append(got, string(body))
 		mu.Unlock()
 		if !bytes.Equal(body, config.Images[at]) || r.Header.Get("Content-Type") != types[at] {
-			t.Errorf("picture %d came as %s of %d bytes", at, r.Header.Get("Content-Type"), len(body))
+			t.Errorf("image %d arrived as %s of %d bytes", at, r.Header.Get("Content-Type"), len(body))
 		}
 		_, _ = w.Write(tiny)
 	}))
@@ -214,13 +214,13 @@ func TestImagesAreSentInTurnAsTheyAre(t *testing.T) {
 	}
 }
 
-func TestDefaultImageIsTheTestImage(t *testing.T) {
+func TestDefaultImage(t *testing.T) {
 	if !bytes.Equal(loadgen.DefaultImage, goldens.Read(t, "pictures/jpeg-large.jpg")) {
-		t.Error("image.jpg isn't testdata/pictures/jpeg-large.jpg any more, whose licence it goes by")
+		t.Error("image.jpg differs from testdata/pictures/jpeg-large.jpg, whose licence applies to it")
 	}
 }
 
-func TestServerTimingIsRead(t *testing.T) {
+func TestServerTiming(t *testing.T) {
 	var number atomic.Int64
 	r := send(t, counted(1, 10), func(w http.ResponseWriter, _ *http.Request) {
 		size := "2"
@@ -270,7 +270,7 @@ func TestJSON(t *testing.T) {
 	}
 }
 
-func TestBadConfigurations(t *testing.T) {
+func TestInvalidConfigurations(t *testing.T) {
 	for want, change := range map[string]func(*loadgen.Config){
 		"write it like http://":   func(c *loadgen.Config) { c.URL = "localhost:8000/image" },
 		"missing protocol scheme": func(c *loadgen.Config) { c.URL = "://" },
@@ -289,7 +289,7 @@ func TestBadConfigurations(t *testing.T) {
 		config := closed(1)
 		change(&config)
 		if _, err := loadgen.Run(t.Context(), config, nil); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%v instead of %q", err, want)
+			t.Errorf("got %v, want %q", err, want)
 		}
 	}
 }

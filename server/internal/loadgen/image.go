@@ -12,58 +12,58 @@ import (
 	"golang.org/x/image/webp"
 )
 
-// A format is a picture format that answers come in.
+// A format is an image format that responses may have.
 type format struct {
-	name   string
-	begins func(body []byte) bool
-	isFull func(body []byte) bool // of a body that begins so: whether its end is there
-	decode func(io.Reader) (image.Image, error)
+	name       string
+	matches    func(body []byte) bool // by the first bytes
+	isComplete func(body []byte) bool // by the last bytes of a body that matches
+	decode     func(io.Reader) (image.Image, error)
 }
 
 var formats = []format{
 	{
-		name:   "JPEG",
-		begins: func(b []byte) bool { return bytes.HasPrefix(b, []byte("\xff\xd8\xff")) }, // SOI, and another marker
-		isFull: func(b []byte) bool { return bytes.HasSuffix(b, []byte("\xff\xd9")) },     // EOI
-		decode: jpeg.Decode,
+		name:       "JPEG",
+		matches:    func(b []byte) bool { return bytes.HasPrefix(b, []byte("\xff\xd8\xff")) }, // SOI and another marker
+		isComplete: func(b []byte) bool { return bytes.HasSuffix(b, []byte("\xff\xd9")) },     // EOI
+		decode:     jpeg.Decode,
 	},
 	{
-		name:   "PNG",
-		begins: func(b []byte) bool { return bytes.HasPrefix(b, []byte("\x89PNG\r\n\x1a\n")) },
-		isFull: func(b []byte) bool { return bytes.HasSuffix(b, []byte("IEND\xae\x42\x60\x82")) }, // with its checksum
-		decode: png.Decode,
+		name:       "PNG",
+		matches:    func(b []byte) bool { return bytes.HasPrefix(b, []byte("\x89PNG\r\n\x1a\n")) },
+		isComplete: func(b []byte) bool { return bytes.HasSuffix(b, []byte("IEND\xae\x42\x60\x82")) }, // with its checksum
+		decode:     png.Decode,
 	},
 	{
-		name:   "WebP",
-		begins: func(b []byte) bool { return len(b) > 12 && string(b[:4]) == "RIFF" && string(b[8:12]) == "WEBP" },
-		isFull: func(b []byte) bool { return uint64(len(b)) >= 8+uint64(binary.LittleEndian.Uint32(b[4:])) },
-		decode: webp.Decode,
+		name:       "WebP",
+		matches:    func(b []byte) bool { return len(b) > 12 && string(b[:4]) == "RIFF" && string(b[8:12]) == "WEBP" },
+		isComplete: func(b []byte) bool { return uint64(len(b)) >= 8+uint64(binary.LittleEndian.Uint32(b[4:])) },
+		decode:     webp.Decode,
 	},
 }
 
-// A checker looks at the bodies of answers. Each must begin and end as a picture does; that is cheap, and finds texts
-// and cut-off files. The first good answer to each picture is decoded as well.
+// A checker checks the bodies of responses. Each must begin and end as an image does, which is cheap to check and
+// detects texts and truncated images. The first valid response to each image is decoded as well.
 type checker struct{ decoded []atomic.Bool }
 
-func newChecker(pictures int) *checker { return &checker{make([]atomic.Bool, pictures)} }
+func newChecker(images int) *checker { return &checker{make([]atomic.Bool, images)} }
 
-// check says what is wrong with an answer to this picture; "" if nothing is.
-func (c *checker) check(picture int, body []byte) string {
+// check returns what is wrong with the response to this image, or "".
+func (c *checker) check(image int, body []byte) string {
 	for _, f := range formats {
-		if !f.begins(body) {
+		if !f.matches(body) {
 			continue
 		}
-		if !f.isFull(body) {
-			return "the answer is a truncated " + f.name
+		if !f.isComplete(body) {
+			return "the response is a truncated " + f.name
 		}
-		if c.decoded[picture].Load() {
+		if c.decoded[image].Load() {
 			return ""
 		}
 		if _, err := f.decode(bytes.NewReader(body)); err != nil {
-			return "the answer is a broken " + f.name + ": " + err.Error()
+			return "the response is an invalid " + f.name + ": " + err.Error()
 		}
-		c.decoded[picture].Store(true)
+		c.decoded[image].Store(true)
 		return ""
 	}
-	return "the answer is no JPEG, PNG or WebP"
+	return "the response isn't a JPEG, PNG or WebP"
 }

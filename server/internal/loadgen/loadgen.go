@@ -1,11 +1,11 @@
-// Package loadgen sends pictures to an image-to-image server and measures its answers.
+// Package loadgen sends images to an image-to-image server and measures the responses.
 //
-// In a closed loop each client sends its next request when it has its answer; that finds a server's throughput. In an
-// open loop requests begin at the times of a Poisson process, whatever the server does; that finds its latency at a
-// rate. There a latency counts from the intended start, so that a server that stalls can't hide the requests which it
-// kept from being sent (Gil Tene calls that coordinated omission).
+// In a closed loop each client sends its next request when it has the response to the last one; this measures the
+// throughput of a server. In an open loop requests start at the times of a Poisson process, whatever the server does;
+// this measures its latency at a given rate. The latency counts from the intended start, because a server that stalls
+// would otherwise hide the requests that it kept from being sent (Gil Tene calls this coordinated omission).
 //
-// Nothing is tried again. What a request came to is one of three: a good answer (2xx and a whole picture), another
+// Requests aren't retried. Each has one of three outcomes: a good response (status 2xx and a complete image), another
 // status, or an error.
 package loadgen
 
@@ -26,74 +26,74 @@ import (
 // Bounds of a Config.
 const (
 	MaxClients  = 4096    // of Clients and of MaxInFlight
-	MaxRate     = 100_000 // requests a second
+	MaxRate     = 100_000 // requests per second
 	MaxDuration = time.Hour
 )
 
-// DefaultImage is what is sent where no pictures are given: testdata/pictures/jpeg-large.jpg, 590x480, whose licence
-// stands in LICENSES.md there.
+// DefaultImage is sent if a Config has no images: testdata/pictures/jpeg-large.jpg, 590x480. Its licence is in
+// testdata/pictures/LICENSES.md.
 //
 //go:embed image.jpg
 var DefaultImage []byte
 
-// A Config says what to send where, how often and for how long.
+// A Config describes what to send where, how often and for how long.
 type Config struct {
 	URL    string   // http or https
 	Method string   // PUT or POST
-	Images [][]byte // sent in turn; none: DefaultImage
+	Images [][]byte // sent in turn; empty: DefaultImage
 
-	// Rate is the mean number of requests a second in an open loop, at most MaxRate; 0: a closed loop.
+	// Rate is the mean number of requests per second of an open loop, at most MaxRate; 0: a closed loop.
 	Rate float64
-	// Clients is how many clients a closed loop has: 1 to MaxClients.
+	// Clients is the number of clients of a closed loop: 1 to MaxClients.
 	Clients int
-	// MaxInFlight is how many requests of an open loop may wait for their answers: 1 to MaxClients. One that would be
-	// more isn't sent and counts as failed.
+	// MaxInFlight is the maximum number of requests in flight in an open loop: 1 to MaxClients. A request beyond it isn't
+	// sent and counts as failed.
 	MaxInFlight int
-	// Seed chooses the times at which the requests of an open loop begin: the same ones for the same seed and rate.
+	// Seed determines the start times of the requests of an open loop: the same for the same seed and rate.
 	Seed uint64
 
-	// WarmUp, 0 to MaxDuration, comes before the window; requests that begin in it aren't counted.
+	// WarmUp, 0 to MaxDuration, precedes the window; requests that start in it aren't counted.
 	WarmUp time.Duration
-	// Duration is the window's length, up to MaxDuration.
+	// Duration is the length of the window, up to MaxDuration.
 	Duration time.Duration
-	// Requests ends the window when so many were counted and answered; 0: only Duration does.
+	// Requests ends the window when this many requests have been counted and completed; 0: no limit.
 	Requests int
-	// RequestTimeout is how long a request may take from its sending to the end of its answer, up to MaxDuration.
+	// RequestTimeout is the time limit from sending a request to the end of the response, up to MaxDuration.
 	RequestTimeout time.Duration
 
-	// Dial opens connections; nil: by TCP.
+	// Dial opens connections; nil: TCP.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
-// Validate says what is wrong with the configuration, if anything is.
+// Validate returns an error for the first field that is out of range.
 func (c *Config) Validate() error {
 	if _, err := c.target(); err != nil {
 		return err
 	}
 	switch {
 	case c.Method != http.MethodPut && c.Method != http.MethodPost:
-		return fmt.Errorf("method %q: it must be PUT or POST", c.Method)
+		return fmt.Errorf("method %q: must be PUT or POST", c.Method)
 	case !(c.Rate >= 0 && c.Rate <= MaxRate): // NaN too
-		return fmt.Errorf("rate %v: it must be 0 (closed loop) or above, at most %d requests a second", c.Rate, MaxRate)
+		return fmt.Errorf("rate %v: must be 0 (closed loop) or above, at most %d requests per second", c.Rate, MaxRate)
 	case !c.open() && (c.Clients < 1 || c.Clients > MaxClients):
-		return fmt.Errorf("clients %d: there must be 1 to %d", c.Clients, MaxClients)
+		return fmt.Errorf("clients %d: must be 1 to %d", c.Clients, MaxClients)
 	case c.open() && (c.MaxInFlight < 1 || c.MaxInFlight > MaxClients):
-		return fmt.Errorf("max in flight %d: it must be 1 to %d", c.MaxInFlight, MaxClients)
+		return fmt.Errorf("max in flight %d: must be 1 to %d", c.MaxInFlight, MaxClients)
 	case c.WarmUp < 0 || c.WarmUp > MaxDuration:
-		return fmt.Errorf("warm-up %v: it must be 0s to %v", c.WarmUp, MaxDuration)
+		return fmt.Errorf("warm-up %v: must be 0s to %v", c.WarmUp, MaxDuration)
 	case c.Duration <= 0 || c.Duration > MaxDuration:
-		return fmt.Errorf("duration %v: it must be above 0s and at most %v", c.Duration, MaxDuration)
+		return fmt.Errorf("duration %v: must be above 0s and at most %v", c.Duration, MaxDuration)
 	case c.Requests < 0:
-		return fmt.Errorf("requests %d: it must be 0 (no limit) or more", c.Requests)
+		return fmt.Errorf("requests %d: must be 0 (no limit) or more", c.Requests)
 	case c.RequestTimeout <= 0 || c.RequestTimeout > MaxDuration:
-		return fmt.Errorf("request timeout %v: it must be above 0s and at most %v", c.RequestTimeout, MaxDuration)
+		return fmt.Errorf("request timeout %v: must be above 0s and at most %v", c.RequestTimeout, MaxDuration)
 	}
 	return nil
 }
 
 func (c *Config) open() bool { return c.Rate > 0 }
 
-// target is where the URL points to.
+// target returns the server that the URL names.
 func (c *Config) target() (*target, error) {
 	to, err := url.Parse(c.URL)
 	if err != nil {
@@ -111,30 +111,30 @@ func (c *Config) target() (*target, error) {
 		t.tls = &tls.Config{ServerName: to.Hostname(), MinVersion: tls.VersionTLS12}
 	}
 	if port == "" {
-		port = to.Scheme // net knows both by name
+		port = to.Scheme // package net resolves both names to their ports
 	}
 	t.address = net.JoinHostPort(to.Hostname(), port)
 	return t, nil
 }
 
-// A run is a load while it lasts. Times are durations since its start.
+// A run is the state of one Run. Times are durations since its start.
 type run struct {
 	config   Config
 	target   *target
-	requests [][]byte // whole requests, one for each picture
+	requests [][]byte // whole requests, one for each image
 	checker  *checker
 	samples  chan []sample
 
 	start      time.Time
 	begin, end time.Duration // of the window
 
-	counted atomic.Int64 // requests that began in the window, more than Config.Requests possibly
-	cutOff  atomic.Int64 // those of them that were still waiting when the run was interrupted
+	counted atomic.Int64 // requests that started in the window; may exceed Config.Requests
+	cutOff  atomic.Int64 // those of them that were in flight when the run was interrupted
 }
 
-// Run sends the load and returns what it measured; when ctx ends, what it measured until then. It calls progress (nil:
-// none) once a second, from a goroutine of its own. The errors are those of Validate: whatever a server does is a
-// result. After the window it waits for the answers to what was sent, which takes Config.RequestTimeout at most.
+// Run sends the load and returns the measurements, those so far if ctx ends. It calls progress, which may be nil, once a
+// second from another goroutine. Its errors are those of Validate: whatever the server does is part of the result. After
+// the window it waits for the requests in flight, at most for Config.RequestTimeout.
 func Run(ctx context.Context, config Config, progress func(Progress)) (*Result, error) {
 	r, err := newRun(config)
 	if err != nil {
@@ -146,21 +146,21 @@ func Run(ctx context.Context, config Config, progress func(Progress)) (*Result, 
 		defer close(collected)
 		record.collect(r.samples, r.elapsed, progress)
 	}()
-	watching, stopWatching := context.WithCancel(ctx)
-	defer stopWatching()
-	watched := make(chan watch, 1)
-	go func() { watched <- r.watch(watching) }()
+	measuring, stopMeasuring := context.WithCancel(ctx)
+	defer stopMeasuring()
+	measured := make(chan selfMeasurement, 1)
+	go func() { measured <- r.measureSelf(measuring) }()
 
 	if config.open() {
-		r.sendAtRate(ctx)
+		r.openLoop(ctx)
 	} else {
-		r.sendInTurns(ctx)
+		r.closedLoop(ctx)
 	}
 	ended := r.elapsed()
-	stopWatching()
+	stopMeasuring()
 	close(r.samples)
 	<-collected
-	return r.result(record, <-watched, ended, ctx.Err() != nil), nil
+	return r.result(record, <-measured, ended, ctx.Err() != nil), nil
 }
 
 func newRun(config Config) (*run, error) {
@@ -178,8 +178,8 @@ func newRun(config Config) (*run, error) {
 		config: config, target: to, checker: newChecker(len(config.Images)), samples: make(chan []sample, 256),
 		start: time.Now(), begin: config.WarmUp, end: config.WarmUp + config.Duration,
 	}
-	for _, picture := range config.Images {
-		request, err := writeRequest(config.Method, config.URL, picture)
+	for _, image := range config.Images {
+		request, err := encodeRequest(config.Method, config.URL, image)
 		if err != nil {
 			return nil, err
 		}
@@ -190,8 +190,8 @@ func newRun(config Config) (*run, error) {
 
 func (r *run) elapsed() time.Duration { return time.Since(r.start) }
 
-// sendInTurns is the closed loop. It returns when all clients have their last answers.
-func (r *run) sendInTurns(ctx context.Context) {
+// closedLoop sends the requests of a closed loop. It returns when all clients have their last responses.
+func (r *run) closedLoop(ctx context.Context) {
 	var clients sync.WaitGroup
 	for number := range r.config.Clients {
 		clients.Go(func() {
@@ -203,7 +203,7 @@ func (r *run) sendInTurns(ctx context.Context) {
 					return
 				}
 				if c.request(ctx, now, turn) == unreachable {
-					// A refused connection takes no time. Without a pause the clients would take the whole machine.
+					// A connection is refused at once. Without a pause the clients would use all cores.
 					r.sleepUntil(ctx, r.elapsed()+100*time.Millisecond)
 				}
 			}
@@ -218,12 +218,12 @@ type arrival struct {
 	number   int
 }
 
-// sendAtRate is the open loop. It returns when all requests have their answers. A client is started when a request
-// begins and no other client is idle, so no request waits for the answer of another one.
-func (r *run) sendAtRate(ctx context.Context) {
+// openLoop sends the requests of an open loop. It returns when all of them have their responses. It starts a client when a
+// request is due and no client is idle, so that no request waits for the response to another one.
+func (r *run) openLoop(ctx context.Context) {
 	schedule := newSchedule(r.config.Rate, r.config.Seed)
-	idle := make(chan arrival) // what an idle client receives
-	dropped := journal{out: r.samples}
+	idle := make(chan arrival) // from which idle clients receive
+	dropped := sampleBuffer{out: r.samples}
 	var clients sync.WaitGroup
 	defer clients.Wait()
 	defer dropped.flush()
@@ -254,7 +254,7 @@ func (r *run) sendAtRate(ctx context.Context) {
 	}
 }
 
-// admit says whether a request may begin at this time, and counts it if so.
+// admit reports whether a request may start at this time, and counts it if so.
 func (r *run) admit(at time.Duration) bool {
 	if at >= r.end {
 		return false

@@ -19,11 +19,11 @@ const (
 const (
 	plotWidth     = 900
 	plotHeight    = 360 // of each of the two charts
-	pointsPerNine = 50  // from 90 to 99 %, from 99 to 99.9 %, ...
+	pointsPerNine = 50  // from 90 to 99 %, from 99 to 99.9 % and so on
 )
 
-// WritePlot draws two charts as an SVG or PNG picture: the latencies by percentile, on a scale that gives 90 to 99 % as
-// much room as 99 to 99.9 %, and the good answers in each second of the window.
+// WritePlot draws two charts as an SVG or PNG image: the latency by percentile, on a scale with the same distance from 90
+// to 99 % as from 99 to 99.9 %, and the good responses in each second of the window.
 func (r *Result) WritePlot(to io.Writer, format string) error {
 	painter := charts.NewPainter(charts.PainterOptions{OutputFormat: format, Width: plotWidth, Height: 2 * plotHeight})
 	upper := painter.Child(charts.PainterBoxOption(charts.NewBox(0, 0, plotWidth, plotHeight)))
@@ -31,16 +31,16 @@ func (r *Result) WritePlot(to io.Writer, format string) error {
 	if err := errors.Join(r.plotLatency(upper), r.plotThroughput(lower)); err != nil {
 		return fmt.Errorf("plot: %w", err)
 	}
-	picture, err := painter.Bytes()
+	image, err := painter.Bytes()
 	if err != nil {
 		return fmt.Errorf("plot: %w", err)
 	}
-	_, err = to.Write(picture)
+	_, err = to.Write(image)
 	return err
 }
 
-// plotLatency draws latencies at equal steps of log10(1/(1-q)), for which an axis of equal steps is logarithmic. The
-// axis has a nine for each digit of the number of answers, since more nines would tell of no answer.
+// plotLatency draws latencies at equal steps of log10(1/(1-q)), which makes an axis with equal steps logarithmic. The
+// axis has one nine for each digit of the number of responses, since more nines would describe less than one response.
 func (r *Result) plotLatency(painter *charts.Painter) error {
 	nines := len(strconv.Itoa(max(r.Good-1, 1)))
 	var latencies []float64
@@ -55,15 +55,15 @@ func (r *Result) plotLatency(painter *charts.Painter) error {
 	return painter.LineChart(option)
 }
 
-// plotThroughput leaves out the part of a second that the window may end with: it would look like a fall.
+// plotThroughput omits the incomplete second at the end of the window, which would look like a drop.
 func (r *Result) plotThroughput(painter *charts.Painter) error {
-	var answers []float64
+	var responses []float64
 	var labels []string
 	for second, n := range r.Throughput[:min(max(int(r.Seconds), 1), len(r.Throughput))] {
-		answers = append(answers, float64(n))
+		responses = append(responses, float64(n))
 		labels = append(labels, strconv.Itoa(second+1))
 	}
-	return painter.LineChart(lineChart("good answers in each second", answers, labels))
+	return painter.LineChart(lineChart("good responses in each second", responses, labels))
 }
 
 func lineChart(title string, values []float64, labels []string) charts.LineChartOption {

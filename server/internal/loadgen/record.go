@@ -6,50 +6,50 @@ import (
 	"github.com/HdrHistogram/hdrhistogram-go"
 )
 
-// A sample is what a client saw of one request.
+// A sample is what a client observed of one request.
 type sample struct {
-	intended, sent, ended time.Duration // since the run's start
-	status                int           // 0: there was no answer
-	failure               string        // why it isn't a good answer, if the status doesn't tell
+	intended, sent, ended time.Duration // since the start of the run
+	status                int           // 0: no response
+	failure               string        // why the response isn't good, if its status is 2xx or there is none
 	timing                string        // the Server-Timing header
 }
 
 func (s *sample) isSuccess() bool { return s.status >= 200 && s.status <= 299 }
 func (s *sample) isGood() bool    { return s.isSuccess() && s.failure == "" }
 
-// notSent is the failure of a request for which there was no room in flight.
-const notSent = "not sent: too many were in flight"
+// notSent is the failure of a request that would have exceeded MaxInFlight.
+const notSent = "not sent: too many requests in flight"
 
-// A journal collects the samples of one goroutine and hands them over in bundles, so that recording one takes no lock.
-// A histogram for each client, merged in the end, would need none either, but takes 200 KB a client, for the latency
-// alone, and could not be read for the progress.
-type journal struct {
+// A sampleBuffer collects the samples of one goroutine and passes them on in batches, so that adding one takes no lock.
+// Rejected: a histogram for each client, merged at the end. It takes no lock either, but 200 KB per client for the
+// latency alone, and progress couldn't be read from it.
+type sampleBuffer struct {
 	out     chan<- []sample
 	samples []sample
-	handed  time.Duration
+	flushed time.Duration
 }
 
 const (
-	bundleSize = 64
-	bundleAge  = 100 * time.Millisecond
+	bufferSize = 64
+	bufferAge  = 100 * time.Millisecond
 )
 
-func (j *journal) add(s sample) {
-	j.samples = append(j.samples, s)
-	if len(j.samples) == bundleSize || s.ended-j.handed > bundleAge {
-		j.handed = s.ended
-		j.flush()
+func (b *sampleBuffer) add(s sample) {
+	b.samples = append(b.samples, s)
+	if len(b.samples) == bufferSize || s.ended-b.flushed > bufferAge {
+		b.flushed = s.ended
+		b.flush()
 	}
 }
 
-func (j *journal) flush() {
-	if len(j.samples) > 0 {
-		j.out <- j.samples
-		j.samples = nil
+func (b *sampleBuffer) flush() {
+	if len(b.samples) > 0 {
+		b.out <- b.samples
+		b.samples = nil
 	}
 }
 
-// A record is all that is known of a run. One goroutine writes it.
+// A record holds everything that was measured in a run. One goroutine writes it.
 type record struct {
 	begin, end time.Duration // of the window
 
@@ -60,53 +60,53 @@ type record struct {
 	errors         map[string]int
 	batches        map[int]int
 	stages         map[string]*hdrhistogram.Histogram
-	arrived        []int // good answers in each second of the window, those to requests of the warm-up too
+	throughput     []int // good responses in each second of the window, to requests of the warm-up too
 
-	lately     *hdrhistogram.Histogram // latencies since the last progress
-	latelyGood int
+	recent     *hdrhistogram.Histogram // latencies since the last progress
+	recentGood int
 }
 
 func newRecord(begin, end time.Duration) *record {
 	return &record{
 		begin: begin, end: end,
-		latency: newHistogram(), late: newHistogram(), lately: newHistogram(),
+		latency: newHistogram(), late: newHistogram(), recent: newHistogram(),
 		statuses: map[int]int{}, errors: map[string]int{}, batches: map[int]int{},
 		stages: map[string]*hdrhistogram.Histogram{},
 	}
 }
 
-// newHistogram is one for times in microseconds, to three digits. A request lasts for MaxDuration at most, and so does
-// what it may be late by.
+// newHistogram returns a histogram of times in microseconds, with three digits. A request takes at most MaxDuration and is
+// at most that late.
 func newHistogram() *hdrhistogram.Histogram {
 	return hdrhistogram.New(1, (2 * MaxDuration).Microseconds(), 3)
 }
 
-// observe adds a time; those that no clock should tell, such as a server's of a thousand hours, count as the longest.
+// observe adds a time. It counts one beyond the range, which a faulty server may report, as the longest.
 func observe(h *hdrhistogram.Histogram, d time.Duration) {
-	_ = h.RecordValue(min(max(d.Microseconds(), 0), h.HighestTrackableValue())) // fails out of this range only
+	_ = h.RecordValue(min(max(d.Microseconds(), 0), h.HighestTrackableValue())) // can fail only outside of this range
 }
 
-// collect adds samples until there are no more. progress is called once a second.
+// collect adds samples until their channel is closed. It calls progress once a second.
 func (r *record) collect(samples <-chan []sample, elapsed func() time.Duration, progress func(Progress)) {
 	ticker := time.NewTicker(time.Second)
 	defer ticker.Stop()
 	last := time.Duration(0)
 	for {
 		select {
-		case bundle, more := <-samples:
-			if !more {
+		case batch, ok := <-samples:
+			if !ok {
 				return
 			}
-			for i := range bundle {
-				r.add(&bundle[i])
+			for i := range batch {
+				r.add(&batch[i])
 			}
 		case <-ticker.C:
 			now := elapsed()
 			if progress != nil {
 				progress(r.progress(now, now-last))
 			}
-			r.lately.Reset()
-			r.latelyGood, last = 0, now
+			r.recent.Reset()
+			r.recentGood, last = 0, now
 		}
 	}
 }
@@ -114,10 +114,10 @@ func (r *record) collect(samples <-chan []sample, elapsed func() time.Duration, 
 func (r *record) add(s *sample) {
 	latency := s.ended - s.intended
 	if s.isGood() {
-		observe(r.lately, latency)
-		r.latelyGood++
+		observe(r.recent, latency)
+		r.recentGood++
 		if s.ended >= r.begin && s.ended < r.end {
-			r.arrive(s.ended - r.begin)
+			r.countThroughput(s.ended - r.begin)
 		}
 	}
 	if s.intended < r.begin {
@@ -139,16 +139,16 @@ func (r *record) add(s *sample) {
 	}
 }
 
-// arrive counts a good answer in its second of the window.
-func (r *record) arrive(at time.Duration) {
+// countThroughput counts a good response in its second of the window.
+func (r *record) countThroughput(at time.Duration) {
 	second := int(at / time.Second)
-	for len(r.arrived) <= second {
-		r.arrived = append(r.arrived, 0)
+	for len(r.throughput) <= second {
+		r.throughput = append(r.throughput, 0)
 	}
-	r.arrived[second]++
+	r.throughput[second]++
 }
 
-// maxTexts bounds how many texts and stages are told apart; a server could invent new ones for ever.
+// maxTexts limits the number of different texts and stages, since a server could send new ones for ever.
 const maxTexts = 100
 
 func countText(counts map[string]int, text string) {
@@ -158,7 +158,7 @@ func countText(counts map[string]int, text string) {
 	counts[text]++
 }
 
-// addTiming adds what the server said of its stages and of the batch.
+// addTiming adds the stages and the batch size of a Server-Timing header.
 func (r *record) addTiming(header string) {
 	for header != "" {
 		var m metric
@@ -177,26 +177,25 @@ func (r *record) addTiming(header string) {
 			h = newHistogram()
 			r.stages[m.name] = h
 		}
-		observe(h, m.took)
+		observe(h, m.duration)
 	}
 }
 
-// Progress is how a run stands. Requests that began in the warm-up count in the last second's figures only.
+// Progress is the state of a run. Requests that started in the warm-up count only in the figures of the last second.
 type Progress struct {
 	Elapsed                time.Duration // since the start
 	WarmingUp              bool
-	Requests, Good, Failed int // of the window so far
-	// Of the last second: good answers a second, and their latencies.
-	Goodput  float64
-	P50, P99 time.Duration
+	Requests, Good, Failed int           // of the window so far
+	Goodput                float64       // good responses per second in the last second
+	P50, P99               time.Duration // latencies of those
 }
 
 func (r *record) progress(now, since time.Duration) Progress {
 	return Progress{
 		Elapsed: now, WarmingUp: now < r.begin,
 		Requests: r.requests, Good: r.good, Failed: r.requests - r.good,
-		Goodput: float64(r.latelyGood) / since.Seconds(),
-		P50:     time.Duration(r.lately.ValueAtQuantile(50)) * time.Microsecond,
-		P99:     time.Duration(r.lately.ValueAtQuantile(99)) * time.Microsecond,
+		Goodput: float64(r.recentGood) / since.Seconds(),
+		P50:     time.Duration(r.recent.ValueAtQuantile(50)) * time.Microsecond,
+		P99:     time.Duration(r.recent.ValueAtQuantile(99)) * time.Microsecond,
 	}
 }

@@ -40,10 +40,10 @@ func (r *Result) writeCounts(b *strings.Builder) {
 	for _, text := range slices.Sorted(maps.Keys(r.Errors)) {
 		row("error", "%d: %s", r.Errors[text], text)
 	}
-	_ = columns.Flush() // a strings.Builder takes everything
+	_ = columns.Flush() // writing to a strings.Builder can't fail
 }
 
-// counts writes "1: 20, 2: 400", by the keys' order.
+// counts returns a text such as "1: 20, 2: 400", sorted by key.
 func counts(of map[int]int) string {
 	var parts []string
 	for _, key := range slices.Sorted(maps.Keys(of)) {
@@ -70,20 +70,21 @@ func (r *Result) writeTimes(b *strings.Builder) {
 	_ = columns.Flush()
 }
 
-// writeVerdict says whether the figures are to be trusted.
+// writeVerdict writes whether the figures can be trusted.
 func (r *Result) writeVerdict(b *strings.Builder) {
 	fmt.Fprintln(b)
 	if r.Interrupted {
-		fmt.Fprintf(b, "Interrupted; %d requests that waited for their answers aren't counted.\n", r.CutOff)
+		fmt.Fprintf(b, "Interrupted; %d requests in flight aren't counted.\n", r.CutOff)
 	}
 	what := requests
 	if r.Mode == Closed {
 		what = wakeUps
 	}
-	fmt.Fprintf(b, "The load generator took %.1f %% of the cores; ", 100*r.Behind.CPUShare)
-	fmt.Fprintf(b, "%d %s were more than %.0f ms late, the worst %.1f ms.\n", r.Behind.Late, what, r.Behind.LimitMs, r.Behind.WorstMs)
-	if r.Behind.FellBehind {
-		fmt.Fprintf(b, "IT FELL BEHIND, so the figures don't tell what the server can do: %s.\n", r.Behind.Why)
+	s := &r.Saturation
+	fmt.Fprintf(b, "The load generator used %.1f %% of the cores; %d %s were more than %.0f ms late, the worst by %.1f ms.\n",
+		100*s.CPUShare, s.Late, what, s.LimitMs, s.WorstMs)
+	if s.FellBehind {
+		fmt.Fprintf(b, "IT FELL BEHIND, so these figures don't show what the server can do: %s.\n", s.Reason)
 	}
 }
 

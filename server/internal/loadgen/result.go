@@ -13,29 +13,29 @@ const (
 	Open   = "open"
 )
 
-// A Result is what a run measured. It counts the requests that began in the window (in an open loop: were to begin),
-// whenever their answers came. Each is good, or has another status than 2xx, or an error.
+// A Result holds the measurements of a run. It counts the requests whose start (in an open loop: intended start) is in the
+// window, whenever their responses arrived. Each is good, or has another status than 2xx, or an error.
 type Result struct {
 	URL      string  `json:"url"`
 	Mode     string  `json:"mode"`
 	Clients  int     `json:"clients"` // 0 in an open loop
-	Rate     float64 `json:"rate"`    // requests a second; 0 in a closed loop
-	Seconds  float64 `json:"seconds"` // the window's length
+	Rate     float64 `json:"rate"`    // requests per second; 0 in a closed loop
+	Seconds  float64 `json:"seconds"` // length of the window
 	Requests int     `json:"requests"`
 	Good     int     `json:"good"`
-	// Goodput is the good answers that came within the window, divided by its length. Those to requests that began in
-	// the warm-up are among them, as those to the window's last requests are not.
+	// Goodput is the number of good responses that arrived in the window, divided by its length. It includes responses to
+	// requests of the warm-up, and not those to the last requests of the window.
 	Goodput  float64        `json:"goodput"`
-	Statuses map[int]int    `json:"statuses"` // of all answers, 2xx too
+	Statuses map[int]int    `json:"statuses"` // of all responses, 2xx included
 	Errors   map[string]int `json:"errors"`
-	Latency  Latency        `json:"latency_ms"` // of good answers
-	// BatchSizes counts good answers by the size of the batch that they were part of; empty if the server doesn't tell.
+	Latency  Latency        `json:"latency_ms"` // of good responses
+	// BatchSizes counts good responses by the size of their batch; empty if the server doesn't report it.
 	BatchSizes map[int]int      `json:"batch_sizes"`
-	Stages     map[string]Stage `json:"stages_ms"` // by the server's names for them; empty if it doesn't tell
-	Behind     Behind           `json:"behind"`
-	// Throughput is the good answers that came in each second of the window; the last one may be a part of a second.
+	Stages     map[string]Stage `json:"stages_ms"` // by the server's names; empty if it doesn't report them
+	Saturation Saturation       `json:"behind"`
+	// Throughput is the number of good responses in each second of the window; the last second may be incomplete.
 	Throughput []int `json:"throughput"`
-	// Interrupted: the context ended first. CutOff requests hadn't been answered then, and aren't counted.
+	// Interrupted: the context ended first. CutOff requests were in flight then, and aren't counted.
 	Interrupted bool `json:"interrupted"`
 	CutOff      int  `json:"cut_off"`
 
@@ -53,21 +53,21 @@ type Latency struct {
 	Max  float64 `json:"max"`
 }
 
-// Stage is a distribution of the times that a stage of the server took, in milliseconds.
+// Stage is a distribution of the durations of a stage of the server, in milliseconds.
 type Stage struct {
 	Mean float64 `json:"mean"`
 	P50  float64 `json:"p50"`
 	P99  float64 `json:"p99"`
 }
 
-// result puts together what a run recorded. ended is when the last answer was there.
-func (r *run) result(record *record, w watch, ended time.Duration, interrupted bool) *Result {
+// result returns the result of a run. ended is when the last response had arrived.
+func (r *run) result(record *record, self selfMeasurement, ended time.Duration, interrupted bool) *Result {
 	window := r.window(record, ended, interrupted)
 	result := &Result{
 		URL: r.config.URL, Mode: Closed, Clients: r.config.Clients,
 		Seconds: window.Seconds(), Requests: record.requests, Good: record.good,
 		Statuses: record.statuses, Errors: record.errors, Latency: latencyOf(record.latency),
-		BatchSizes: record.batches, Stages: map[string]Stage{}, Throughput: record.arrived,
+		BatchSizes: record.batches, Stages: map[string]Stage{}, Throughput: record.throughput,
 		Interrupted: interrupted, CutOff: int(r.cutOff.Load()),
 		latency: record.latency,
 	}
@@ -84,18 +84,18 @@ func (r *run) result(record *record, w watch, ended time.Duration, interrupted b
 		result.Goodput = round(result.Goodput / window.Seconds())
 	}
 	e := evidence{
-		late: w.late, what: wakeUps, median: time.Duration(record.latency.ValueAtQuantile(50)) * time.Microsecond,
-		notSent: record.errors[notSent], cpu: w.cpu, beside: r.target.beside.Load(),
+		late: self.late, what: wakeUps, median: time.Duration(record.latency.ValueAtQuantile(50)) * time.Microsecond,
+		notSent: record.errors[notSent], cpu: self.cpu, sameHost: r.target.sameHost.Load(),
 	}
 	if r.config.open() {
 		result.Mode, result.Clients, result.Rate = Open, 0, r.config.Rate
 		e.late, e.what = record.late, requests
 	}
-	result.Behind = e.judge()
+	result.Saturation = e.judge()
 	return result
 }
 
-// window is how long the window was in fact.
+// window returns the actual length of the window.
 func (r *run) window(record *record, ended time.Duration, interrupted bool) time.Duration {
 	switch {
 	case interrupted:
@@ -117,7 +117,7 @@ func latencyOf(h *hdrhistogram.Histogram) Latency {
 
 func mean(h *hdrhistogram.Histogram) float64 { return round(h.Mean() / 1000) }
 
-// quantile is in milliseconds; it takes percent.
+// quantile returns milliseconds for a percentage.
 func quantile(h *hdrhistogram.Histogram, percent float64) float64 {
 	return float64(h.ValueAtQuantile(percent)) / 1000
 }
@@ -128,5 +128,5 @@ func longest(h *hdrhistogram.Histogram) time.Duration {
 
 func inMs(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
-// round leaves three digits after the point.
+// round rounds to three decimal places.
 func round(x float64) float64 { return math.Round(x*1000) / 1000 }

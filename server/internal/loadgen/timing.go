@@ -6,17 +6,17 @@ import (
 	"time"
 )
 
-// A metric is an entry of a Server-Timing header (W3C Server Timing): a name with a duration, as `decode;dur=1.2` has
-// one in milliseconds, or a description, as `batch;desc="2"` has one.
+// A metric is an entry of a Server-Timing header (W3C Server Timing): a name with a duration in milliseconds, such as
+// `decode;dur=1.2`, or with a description, such as `batch;desc="2"`.
 type metric struct {
-	name  string
-	timed bool // it has a duration
-	took  time.Duration
-	size  int // the description, if it is a number
+	name     string
+	timed    bool // it has a duration
+	duration time.Duration
+	size     int // the description, if it is a number
 }
 
-// nextMetric reads the header's first entry and returns what comes after it. Of an entry that can't be read only the
-// name is told. Quoted texts are taken to have no commas and semicolons, as torchherd's have none.
+// nextMetric parses the first entry of a header and returns the rest of the header. If the entry is invalid, only its
+// name is set. Commas and semicolons in quoted strings aren't supported: torchherd sends none.
 func nextMetric(header string) (m metric, rest string) {
 	entry, rest, _ := strings.Cut(header, ",")
 	name, parameters, _ := strings.Cut(entry, ";")
@@ -30,7 +30,7 @@ func nextMetric(header string) (m metric, rest string) {
 			ms, err := strconv.ParseFloat(value, 64)
 			const longest = float64(2 * MaxDuration / time.Millisecond)
 			if err == nil && ms >= 0 && ms <= longest {
-				m.timed, m.took = true, time.Duration(ms*float64(time.Millisecond))
+				m.timed, m.duration = true, time.Duration(ms*float64(time.Millisecond))
 			}
 		case "desc":
 			m.size, _ = strconv.Atoi(strings.Trim(value, `"`))

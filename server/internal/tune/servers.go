@@ -40,7 +40,7 @@ func (s *Servers) Measure(ctx context.Context, settings Settings, sending func(l
 	}
 	m := Measurement{
 		ImagesPerSecond: result.Goodput, P50: result.Latency.P50, P99: result.Latency.P99,
-		Threads: server.threads, CUDA: strings.HasPrefix(server.device, "cuda"), FellBehind: result.Behind.Why,
+		Threads: server.threads, CUDA: strings.HasPrefix(server.device, "cuda"), FellBehind: result.Saturation.Reason,
 	}
 	m.PSNR, err = s.compare(ctx, server.url, settings.Precision)
 	if err != nil {
