@@ -6,31 +6,41 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/torchherd/torchherd/internal/goldens"
 	"github.com/torchherd/torchherd/server/internal/tune"
 )
 
-// A tuning is a running `torchherd tune`. It and its servers are a process group of their own.
+// A tuning is a running `torchherd tune`. It and its servers form a process group.
 type tuning struct {
 	t       *testing.T
 	process *exec.Cmd
 	out     bytes.Buffer
-	stderr  []string // lines that were read
+	stderr  []string // lines read so far
 	lines   *bufio.Scanner
 }
 
 func startTune(t *testing.T, arguments ...string) *tuning {
 	t.Helper()
+	return startTuneWith(t, nil, arguments...)
+}
+
+// startTuneWith is startTune with files that the process and its servers inherit.
+func startTuneWith(t *testing.T, files []*os.File, arguments ...string) *tuning {
+	t.Helper()
 	tu := &tuning{t: t, process: exec.Command(os.Args[0], append([]string{"tune"}, arguments...)...)}
 	tu.process.Env = append(os.Environ(), beTheCommand+"=1")
+	tu.process.ExtraFiles = files
 	tu.process.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	tu.process.Stdout = &tu.out
 	stderr, err := tu.process.StderrPipe()
@@ -52,10 +62,10 @@ func startTune(t *testing.T, arguments ...string) *tuning {
 	return tu
 }
 
-// kill ends the whole group, if there is anything left of it.
+// kill kills all processes of the group.
 func (tu *tuning) kill() { _ = syscall.Kill(-tu.process.Process.Pid, syscall.SIGKILL) }
 
-// await reads stderr up to a line that has this text.
+// await reads stderr up to a line that contains this text.
 func (tu *tuning) await(text string) {
 	tu.t.Helper()
 	for tu.lines.Scan() {
@@ -64,10 +74,10 @@ func (tu *tuning) await(text string) {
 			return
 		}
 	}
-	tu.t.Fatalf("it ended without saying %q", text)
+	tu.t.Fatalf("tune exited without printing %q", text)
 }
 
-// wait waits for the end and returns the exit status. No server may be left then.
+// wait waits for the process and returns its exit status. No server may be left then.
 func (tu *tuning) wait() int {
 	tu.t.Helper()
 	for tu.lines.Scan() {
@@ -79,24 +89,24 @@ func (tu *tuning) wait() int {
 		tu.t.Fatal(err)
 	}
 	if err := syscall.Kill(-tu.process.Process.Pid, 0); !errors.Is(err, syscall.ESRCH) {
-		tu.t.Errorf("a process of its group is left: %v", err)
+		tu.t.Errorf("a process of the group is still running: %v", err)
 	}
 	return tu.process.ProcessState.ExitCode()
 }
 
-// expect compares the end with a status and parts of what was printed.
+// expect compares the exit status, and looks for texts in stdout and stderr.
 func (tu *tuning) expect(status int, out, stderr string) {
 	tu.t.Helper()
 	if got := tu.wait(); got != status || !strings.Contains(tu.out.String(), out) ||
 		!strings.Contains(strings.Join(tu.stderr, "\n"), stderr) {
-		tu.t.Errorf("status %d instead of %d, or no %q or %q", got, status, out, stderr)
+		tu.t.Errorf("got status %d, want %d with %q and %q", got, status, out, stderr)
 	}
 }
 
-// short makes rounds as small as they get.
+// short makes rounds as small as possible.
 var short = []string{"--duration=1ms", "--budget=5m", "--clients=2"}
 
-// The whole command against real servers; then a server by the command line that it found.
+// The whole command with real servers, then a server with the command line that it printed.
 func TestTune(t *testing.T) {
 	t.Parallel()
 	settings := filepath.Join(t.TempDir(), "model.yaml")
@@ -107,13 +117,13 @@ func TestTune(t *testing.T) {
 	}
 	r := readTuning(t, tu.out.Bytes())
 	written, err := os.ReadFile(settings)
-	taken := r.Taken.Settings
+	chosen := r.Chosen.Settings
 	want := fmt.Sprintf("# mine\nquality: 90\nmax-batch-size: %s # for now\ninstances: %s\nthreads: %s\nprecision: %s\ncuda-graphs: false\nmax-wait: %s\nmax-queue-size: 3\n",
-		taken["max-batch-size"], taken["instances"], taken["threads"], taken["precision"], taken["max-wait"])
+		chosen["max-batch-size"], chosen["instances"], chosen["threads"], chosen["precision"], chosen["max-wait"])
 	if err != nil || string(written) != want {
-		t.Errorf("%v, written was %s instead of %s", err, written, want)
+		t.Errorf("wrote %s, %v, want %s", written, err, want)
 	}
-	if r.BudgetSpent || r.Interrupted || !r.MetTarget || r.SpeedUp <= 0 || r.Taken.Rounds != 3 {
+	if r.BudgetSpent || r.Interrupted || !r.MetTarget || r.SpeedUp <= 0 || r.Chosen.Rounds != 3 {
 		t.Errorf("%+v", r)
 	}
 	var tried []string
@@ -140,11 +150,11 @@ func TestTune(t *testing.T) {
 	expectImage(t, start(t, c[2:]...).put(photograph(t, "jpeg-small.jpg")))
 }
 
-// A tuningResult is tune.Result as its JSON has it: with flags in the place of settings.
+// A tuningResult is tune.Result as its JSON has it, with settings as text.
 type tuningResult struct {
 	tune.Result
 	Trials []tuningTrial `json:"trials"`
-	Taken  tuningTrial   `json:"taken"`
+	Chosen tuningTrial   `json:"taken"`
 }
 
 type tuningTrial struct {
@@ -163,57 +173,59 @@ func readTuning(t *testing.T, text []byte) *tuningResult {
 	return r
 }
 
-// A file that can't be written to is told of before the time is spent.
-func TestTuneRefusesWrongSettings(t *testing.T) {
+// An invalid file is reported before the search.
+func TestTuneRefusesAnInvalidFile(t *testing.T) {
 	t.Parallel()
 	settings := filepath.Join(t.TempDir(), "model.yaml")
 	putFile(t, settings, []byte("qualty: 90\n"))
-	startTune(t, append(short, "--write", settings, module("negate.pt"))...).expect(1, "", settings+": line 1: there is no setting \"qualty\"; is quality meant?")
+	startTune(t, append(short, "--write", settings, module("negate.pt"))...).expect(1, "", settings+": line 1: unknown setting \"qualty\"; did you mean quality?")
 }
 
-func TestTuneAModelThatCantBeServed(t *testing.T) {
+func TestTuneModelThatCantBeServed(t *testing.T) {
 	t.Parallel()
 	tu := startTune(t, append(short, module("checkpoint.pth"))...)
 	tu.expect(1, "", "torchherd: can't serve "+module("checkpoint.pth"))
 	if tu.out.Len() > 0 || !strings.Contains(tu.stderr[len(tu.stderr)-1], "export it") {
-		t.Error("serve's own reason isn't the last line")
+		t.Error("the last line isn't the reason that serve gave")
 	}
 }
 
-// A model that answers no picture of those that are sent, though it can be loaded.
-func TestTuneAModelThatFails(t *testing.T) {
+// The model can be loaded, but every image that is sent fails.
+func TestTuneWithImagesThatFail(t *testing.T) {
 	t.Parallel()
 	tu := startTune(t, append(short, "--picture", photographPath("jpeg-gray.jpg"), module("negate.pt"))...)
-	tu.expect(1, "", "pictures failed: status 422")
+	tu.expect(1, "", "images failed: status 422")
 }
 
-// A model that takes single pictures only, and an aim that nothing can reach: the defaults are a row with the reason,
-// and the nearest settings are printed.
+// The model accepts only single images, and no settings can meet the target: the defaults are a row with the reason, and
+// the closest settings are printed. The path is long, which must not hide the reason, and a shell needs it quoted.
 func TestTuneMissesTheTarget(t *testing.T) {
 	t.Parallel()
-	tu := startTune(t, append(short, "--clients=1", "--target-p99=1us", "--quiet", module("no_batch_two.pt"))...)
-	tu.expect(3, "No settings keep the p99 at 1µs or below with 1 clients", "no settings keep to --target-p99 1µs")
+	model := filepath.Join(t.TempDir(), "models of Jürgen", strings.Repeat("x", 100), "no_batch_two.pt")
+	putFile(t, model, goldens.Read(t, "modules/no_batch_two.pt"))
+	tu := startTune(t, append(short, "--clients=1", "--target-p99=1us", "--quiet", model)...)
+	tu.expect(3, "No settings keep the p99 at or below 1µs with 1 clients", "no settings meet --target-p99 1µs")
 	for _, part := range []string{
-		"the warm-up with 2 picture(s)", "The defaults can't be used",
-		"serve " + module("no_batch_two.pt") + " --max-batch-size 1",
+		"can't serve …/no_batch_two.pt: ", "the warm-up with 2 image(s)", "The defaults can't be used",
+		"serve '" + model + "' --max-batch-size 1",
 	} {
 		if !strings.Contains(tu.out.String(), part) {
 			t.Errorf("no %q", part)
 		}
 	}
 	if len(tu.stderr) != 1 {
-		t.Errorf("--quiet isn't: %q", tu.stderr)
+		t.Errorf("--quiet printed %q", tu.stderr)
 	}
 }
 
-// A signal ends the server that is running, be it while it starts or while it works, and what is known is printed.
+// A signal stops the running server, whether it is starting or ready, and the results so far are printed.
 func TestTuneInterrupted(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		at     string
 		signal syscall.Signal
 	}{
-		{"round 1: defaults: ", interrupt}, // that it is done, so the next server is being started
+		{"round 1: defaults: ", interrupt}, // its second line: it is done, and the next server is starting
 		{"round 2: --max-batch-size 1: sending", terminate},
 	} {
 		tu := startTune(t, append(short, "--duration=300ms", module("negate.pt"))...)
@@ -222,12 +234,12 @@ func TestTuneInterrupted(t *testing.T) {
 		if err := tu.process.Process.Signal(test.signal); err != nil {
 			t.Fatal(err)
 		}
-		tu.expect(0, "Interrupted; this is what was known by then.", "")
+		tu.expect(0, "Interrupted; these are the results so far.", "")
 	}
 }
 
-// A terminal sends its Ctrl-C to the whole group, the server included.
-func TestTuneInterruptedByATerminal(t *testing.T) {
+// A terminal sends SIGINT to the whole group, the server included.
+func TestTuneInterruptedByTheTerminal(t *testing.T) {
 	t.Parallel()
 	tu := startTune(t, "--duration=1h", "--budget=2h", module("negate.pt"))
 	tu.await("round 1: defaults: sending")
@@ -235,4 +247,31 @@ func TestTuneInterruptedByATerminal(t *testing.T) {
 		t.Fatal(err)
 	}
 	tu.expect(1, "", "interrupted before anything was measured")
+}
+
+// A server must not outlive tune, even if that is killed. The server inherits a pipe, whose reading end sees the end of
+// the file when the server has exited.
+func TestServerEndsWithTune(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux can end a process together with its parent")
+	}
+	reading, writing, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = reading.Close() }()
+	// In the server, the pipe of its readiness replaces the first descriptor.
+	tu := startTuneWith(t, []*os.File{writing, writing}, "--duration=1h", "--budget=2h", module("negate.pt"))
+	_ = writing.Close()
+	tu.await("round 1: defaults: sending")
+	if err := tu.process.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := reading.SetReadDeadline(time.Now().Add(limit)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := reading.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("the server is still running: %v", err)
+	}
+	_ = tu.process.Wait()
 }

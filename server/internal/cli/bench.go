@@ -17,51 +17,51 @@ import (
 
 // Bench is the subcommand bench.
 type Bench struct {
-	URL string `arg:"" name:"url" help:"Where to send pictures, such as http://localhost:8000/image; any server that answers a picture."`
+	URL string `arg:"" name:"url" help:"Where to send images, such as http://localhost:8000/image. Any server that responds with an image works."`
 
 	Method string   `default:"PUT" enum:"PUT,POST" help:"PUT or POST." group:"Requests"`
-	Image  []string `name:"picture" sep:"none" type:"existingfile" help:"File to send; may be given again, they are sent in turn. Without it, a JPEG of 590x480." placeholder:"FILE" group:"Requests"`
+	Image  []string `name:"picture" sep:"none" type:"existingfile" help:"Image file to send; repeat the flag to send several in turn. Without it, a 590x480 JPEG." placeholder:"FILE" group:"Requests"`
 
-	Clients     int     `default:"16" help:"Closed loop: clients, of which each sends its next request when it has its answer." group:"Load"`
-	Rate        float64 `default:"0" help:"Open loop: requests a second, at random times (Poisson) whatever the server does; latencies count from the intended start. 0: closed loop." group:"Load"`
-	MaxInFlight int     `default:"4096" help:"Open loop: requests that wait for answers at most; more aren't sent and count as failed." group:"Load"`
-	Seed        uint64  `default:"1" help:"Open loop: chooses the times." group:"Load"`
+	Clients     int     `default:"16" help:"Closed loop: number of clients; each sends its next request after the response to the last one." group:"Load"`
+	Rate        float64 `default:"0" help:"Open loop: mean requests per second, at random times (Poisson) whatever the server does; latencies count from the intended start. 0: closed loop." group:"Load"`
+	MaxInFlight int     `default:"4096" help:"Open loop: maximum number of requests in flight; more aren't sent and count as failed." group:"Load"`
+	Seed        uint64  `default:"1" help:"Open loop: seed of the random times." group:"Load"`
 
 	Duration       time.Duration `default:"10s" help:"How long to measure, up to 1h." group:"Time"`
-	WarmUp         time.Duration `default:"1s" help:"How long to send before that; requests that begin in it aren't counted." group:"Time"`
-	Requests       int           `default:"0" help:"End when so many requests were counted and answered; 0: no limit." group:"Time"`
+	WarmUp         time.Duration `default:"1s" help:"How long to send before measuring; requests that start in it aren't counted." group:"Time"`
+	Requests       int           `default:"0" help:"End when this many requests have been counted and completed; 0: no limit." group:"Time"`
 	RequestTimeout time.Duration `default:"1m" help:"Time limit of a request." group:"Time"`
 
-	JSON  string `name:"json" help:"Write the result as JSON, - to stdout in place of the report." placeholder:"FILE" group:"Output"`
-	Plot  string `help:"Draw latencies by percentile, and the throughput over time, as .svg or .png." placeholder:"FILE" group:"Output"`
-	Quiet bool   `help:"No progress on stderr." group:"Output"`
+	JSON  string `name:"json" help:"Write the result as JSON; -: to stdout instead of the report." placeholder:"FILE" group:"Output"`
+	Plot  string `help:"Plot latency by percentile and throughput over time, as .svg or .png." placeholder:"FILE" group:"Output"`
+	Quiet bool   `help:"Don't show progress on stderr." group:"Output"`
 }
 
-// fellBehindStatus is the exit status of a run whose load generator fell behind.
+// fellBehindStatus is the exit status if the load generator fell behind.
 const fellBehindStatus = 3
 
-// Help is what the help text says beside the flags.
+// Help returns the part of the help text that doesn't describe a flag.
 func (*Bench) Help() string {
-	return `An answer is good when its status is 2xx and its body a whole JPEG, PNG or WebP. Nothing is tried again.
+	return `A response is good if its status is 2xx and its body a complete JPEG, PNG or WebP. Requests aren't retried.
 
-The exit status is 1 when no answer was good, and 3 when the load generator fell behind: when more than 1 % of the
-requests were sent more than 10 ms late (or 5 % of the median latency, if that is more), when --max-in-flight was
-reached, or when the load generator took more than 25 % of the cores that it may use (75 % where the server is on
-another machine). In a closed loop no request can be late; there a clock counts that asks to be woken every 10 ms.
+The exit status is 1 if no response was good, and 3 if the load generator fell behind: if more than 1 % of the requests
+were sent more than 10 ms late (or 5 % of the median latency, if that is longer), if --max-in-flight was reached, or if
+the load generator used more than 25 % of the cores available to it (75 % if the server is on another machine). In a
+closed loop requests have no intended start to be late for; there a timer that fires every 10 ms takes their place.
 
-Ctrl-C ends the run; what was measured until then is printed.`
+Ctrl-C ends the run and prints the results so far.`
 }
 
-// Validate is called by kong: what it finds is a usage error.
+// Validate is called by kong, which reports its errors as usage errors.
 func (b *Bench) Validate() error {
 	if b.Plot != "" && plotFormat(b.Plot) == "" {
-		return fmt.Errorf("--plot %s: its name must end in .svg or .png", b.Plot)
+		return fmt.Errorf("--plot %s: the name must end in .svg or .png", b.Plot)
 	}
 	config := b.config()
 	return config.Validate()
 }
 
-// plotFormat is the format that a file's name asks for.
+// plotFormat returns the format that the extension of a file stands for, or "".
 func plotFormat(file string) string {
 	switch extension := filepath.Ext(file); extension {
 	case ".svg", ".png":
@@ -78,7 +78,7 @@ func (b *Bench) config() loadgen.Config {
 	}
 }
 
-// Run sends the load and tells what came of it.
+// Run sends the load and writes the result.
 func (b *Bench) Run(p program) error {
 	config := b.config()
 	var err error
@@ -87,15 +87,15 @@ func (b *Bench) Run(p program) error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	context.AfterFunc(ctx, stop) // a second signal ends the process
+	context.AfterFunc(ctx, stop) // so that a second signal ends the process
 
 	var progress func(loadgen.Progress)
-	ticker := newTicker(p.err)
+	line := newProgressLine(p.err)
 	if !b.Quiet {
-		progress = ticker.showProgress
+		progress = line.load
 	}
 	result, err := loadgen.Run(ctx, config, progress)
-	ticker.erase()
+	line.erase()
 	if err != nil {
 		return err
 	}
@@ -105,13 +105,13 @@ func (b *Bench) Run(p program) error {
 	return verdict(result)
 }
 
-// verdict is an error if the result isn't what was asked for.
+// verdict returns an error if the figures can't be used.
 func verdict(result *loadgen.Result) error {
 	switch {
 	case result.Saturation.FellBehind:
 		return &exitError{fellBehindStatus, "the load generator fell behind: " + result.Saturation.Reason}
 	case result.Good == 0 && !result.Interrupted:
-		return fmt.Errorf("none of %d requests to %s was answered by a picture", result.Requests, result.URL)
+		return fmt.Errorf("none of %d requests to %s got an image", result.Requests, result.URL)
 	}
 	return nil
 }
@@ -135,7 +135,7 @@ func (b *Bench) plot(result *loadgen.Result) error {
 	return writeFile(b.Plot, func(to io.Writer) error { return result.WritePlot(to, plotFormat(b.Plot)) })
 }
 
-// readFiles reads the pictures that are to be sent.
+// readFiles returns the contents of these files.
 func readFiles(names []string) ([][]byte, error) {
 	var files [][]byte
 	for _, name := range names {

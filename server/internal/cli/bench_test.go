@@ -15,8 +15,8 @@ import (
 	"github.com/torchherd/torchherd/server/internal/loadgen"
 )
 
-// pictureServer answers pictures with themselves.
-func pictureServer(t *testing.T) string {
+// echoServer starts a server that responds with the request body, and returns its URL.
+func echoServer(t *testing.T) string {
 	t.Helper()
 	server := httptest.NewServer(http.HandlerFunc(echo))
 	t.Cleanup(server.Close)
@@ -24,14 +24,14 @@ func pictureServer(t *testing.T) string {
 }
 
 func echo(w http.ResponseWriter, r *http.Request) {
-	picture, err := io.ReadAll(r.Body)
+	body, err := io.ReadAll(r.Body)
 	if err == nil {
-		_, _ = w.Write(picture)
+		_, _ = w.Write(body)
 	}
 }
 
-// expectStatus allows the status of a load generator that fell behind where the report says that it did: here it
-// shares its process with the server.
+// expectStatus compares a status with the result: 0, or fellBehindStatus if the load generator fell behind, as it may do
+// here because it shares its process with the server.
 func expectStatus(t *testing.T, status int, r *loadgen.Result) {
 	t.Helper()
 	want := 0
@@ -39,7 +39,7 @@ func expectStatus(t *testing.T, status int, r *loadgen.Result) {
 		want = fellBehindStatus
 	}
 	if status != want {
-		t.Errorf("status %d instead of %d: %+v", status, want, r.Saturation)
+		t.Errorf("got status %d, want %d: %+v", status, want, r.Saturation)
 	}
 }
 
@@ -55,7 +55,7 @@ func readResult(t *testing.T, text []byte) *loadgen.Result {
 func TestBenchWritesReportJSONAndPlot(t *testing.T) {
 	folder := t.TempDir()
 	file, plot := filepath.Join(folder, "result.json"), filepath.Join(folder, "plot.svg")
-	status, out, stderr := run("bench", pictureServer(t), "--quiet", "--clients=2", "--requests=20", "--warm-up=0s",
+	status, out, stderr := run("bench", echoServer(t), "--quiet", "--clients=2", "--requests=20", "--warm-up=0s",
 		"--picture", goldens.Path("pictures/jpeg-small.jpg"), "--picture", goldens.Path("pictures/png-rgb.png"),
 		"--json", file, "--plot", plot)
 	text, err := os.ReadFile(file)
@@ -72,8 +72,8 @@ func TestBenchWritesReportJSONAndPlot(t *testing.T) {
 	}
 }
 
-func TestBenchWritesJSONInPlaceOfTheReport(t *testing.T) {
-	status, out, _ := run("bench", pictureServer(t), "--json=-", "--quiet", "--rate=200", "--requests=10",
+func TestBenchWritesJSONInsteadOfTheReport(t *testing.T) {
+	status, out, _ := run("bench", echoServer(t), "--json=-", "--quiet", "--rate=200", "--requests=10",
 		"--warm-up=0s")
 	r := readResult(t, []byte(out))
 	expectStatus(t, status, r)
@@ -82,7 +82,7 @@ func TestBenchWritesJSONInPlaceOfTheReport(t *testing.T) {
 	}
 }
 
-func TestBenchWithoutGoodAnswersFails(t *testing.T) {
+func TestBenchWithoutGoodResponsesFails(t *testing.T) {
 	server := httptest.NewServer(http.NotFoundHandler())
 	server.Close()
 	status, out, err := run("bench", server.URL, "--quiet", "--clients=1", "--requests=2", "--warm-up=0s")
@@ -91,9 +91,9 @@ func TestBenchWithoutGoodAnswersFails(t *testing.T) {
 	}
 }
 
-func TestBenchThatFallsBehindSaysSo(t *testing.T) {
+func TestBenchReportsThatItFellBehind(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		_, _ = io.Copy(io.Discard, r.Body) // only then is it seen that the client leaves
+		_, _ = io.Copy(io.Discard, r.Body) // only then does the server notice that the client disconnects
 		<-r.Context().Done()
 	}))
 	defer server.Close()
@@ -140,16 +140,16 @@ func TestBenchHelp(t *testing.T) {
 	}
 }
 
-func TestProgressWithoutATerminalComesSeldom(t *testing.T) {
+func TestProgressWithoutATerminal(t *testing.T) {
 	var b strings.Builder
-	ticker := newTicker(&b)
+	line := newProgressLine(&b)
 	for second := range 12 {
-		ticker.showProgress(loadgen.Progress{
+		line.load(loadgen.Progress{
 			Elapsed: time.Duration(second+1) * time.Second, WarmingUp: second < 5,
 			Requests: second, Goodput: 12.34, P50: 5 * time.Millisecond,
 		})
 	}
-	ticker.erase()
+	line.erase()
 	lines := strings.Split(strings.TrimSuffix(b.String(), "\n"), "\n")
 	if len(lines) != 2 || !strings.Contains(lines[0], "5 s (warm-up)") ||
 		!strings.Contains(lines[1], "9 requests, 0 failed") ||

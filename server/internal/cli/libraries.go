@@ -20,24 +20,30 @@ var librarySettings = []struct{ name, value string }{
 	{"GOMP_SPINCOUNT", "10000"},
 }
 
-// setLibraries starts the process anew, as the same process for its parent, with those of the settings in its
-// environment that it doesn't have yet. Whoever sets one differently has it differently.
-func setLibraries() error {
+// missingLibrarySettings returns, as NAME=value, those settings that the environment doesn't have. Whoever sets one
+// differently has it differently.
+func missingLibrarySettings() []string {
 	if runtime.GOOS != "linux" {
 		return nil
 	}
-	environment, missing := os.Environ(), false
+	var missing []string
 	for _, setting := range librarySettings {
 		if _, set := os.LookupEnv(setting.name); !set {
-			environment, missing = append(environment, setting.name+"="+setting.value), true
+			missing = append(missing, setting.name+"="+setting.value)
 		}
 	}
-	if !missing {
+	return missing
+}
+
+// setLibraries starts the process anew, as the same process for its parent, if its environment lacks some of the settings.
+func setLibraries() error {
+	missing := missingLibrarySettings()
+	if len(missing) == 0 {
 		return nil
 	}
 	program, err := os.Executable()
 	if err == nil {
-		err = syscall.Exec(program, os.Args, environment)
+		err = syscall.Exec(program, os.Args, append(os.Environ(), missing...))
 	}
 	return fmt.Errorf("the process can't be started anew with MALLOC_ and GOMP_ settings: %w; set them in the environment yourself", err)
 }

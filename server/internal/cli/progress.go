@@ -12,77 +12,77 @@ import (
 	"github.com/torchherd/torchherd/server/internal/tune"
 )
 
-// plainEvery is how often progress is told where it can't be rewritten.
-const plainEvery = 5 * time.Second
+// logInterval is how often progress is written where a line can't be overwritten.
+const logInterval = 5 * time.Second
 
 const eraseLine = "\r\x1b[K"
 
-// A ticker shows what is going on: on a terminal in one line that is rewritten, elsewhere by a line from time to time.
-type ticker struct {
+// A progressLine shows progress: on a terminal in one line that it overwrites, elsewhere by a line every few seconds.
+type progressLine struct {
 	to       io.Writer
 	terminal bool
-	last     time.Duration // when a line was written that stays
-	shown    bool          // a line is there that is rewritten
+	last     time.Duration // when the last permanent line was written
+	shown    bool          // there is a line to overwrite
 }
 
-func newTicker(to io.Writer) *ticker {
+func newProgressLine(to io.Writer) *progressLine {
 	file, ok := to.(*os.File)
-	return &ticker{to: to, terminal: ok && isatty.IsTerminal(file.Fd())}
+	return &progressLine{to: to, terminal: ok && isatty.IsTerminal(file.Fd())}
 }
 
-// show shows what is going on at this time since the start.
-func (t *ticker) show(elapsed time.Duration, text string) {
+// show shows the progress at this time since the start.
+func (l *progressLine) show(elapsed time.Duration, text string) {
 	switch {
-	case t.terminal:
-		fmt.Fprint(t.to, eraseLine+text)
-		t.shown = true
-	case elapsed-t.last >= plainEvery-time.Second/2: // ticks come a little early or late
-		t.say(elapsed, text)
+	case l.terminal:
+		fmt.Fprint(l.to, eraseLine+text)
+		l.shown = true
+	case elapsed-l.last >= logInterval-time.Second/2: // progress comes once a second, a little early or late
+		l.print(elapsed, text)
 	}
 }
 
-// say writes a line that stays.
-func (t *ticker) say(elapsed time.Duration, text string) {
-	t.erase()
-	t.last = elapsed
-	fmt.Fprintln(t.to, text)
+// print writes a permanent line.
+func (l *progressLine) print(elapsed time.Duration, text string) {
+	l.erase()
+	l.last = elapsed
+	fmt.Fprintln(l.to, text)
 }
 
-// erase takes the line away that is rewritten.
-func (t *ticker) erase() {
-	if t.shown {
-		fmt.Fprint(t.to, eraseLine)
-		t.shown = false
+// erase removes the line that is overwritten.
+func (l *progressLine) erase() {
+	if l.shown {
+		fmt.Fprint(l.to, eraseLine)
+		l.shown = false
 	}
 }
 
-// showProgress shows the progress of a load.
-func (t *ticker) showProgress(p loadgen.Progress) { t.show(p.Elapsed, progressText(p)) }
-
-// showTuning shows the progress of a search; each round leaves a line.
-func (t *ticker) showTuning(p tune.Progress) {
-	text := fmt.Sprintf("%3.0f s  round %d: %v: ", p.Elapsed.Seconds(), p.Round, p.Settings)
-	switch {
-	case p.Stage == tune.Starting && t.terminal:
-		t.show(p.Elapsed, text+"starting")
-	case p.Stage == tune.Sending && p.Load == loadgen.Progress{} && !t.terminal:
-		t.say(p.Elapsed, text+"sending")
-	case p.Stage == tune.Sending:
-		t.show(p.Elapsed, text+fmt.Sprintf("%d pictures, last second: %.1f/s", p.Load.Good, p.Load.Goodput))
-	case p.Stage == tune.Done && p.Err != nil:
-		t.say(p.Elapsed, text+tune.FirstLine(p.Err.Error()))
-	case p.Stage == tune.Done:
-		t.say(p.Elapsed, text+fmt.Sprintf("%.1f pictures/s, p99 %.1f ms", p.Measured.ImagesPerSecond, p.Measured.P99))
-	}
-}
-
-func progressText(p loadgen.Progress) string {
+// load shows the progress of a load.
+func (l *progressLine) load(p loadgen.Progress) {
 	phase := ""
 	if p.WarmingUp {
 		phase = " (warm-up)"
 	}
-	return fmt.Sprintf("%3.0f s%s  %d requests, %d failed  |  last second: %.1f good/s, p50 %.1f ms, p99 %.1f ms",
-		p.Elapsed.Seconds(), phase, p.Requests, p.Failed, p.Goodput, inMs(p.P50), inMs(p.P99))
+	l.show(p.Elapsed, fmt.Sprintf("%3.0f s%s  %d requests, %d failed  |  last second: %.1f good/s, p50 %.1f ms, p99 %.1f ms",
+		p.Elapsed.Seconds(), phase, p.Requests, p.Failed, p.Goodput, inMs(p.P50), inMs(p.P99)))
+}
+
+// tune returns a function that shows the progress of a search for this model, with one permanent line for each round.
+func (l *progressLine) tune(model string) func(tune.Progress) {
+	return func(p tune.Progress) {
+		text := fmt.Sprintf("%3.0f s  round %d: %v: ", p.Elapsed.Seconds(), p.Round, p.Settings)
+		switch {
+		case p.Stage == tune.Starting && l.terminal:
+			l.show(p.Elapsed, text+"starting")
+		case p.Stage == tune.Sending && p.Load == loadgen.Progress{} && !l.terminal:
+			l.print(p.Elapsed, text+"sending")
+		case p.Stage == tune.Sending:
+			l.show(p.Elapsed, text+fmt.Sprintf("%d images, last second: %.1f/s", p.Load.Good, p.Load.Goodput))
+		case p.Stage == tune.Done && p.Err != nil:
+			l.print(p.Elapsed, text+tune.FirstLine(p.Err.Error(), model))
+		case p.Stage == tune.Done:
+			l.print(p.Elapsed, text+fmt.Sprintf("%.1f images/s, p99 %.1f ms", p.Measured.ImagesPerSecond, p.Measured.P99))
+		}
+	}
 }
 
 func inMs(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

@@ -21,40 +21,40 @@ import (
 
 // Tune is the subcommand tune.
 type Tune struct {
-	Model string `arg:"" optional:"" help:"Model to tune for, as serve takes it. Without it, the bundled model."`
+	Model string `arg:"" optional:"" help:"Model to tune for, as on the command line of serve. Without it, the bundled model."`
 
-	TargetP99 time.Duration `name:"target-p99" default:"0s" help:"What the 99th percentile of the latencies may be at most; 0: anything." group:"Aim"`
-	MinPSNR   float64       `name:"min-psnr" default:"35" help:"What the answers of another precision must keep of fp32's, in dB." group:"Aim"`
+	TargetP99 time.Duration `name:"target-p99" default:"0s" help:"Upper limit for the 99th percentile of the latency; 0: no limit." group:"Target"`
+	MinPSNR   float64       `name:"min-psnr" default:"35" help:"Minimum PSNR, in dB, of responses in another precision compared with those in fp32." group:"Target"`
 
-	Clients int      `default:"16" help:"Clients, of which each sends its next picture when it has its answer." group:"Load"`
-	Image   []string `name:"picture" sep:"none" type:"existingfile" help:"File to send; may be given again, they are sent in turn. Without it, a JPEG of 590x480." placeholder:"FILE" group:"Load"`
+	Clients int      `default:"16" help:"Number of clients; each sends its next image after the response to the last one." group:"Load"`
+	Image   []string `name:"picture" sep:"none" type:"existingfile" help:"Image file to send; repeat the flag to send several in turn. Without it, a 590x480 JPEG." placeholder:"FILE" group:"Load"`
 
-	Device *settings.Devices `help:"serve's --device." placeholder:"auto" group:"Server"`
-	Size   *settings.Size    `help:"serve's --size." placeholder:"WIDTHxHEIGHT" group:"Server"`
+	Device *settings.Devices `help:"As in serve." placeholder:"auto" group:"Server"`
+	Size   *settings.Size    `help:"As in serve." placeholder:"WIDTHxHEIGHT" group:"Server"`
 
-	Duration time.Duration `default:"3s" help:"How long a round takes at least, roughly, once its server is ready." group:"Time"`
-	Budget   time.Duration `default:"5m" help:"How long all of it may take." group:"Time"`
+	Duration time.Duration `default:"3s" help:"Approximate minimum duration of a round, once its server is ready." group:"Time"`
+	Budget   time.Duration `default:"5m" help:"How long the whole search may take." group:"Time"`
 
-	Write string `help:"Write what it found into this model.yaml, and leave the rest of it as it is." placeholder:"FILE" group:"Output"`
-	JSON  string `name:"json" help:"Write the result as JSON, - to stdout in place of the report." placeholder:"FILE" group:"Output"`
-	Quiet bool   `help:"No progress on stderr." group:"Output"`
+	Write string `help:"Write the chosen settings into this model.yaml and keep the rest of it." placeholder:"FILE" group:"Output"`
+	JSON  string `name:"json" help:"Write the result as JSON; -: to stdout instead of the report." placeholder:"FILE" group:"Output"`
+	Quiet bool   `help:"Don't show progress on stderr." group:"Output"`
 }
 
-// missedTargetStatus is the exit status when no settings keep to the target.
+// missedTargetStatus is the exit status if no settings meet the target.
 const missedTargetStatus = 3
 
-// Help is what the help text says beside the flags.
+// Help returns the part of the help text that doesn't describe a flag.
 func (*Tune) Help() string {
-	return `Each round starts a server on 127.0.0.1, sends it pictures and ends it. The search begins at serve's defaults and
-changes one setting at a time: the size of batches, instances and their threads, precision, waiting. The best and the
-defaults are then measured three times more, in turn. Of the settings that are as fast as the fastest, within the noise,
-the simplest is taken. --max-queue-size follows --clients.
+	return `Each round starts a server on 127.0.0.1, sends it images and stops it. The search starts from the defaults of serve and
+changes one setting at a time: batch size, instances and their threads, precision, maximum wait. Then it measures the
+best settings and the defaults three more times, in turn, and chooses the simplest settings within the noise of the
+fastest. --max-queue-size follows --clients.
 
-The exit status is 1 when the model can't be served, and 3 when no settings keep to --target-p99; the nearest are
-printed then. Ctrl-C ends the search; what is known by then is printed.`
+The exit status is 1 if the model can't be served, and 3 if no settings meet --target-p99; then the closest ones are
+printed. Ctrl-C ends the search and prints the results so far.`
 }
 
-// Validate is called by kong: what it finds is a usage error.
+// Validate is called by kong, which reports its errors as usage errors.
 func (t *Tune) Validate() error {
 	config := t.config()
 	return config.Validate()
@@ -67,46 +67,51 @@ func (t *Tune) config() tune.Config {
 		Duration: t.Duration, Budget: t.Budget,
 	}
 	if t.Device != nil {
-		c.Passed = append(c.Passed, "--device", t.Device.String())
+		c.ExtraArguments = append(c.ExtraArguments, "--device", t.Device.String())
 	}
 	if t.Size != nil {
-		c.Passed = append(c.Passed, "--size", t.Size.String())
+		c.ExtraArguments = append(c.ExtraArguments, "--size", t.Size.String())
 	}
 	return c
 }
 
-// isPackage reports whether a model's newest version is an AOTInductor package. The server reports what can't be opened.
+// isPackage reports whether the newest version of a model is an AOTInductor package. It leaves errors to the server, which
+// reports them.
 func isPackage(path string) bool {
 	source, err := repository.Open(path)
 	return err == nil && loader.New(source, &loader.Shared{}).IsPackage()
 }
 
-// Run searches and tells what it found.
+// Run searches and writes the result.
 func (t *Tune) Run(p program) error {
-	pictures, err := readFiles(t.Image)
+	images, err := readFiles(t.Image)
 	if err != nil {
 		return err
 	}
-	if len(pictures) == 0 {
-		pictures = [][]byte{loadgen.DefaultImage}
+	if len(images) == 0 {
+		images = [][]byte{loadgen.DefaultImage}
 	}
 	program, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	// A second signal has nothing to add: the server that is running has a few seconds to end, or is killed.
+	// A second signal has no further effect: the running server is killed if it doesn't exit within a few seconds.
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 
-	if _, err := t.modelYAML(nil); err != nil { // before the time is spent
+	if _, err := t.modelYAML(nil); err != nil { // rather now than after the search
 		return err
 	}
 	config := t.config()
 	var progress func(tune.Progress)
 	if !t.Quiet {
-		progress = newTicker(p.err).showTuning
+		progress = newProgressLine(p.err).tune(t.Model)
 	}
-	result, err := tune.Run(ctx, config, &tune.Servers{Config: config, Program: program, Images: pictures}, progress)
+	// With these settings a server doesn't restart itself. A restart from another thread than the first would discard the
+	// signal by which Linux ends the server together with this process.
+	environment := missingLibrarySettings()
+	servers := &tune.Servers{Config: config, Program: program, Environment: environment, Images: images}
+	result, err := tune.Run(ctx, config, servers, progress)
 	if err != nil {
 		return err
 	}
@@ -119,13 +124,13 @@ func (t *Tune) Run(p program) error {
 		}
 	}
 	if !result.MetTarget {
-		return &exitError{missedTargetStatus, fmt.Sprintf("no settings keep to --target-p99 %v; the nearest have a p99 of %.1f ms",
-			t.TargetP99, result.Taken.P99)}
+		return &exitError{missedTargetStatus, fmt.Sprintf("no settings meet --target-p99 %v; the closest have a p99 of %.1f ms",
+			t.TargetP99, result.Chosen.P99)}
 	}
 	return nil
 }
 
-// modelYAML is the file's text with other values.
+// modelYAML returns the text of the file with these values.
 func (t *Tune) modelYAML(values []settings.Value) ([]byte, error) {
 	if t.Write == "" {
 		return nil, nil
@@ -141,17 +146,13 @@ func (t *Tune) modelYAML(values []settings.Value) ([]byte, error) {
 	return text, nil
 }
 
-// writeModelYAML puts the file in place as a whole: a server may be watching it.
+// writeModelYAML replaces the file in one step, since a server may be watching it.
 func (t *Tune) writeModelYAML(out io.Writer, result *tune.Result) error {
-	var values []settings.Value
-	for _, v := range result.Taken.Settings.Values(t.Clients) {
-		values = append(values, settings.Value(v))
-	}
-	text, err := t.modelYAML(values)
+	text, err := t.modelYAML(result.Chosen.Settings.Values(t.Clients))
 	if err != nil {
 		return err
 	}
-	// In the same folder, so that it can be renamed; the name is none that a server looks at.
+	// In the same folder, so that it can be renamed, and under a name that servers ignore.
 	part := t.Write + ".new"
 	err = os.WriteFile(part, text, 0o644) //nolint:gosec // settings aren't secret
 	if err == nil {
@@ -166,7 +167,7 @@ func (t *Tune) writeModelYAML(out io.Writer, result *tune.Result) error {
 	return err
 }
 
-// write writes the report and the file.
+// write writes the report and the file with the JSON.
 func (t *Tune) write(out io.Writer, result *tune.Result) error {
 	if t.JSON == "-" {
 		return writeJSON(out, result)

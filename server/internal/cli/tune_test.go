@@ -11,7 +11,7 @@ import (
 	"github.com/torchherd/torchherd/server/internal/tune"
 )
 
-// The whole command is tested in server: here os.Executable isn't torchherd.
+// The tests in package main of server cover the whole command: here os.Executable isn't torchherd.
 
 func TestTuneUsage(t *testing.T) {
 	for _, test := range []struct {
@@ -50,8 +50,8 @@ func TestTuneHelp(t *testing.T) {
 	}
 }
 
-// What tune takes for serve's defaults are serve's defaults: the command line that it prints leaves them out.
-func TestTuneBeginsAtServesDefaults(t *testing.T) {
+// The command line that tune prints omits the defaults of serve, so tune must have the same.
+func TestTuneHasTheDefaultsOfServe(t *testing.T) {
 	s, err := parse(t)
 	if err != nil {
 		t.Fatal(err)
@@ -66,7 +66,7 @@ func TestTuneBeginsAtServesDefaults(t *testing.T) {
 	}
 }
 
-func TestTuneKnowsPackages(t *testing.T) {
+func TestTuneRecognizesPackages(t *testing.T) {
 	for name, want := range map[string]bool{"": false, "negate.pt": false, "negate.pt2": true} {
 		command := Tune{}
 		if name != "" {
@@ -79,7 +79,7 @@ func TestTuneKnowsPackages(t *testing.T) {
 }
 
 func TestTuneReportsAFileThatCantBeRead(t *testing.T) {
-	// A folder passes for a file until it is read.
+	// A folder counts as an existing file until it is read.
 	status, _, err := run("tune", "--picture", goldens.Path("pictures"))
 	if status == 0 || !strings.Contains(err, "pictures") {
 		t.Errorf("status %d, %q", status, err)
@@ -88,7 +88,7 @@ func TestTuneReportsAFileThatCantBeRead(t *testing.T) {
 
 func TestTuningProgressWithoutATerminal(t *testing.T) {
 	var b strings.Builder
-	ticker := newTicker(&b)
+	show := newProgressLine(&b).tune("/long/path/model.pt")
 	larger := tune.Defaults()
 	larger.MaxBatchSize = 4
 	for _, p := range []tune.Progress{
@@ -97,17 +97,17 @@ func TestTuningProgressWithoutATerminal(t *testing.T) {
 		{Stage: tune.Sending, Elapsed: 2 * time.Second, Load: loadgen.Progress{Good: 10, Goodput: 10}},
 		{Stage: tune.Sending, Elapsed: 6 * time.Second, Load: loadgen.Progress{Good: 50, Goodput: 9.5}},
 		{Stage: tune.Done, Elapsed: 7 * time.Second, Measured: tune.Measurement{ImagesPerSecond: 9.8, P99: 123.4}},
-		{Stage: tune.Done, Elapsed: 8 * time.Second, Err: errors.New("no room\nat all")},
+		{Stage: tune.Done, Elapsed: 8 * time.Second, Err: errors.New("can't serve /long/path/model.pt: no room\nat all")},
 	} {
 		p.Round, p.Settings = 2, larger
-		ticker.showTuning(p)
+		show(p)
 	}
 	want := `  1 s  round 2: --max-batch-size 4: sending
-  6 s  round 2: --max-batch-size 4: 50 pictures, last second: 9.5/s
-  7 s  round 2: --max-batch-size 4: 9.8 pictures/s, p99 123.4 ms
-  8 s  round 2: --max-batch-size 4: no room
+  6 s  round 2: --max-batch-size 4: 50 images, last second: 9.5/s
+  7 s  round 2: --max-batch-size 4: 9.8 images/s, p99 123.4 ms
+  8 s  round 2: --max-batch-size 4: can't serve …/model.pt: no room
 `
 	if b.String() != want {
-		t.Errorf("%s", &b)
+		t.Errorf("got\n%s\nwant\n%s", &b, want)
 	}
 }

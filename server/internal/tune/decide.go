@@ -8,57 +8,56 @@ import (
 	"time"
 )
 
-// noise is what two figures must differ by at least, relatively, to be taken for different.
+// noise is the relative difference below which two figures count as equal.
 const noise = 0.05
 
-// unusable says why a trial can't be taken whatever its speed; "": it can.
-func (c *Config) unusable(t *Trial) string {
+// rejection returns why a trial can't be chosen whatever its speed, or "".
+func (c *Config) rejection(t *Trial) string {
 	if t.Failure == "" && t.Settings.Precision != fp32 && t.PSNR < c.MinPSNR {
-		return fmt.Sprintf("answers keep less than %g dB of fp32's", c.MinPSNR)
+		return fmt.Sprintf("PSNR below %g dB compared with fp32", c.MinPSNR)
 	}
 	return t.Failure
 }
 
-// inTime says whether a trial keeps to the target.
-func (c *Config) inTime(t *Trial) bool { return c.TargetP99 == 0 || t.P99 <= inMs(c.TargetP99) }
+func (c *Config) meetsTarget(t *Trial) bool { return c.TargetP99 == 0 || t.P99 <= inMs(c.TargetP99) }
 
-// better says whether a trial is better than another one, by more than the noise.
-func (c *Config) better(t, than *Trial) bool {
-	if a, b := c.unusable(t) == "", c.unusable(than) == ""; !a || !b {
-		return a && !b
+// better reports whether a is better than b by more than the noise.
+func (c *Config) better(a, b *Trial) bool {
+	if x, y := c.rejection(a) == "", c.rejection(b) == ""; !x || !y {
+		return x && !y
 	}
-	a, b := c.inTime(t), c.inTime(than)
+	x, y := c.meetsTarget(a), c.meetsTarget(b)
 	switch {
-	case a != b:
-		return a
-	case !a:
-		return t.P99 < than.P99*(1-noise)
+	case x != y:
+		return x
+	case !x:
+		return a.P99 < b.P99*(1-noise)
 	}
-	return t.ImagesPerSecond > than.ImagesPerSecond*(1+noise)
+	return a.ImagesPerSecond > b.ImagesPerSecond*(1+noise)
 }
 
-// takeable are those of the trials that may be taken.
-func (c *Config) takeable(trials []*Trial) []*Trial {
-	return only(trials, func(t *Trial) bool { return c.unusable(t) == "" && c.inTime(t) })
+// eligible returns the trials that may be chosen.
+func (c *Config) eligible(trials []*Trial) []*Trial {
+	return filter(trials, func(t *Trial) bool { return c.rejection(t) == "" && c.meetsTarget(t) })
 }
 
-func only(trials []*Trial, which func(*Trial) bool) []*Trial {
-	return slices.DeleteFunc(slices.Clone(trials), func(t *Trial) bool { return !which(t) })
+func filter(trials []*Trial, keep func(*Trial) bool) []*Trial {
+	return slices.DeleteFunc(slices.Clone(trials), func(t *Trial) bool { return !keep(t) })
 }
 
 func bySpeed(a, b *Trial) int { return cmp.Compare(b.ImagesPerSecond, a.ImagesPerSecond) }
 func byP99(a, b *Trial) int   { return cmp.Compare(a.P99, b.P99) }
 
-// near are the trials that are as fast as the fastest, within a relative tolerance.
-func near(trials []*Trial, tolerance float64) []*Trial {
+// nearFastest returns the trials that are as fast as the fastest within a relative tolerance.
+func nearFastest(trials []*Trial, tolerance float64) []*Trial {
 	if len(trials) == 0 {
 		return nil
 	}
 	least := slices.MinFunc(trials, bySpeed).ImagesPerSecond * (1 - tolerance)
-	return only(trials, func(t *Trial) bool { return t.ImagesPerSecond >= least })
+	return filter(trials, func(t *Trial) bool { return t.ImagesPerSecond >= least })
 }
 
-// simplest is the trial that is closest to the defaults.
+// simplest returns the trial that is closest to the defaults.
 func simplest(trials []*Trial) *Trial {
 	return slices.MinFunc(trials, func(a, b *Trial) int {
 		switch {
@@ -71,15 +70,20 @@ func simplest(trials []*Trial) *Trial {
 	})
 }
 
-// Of the interleaved rounds.
+// Limits of the interleaved rounds.
 const (
 	finalRounds  = 3
 	maxFinalists = 5
 )
 
-// finalists are the trials that are measured again, the ones that are needed most first: the best; the defaults; the
-// surest to keep to the target; the steps by which the search came to the best, the last first, because each claims
-// that its flag helped and may have been lucky; and the fastest of the others.
+// finalists returns the trials to measure again, the most important first:
+//
+//   - the best
+//   - the defaults
+//   - the one most likely to meet the target
+//   - the steps by which the search reached the best, the last first: each changed a setting because of one measurement,
+//     which may have been lucky
+//   - the fastest of the others
 func (s *search) finalists() []*Trial {
 	finalists := append([]*Trial{s.best}, s.defaults()...)
 	if s.config.TargetP99 > 0 {
@@ -87,20 +91,20 @@ func (s *search) finalists() []*Trial {
 	}
 	steps := slices.Clone(s.steps)
 	slices.Reverse(steps)
-	others := s.config.takeable(s.trials)
+	others := s.config.eligible(s.trials)
 	slices.SortStableFunc(others, bySpeed)
 	finalists = unique(slices.Concat(finalists, steps, others))
 	return finalists[:min(len(finalists), maxFinalists)]
 }
 
-// usable are the trials that may be taken if they keep to the target.
+// usable returns the trials that are eligible apart from the target.
 func (s *search) usable() []*Trial {
-	return only(s.trials, func(t *Trial) bool { return s.config.unusable(t) == "" })
+	return filter(s.trials, func(t *Trial) bool { return s.config.rejection(t) == "" })
 }
 
-// defaults is the trial of serve's defaults, if they can be used.
+// defaults returns the trial of the defaults of serve, if they can be used.
 func (s *search) defaults() []*Trial {
-	return only(s.usable(), func(t *Trial) bool { return t.Settings == Defaults() })
+	return filter(s.usable(), func(t *Trial) bool { return t.Settings == Defaults() })
 }
 
 func unique(trials []*Trial) []*Trial {
@@ -113,13 +117,13 @@ func unique(trials []*Trial) []*Trial {
 	return once
 }
 
-// compareFinalists measures the finalists in interleaved rounds, so that what slows the machine for a while slows all
-// of them, and puts the medians in their trials. Where time is short there are fewer finalists rather than fewer
-// rounds; a round is begun only if there is time for all of it. The error is errBudget or errInterrupted if there
-// weren't all rounds.
+// compareFinalists measures the finalists in interleaved rounds and stores the medians in their trials. Interleaving
+// makes a temporary slowdown of the machine affect all finalists. If time is short, it drops finalists rather than
+// rounds, and it doesn't start a round that can't be completed. It returns errBudget or errInterrupted if it didn't
+// complete all rounds.
 func (s *search) compareFinalists(ctx context.Context) error {
 	finalists := s.finalists()
-	for len(finalists) > 2 && finalRounds*took(finalists) > time.Until(s.deadline) {
+	for len(finalists) > 2 && finalRounds*totalDuration(finalists) > time.Until(s.deadline) {
 		finalists = finalists[:len(finalists)-1]
 	}
 	if len(finalists) < 2 {
@@ -127,7 +131,7 @@ func (s *search) compareFinalists(ctx context.Context) error {
 	}
 	var end error
 	for range finalRounds {
-		if took(finalists) > time.Until(s.deadline) {
+		if totalDuration(finalists) > time.Until(s.deadline) {
 			end = errBudget
 			break
 		}
@@ -135,7 +139,7 @@ func (s *search) compareFinalists(ctx context.Context) error {
 		if end = err; err != nil {
 			break
 		}
-		finalists = only(finalists, func(t *Trial) bool { return t.Failure == "" })
+		finalists = filter(finalists, func(t *Trial) bool { return t.Failure == "" })
 		for _, t := range finalists {
 			t.rounds = append(t.rounds, measured[t])
 		}
@@ -149,7 +153,7 @@ func (s *search) compareFinalists(ctx context.Context) error {
 	return end
 }
 
-// measureEach is one round over all finalists.
+// measureEach measures each finalist once.
 func (s *search) measureEach(ctx context.Context, finalists []*Trial) (map[*Trial]Measurement, error) {
 	measured := map[*Trial]Measurement{}
 	for _, t := range finalists {
@@ -162,26 +166,26 @@ func (s *search) measureEach(ctx context.Context, finalists []*Trial) (map[*Tria
 	return measured, nil
 }
 
-// took is how long one round over these trials took the last time.
-func took(trials []*Trial) time.Duration {
+// totalDuration returns how long measuring each of these trials took the last time.
+func totalDuration(trials []*Trial) time.Duration {
 	sum := time.Duration(0)
 	for _, t := range trials {
-		sum += t.took
+		sum += t.duration
 	}
 	return sum
 }
 
-// median is the medians of measurements' figures, each for itself. What doesn't change is the last one's.
-func median(of []Measurement) Measurement {
+// median returns the median of each figure. What doesn't vary comes from the last measurement.
+func median(measurements []Measurement) Measurement {
 	middle := func(figure func(Measurement) float64) float64 {
-		figures := make([]float64, 0, len(of))
-		for _, m := range of {
+		figures := make([]float64, 0, len(measurements))
+		for _, m := range measurements {
 			figures = append(figures, figure(m))
 		}
 		slices.Sort(figures)
 		return (figures[(len(figures)-1)/2] + figures[len(figures)/2]) / 2
 	}
-	m := of[len(of)-1]
+	m := measurements[len(measurements)-1]
 	m.ImagesPerSecond = middle(func(m Measurement) float64 { return m.ImagesPerSecond })
 	m.P50 = middle(func(m Measurement) float64 { return m.P50 })
 	m.P99 = middle(func(m Measurement) float64 { return m.P99 })
@@ -189,7 +193,7 @@ func median(of []Measurement) Measurement {
 	return m
 }
 
-// spread is how far a trial's rounds lie from their middle, relatively; 0 if there is only one.
+// spread returns half the relative range of the speed over a trial's rounds; 0 if there is only one round.
 func (t *Trial) spread() float64 {
 	if len(t.rounds) == 0 || t.ImagesPerSecond == 0 {
 		return 0
@@ -200,32 +204,32 @@ func (t *Trial) spread() float64 {
 
 func compareSpeed(a, b Measurement) int { return cmp.Compare(b.ImagesPerSecond, a.ImagesPerSecond) }
 
-// A decision is which trial is taken, and why.
+// A decision is the chosen trial and the reason for it.
 type decision struct {
-	taken     *Trial
-	met       bool    // the target
-	near      int     // how many are as fast, the taken one included
-	tolerance float64 // within which they are
+	chosen    *Trial
+	metTarget bool
+	near      int     // how many trials are as fast within the tolerance, the chosen one included
+	tolerance float64 // relative
 }
 
-// decide takes the simplest of the trials that are as fast as the fastest one, or the one that is nearest to the target
-// if none meets it. If there were interleaved rounds, only finalists are looked at: a single round can be lucky.
+// decide chooses the simplest of the trials that are as fast as the fastest or, if none meets the target, the one that is
+// closest to it. If there were interleaved rounds it considers only the finalists, since a single round may be lucky.
 func (s *search) decide() (decision, error) {
-	from := s.compared
-	if len(s.config.takeable(from)) == 0 {
-		from = s.trials
+	trials := s.compared
+	if len(s.config.eligible(trials)) == 0 {
+		trials = s.trials
 	}
-	takeable := s.config.takeable(from)
-	if len(takeable) == 0 {
+	eligible := s.config.eligible(trials)
+	if len(eligible) == 0 {
 		usable := s.usable()
 		if len(usable) == 0 {
-			return decision{}, fmt.Errorf("what could be measured once failed when it was measured again: %s", s.best.Failure)
+			return decision{}, fmt.Errorf("the settings that could be measured once failed when measured again: %s", s.best.Failure)
 		}
-		return decision{taken: slices.MinFunc(usable, byP99)}, nil
+		return decision{chosen: slices.MinFunc(usable, byP99)}, nil
 	}
-	d := decision{met: true, tolerance: max(noise, slices.MinFunc(takeable, bySpeed).spread())}
-	as := near(takeable, d.tolerance)
-	d.taken, d.near = simplest(as), len(as)
+	d := decision{metTarget: true, tolerance: max(noise, slices.MinFunc(eligible, bySpeed).spread())}
+	near := nearFastest(eligible, d.tolerance)
+	d.chosen, d.near = simplest(near), len(near)
 	return d, nil
 }
 

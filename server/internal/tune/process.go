@@ -3,140 +3,139 @@ package tune
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os/exec"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/torchherd/torchherd/server/internal/readiness"
 )
 
-// grace is how long a server may take to end before it is killed.
-const grace = 5 * time.Second
+// killDelay is how long a server may take to exit after SIGTERM before it is killed.
+const killDelay = 5 * time.Second
 
 // A server is a running `torchherd serve`.
 type server struct {
-	url     string // of /image
-	threads int
-	device  string
+	url   string // of /image
+	model readiness.Model
 
 	process *exec.Cmd
 	cancel  context.CancelFunc
-	ready   chan struct{} // closed when it is
-	ended   chan struct{} // closed when the process has ended; then the following are there
-	err     error         // why, if not by its own decision
-	said    []string      // what it said beside its log
+	exited  chan struct{} // closed when the process has exited; the fields below are valid then
+	err     error         // from exec.Cmd.Wait
+	output  []string      // the lines of stderr that aren't log entries
 }
 
-// startServer starts a server and returns when it is ready. The end of ctx stops it: at first by SIGTERM. It shares the
-// process group with this process, so that a terminal's Ctrl-C and hang-up reach both.
-func startServer(ctx context.Context, program string, arguments []string) (*server, error) {
+// startServer starts a server and returns when it is ready. When ctx ends, the server gets SIGTERM. It is in the process
+// group of this process, so that Ctrl-C and the hang-up of a terminal reach both.
+func startServer(ctx context.Context, program string, environment, arguments []string) (*server, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	s := &server{cancel: cancel, ready: make(chan struct{}), ended: make(chan struct{})}
+	s := &server{cancel: cancel, exited: make(chan struct{})}
 	s.process = exec.CommandContext(ctx, program, arguments...)
+	s.process.Env = append(s.process.Environ(), environment...)
 	s.process.Cancel = func() error { return s.process.Process.Signal(syscall.SIGTERM) }
-	s.process.WaitDelay = grace
-	stderr, err := s.process.StderrPipe()
-	if err == nil {
-		err = s.process.Start()
-	}
+	s.process.WaitDelay = killDelay
+	endWithParent(s.process)
+	listener, err := readiness.Listen(s.process)
 	if err != nil {
 		cancel()
 		return nil, err
 	}
-	go s.follow(stderr)
-	select {
-	case <-s.ready:
-		return s, nil
-	case <-s.ended:
+	defer listener.Close()
+	started := make(chan error)
+	go s.run(started)
+	if err := <-started; err != nil {
 		cancel()
-		return nil, s.reason()
+		return nil, err
 	}
+	listener.Started()
+	report, err := listener.Wait(ctx)
+	switch {
+	case errors.Is(err, readiness.ErrExited):
+		<-s.exited
+		err = s.exitError()
+	case err == nil && len(report.Models) == 0:
+		err = errors.New("the server reports no model")
+	}
+	if err != nil {
+		s.stop()
+		return nil, err
+	}
+	s.url, s.model = "http://"+report.Address+"/image", report.Models[0]
+	return s, nil
 }
 
-// stop returns when the process has ended.
+// stop ends the server and returns when the process has exited.
 func (s *server) stop() {
 	s.cancel()
-	<-s.ended
+	<-s.exited
 }
 
-// A logLine is what is looked for in the lines of the server's log.
-type logLine struct {
-	Message string `json:"message"`
-	Address string `json:"address"`
-	Threads int    `json:"threads"`
-	Device  string `json:"device"`
-}
-
-// follow reads what the process says until it ends.
-func (s *server) follow(stderr io.Reader) {
-	defer close(s.ended)
-	lines := bufio.NewReader(stderr)
-	isReady := false
-	for {
-		text, err := lines.ReadString('\n')
-		switch isLog := strings.HasPrefix(text, "{"); {
-		case !isLog && text != "":
-			s.said = append(s.said, strings.TrimSuffix(text, "\n"))
-		case isLog && !isReady: // later lines are about requests, and to read them would take time from the server
-			isReady = s.learn(text)
-		}
-		if err != nil {
-			break
-		}
+// run starts the process, sends the error of that to started, and returns when the process has exited. It keeps its
+// thread until then: see endWithParent.
+func (s *server) run(started chan<- error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	stderr, err := s.process.StderrPipe()
+	if err == nil {
+		err = s.process.Start()
 	}
+	started <- err
+	if err != nil {
+		return
+	}
+	defer close(s.exited)
+	s.read(stderr)
 	s.err = s.process.Wait()
 }
 
-// learn takes in a line of the log, and says whether the server is ready.
-func (s *server) learn(text string) bool {
-	var line logLine
-	if json.Unmarshal([]byte(text), &line) != nil {
-		return false
+// read collects the lines that aren't log entries, which are JSON.
+func (s *server) read(stderr io.Reader) {
+	lines := bufio.NewReader(stderr)
+	for {
+		line, err := lines.ReadString('\n')
+		if line != "" && !strings.HasPrefix(line, "{") {
+			s.output = append(s.output, strings.TrimSuffix(line, "\n"))
+		}
+		if err != nil {
+			return
+		}
 	}
-	if line.Address != "" {
-		s.url = "http://" + line.Address + "/image"
-	}
-	switch line.Message {
-	case "the version is ready":
-		s.threads, s.device = line.Threads, line.Device
-	case "ready":
-		close(s.ready)
-		return true
-	}
-	return false
 }
 
-// complaint is what the command begins an error with.
-const complaint = "torchherd: "
+// errorPrefix is how the command begins an error on stderr.
+const errorPrefix = "torchherd: "
 
-// reason says why the process ended: its own error, or else how it ended and the last that it said.
-func (s *server) reason() error {
-	said := strings.Join(s.said, "\n")
-	if at := strings.LastIndex("\n"+said, "\n"+complaint); at >= 0 {
-		return errors.New(said[at+len(complaint):])
+// exitError returns why the process exited: the error that it printed, or else how it ended and its last output.
+func (s *server) exitError() error {
+	output := strings.Join(s.output, "\n")
+	if at := strings.LastIndex("\n"+output, "\n"+errorPrefix); at >= 0 {
+		return errors.New(output[at+len(errorPrefix):])
 	}
-	how := fmt.Errorf("the server ended by itself: %w", s.err)
-	if s.err == nil {
-		how = errors.New("the server ended by itself")
+	err := errors.New("server exited unexpectedly")
+	if s.err != nil {
+		err = fmt.Errorf("%w: %w", err, s.err)
 	}
-	if len(s.said) > 0 {
-		return fmt.Errorf("%w; it said: %s", how, s.said[len(s.said)-1])
+	if len(s.output) > 0 {
+		return fmt.Errorf("%w; its last output: %s", err, s.output[len(s.output)-1])
 	}
-	return how
+	return err
 }
 
-// dying is how long a process may take to end after its connections broke.
-const dying = time.Second
+// exitDelay is how long a process may take to exit after its connections broke.
+const exitDelay = time.Second
 
-// blame is the error of a measurement: the reason why the server has ended, if it has, else what was seen.
-func (s *server) blame(seen error) error {
+// cause returns why a measurement failed: the reason why the server exited, if it did, or else the error that its
+// client got.
+func (s *server) cause(err error) error {
 	select {
-	case <-s.ended:
-		return s.reason()
-	case <-time.After(dying):
-		return seen
+	case <-s.exited:
+		return s.exitError()
+	case <-time.After(exitDelay):
+		return err
 	}
 }

@@ -12,15 +12,15 @@ import (
 	"net/http"
 )
 
-// MaxPSNR stands for all that is higher, that of equal pictures too, which is infinite. In dB.
+// MaxPSNR stands for every higher value. The PSNR of equal images is infinite, which JSON can't encode. In dB.
 const MaxPSNR = 100
 
-// pixels is a picture as 8-bit RGBA.
+// pixels is an image as 8-bit RGBA.
 type pixels = *image.NRGBA
 
-// answerTo is a server's answer to a picture, without JPEG's losses.
-func answerTo(ctx context.Context, url string, picture []byte) (pixels, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodPut, url+"?format=png", bytes.NewReader(picture))
+// fetch sends an image and returns the pixels of the response, which it requests as PNG because JPEG loses some.
+func fetch(ctx context.Context, url string, body []byte) (pixels, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodPut, url+"?format=png", bytes.NewReader(body))
 	if err != nil {
 		return nil, err
 	}
@@ -32,26 +32,25 @@ func answerTo(ctx context.Context, url string, picture []byte) (pixels, error) {
 	defer func() { _ = response.Body.Close() }()
 	if response.StatusCode != http.StatusOK {
 		text, _ := io.ReadAll(io.LimitReader(response.Body, 1024))
-		return nil, fmt.Errorf("answered %s: %s", response.Status, bytes.TrimSpace(text))
+		return nil, fmt.Errorf("status %s: %s", response.Status, bytes.TrimSpace(text))
 	}
-	answer, err := png.Decode(response.Body)
+	decoded, err := png.Decode(response.Body)
 	if err != nil {
-		return nil, fmt.Errorf("the answer as a PNG: %w", err)
+		return nil, fmt.Errorf("decode the response: %w", err)
 	}
-	as := image.NewNRGBA(answer.Bounds())
-	draw.Draw(as, as.Rect, answer, answer.Bounds().Min, draw.Src)
-	return as, nil
+	converted := image.NewNRGBA(decoded.Bounds())
+	draw.Draw(converted, converted.Rect, decoded, decoded.Bounds().Min, draw.Src)
+	return converted, nil
 }
 
-// psnr is the peak signal-to-noise ratio of a picture's red, green and blue beside another one's, in dB, MaxPSNR at
-// most.
+// psnr returns the peak signal-to-noise ratio of two images over red, green and blue, in dB, at most MaxPSNR.
 func psnr(a, b pixels) (float64, error) {
 	if a.Rect != b.Rect {
-		return 0, fmt.Errorf("the answer has %v pixels and that of %s %v", a.Rect.Size(), fp32, b.Rect.Size())
+		return 0, fmt.Errorf("the response is %v pixels large, with %s %v", a.Rect.Size(), fp32, b.Rect.Size())
 	}
 	sum, count := 0.0, 0
 	for i := range a.Pix {
-		if i%4 == 3 { // opaque
+		if i%4 == 3 { // alpha
 			continue
 		}
 		difference := float64(a.Pix[i]) - float64(b.Pix[i])

@@ -3,17 +3,18 @@ package tune
 import (
 	"fmt"
 	"io"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"text/tabwriter"
 )
 
-// WriteReport writes the result for people: the table, what was decided, and the command line.
+// WriteReport writes the result for people: the table, the decision and the command line.
 func (r *Result) WriteReport(to io.Writer) error {
 	var b strings.Builder
 	r.writeTable(&b)
 	fmt.Fprintln(&b)
-	r.writeDoubts(&b)
+	r.writeCaveats(&b)
 	r.writeDecision(&b)
 	_, err := io.WriteString(to, b.String())
 	return err
@@ -22,20 +23,20 @@ func (r *Result) WriteReport(to io.Writer) error {
 func (r *Result) writeTable(b *strings.Builder) {
 	table := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
 	row := func(cells ...string) { fmt.Fprintln(table, strings.TrimRight(strings.Join(cells, "\t"), "\t")) }
-	row("settings", "pictures/s", "p50 ms", "p99 ms", "    dB", "again", "remark")
+	row("settings", "images/s", "p50 ms", "p99 ms", "    dB", "rounds", "remark")
 	for _, t := range r.Trials {
 		if t.Failure != "" {
 			row(t.Settings.String(), "", "", "", "", "", r.remark(t))
 			continue
 		}
-		again := ""
+		rounds := ""
 		if t.Rounds > 0 {
-			again = fmt.Sprintf("%5d", t.Rounds)
+			rounds = fmt.Sprintf("%6d", t.Rounds)
 		}
-		row(t.Settings.String(), fmt.Sprintf("%10.1f", t.ImagesPerSecond), fmt.Sprintf("%6.1f", t.P50),
-			fmt.Sprintf("%6.1f", t.P99), t.decibels(), again, r.remark(t))
+		row(t.Settings.String(), fmt.Sprintf("%8.1f", t.ImagesPerSecond), fmt.Sprintf("%6.1f", t.P50),
+			fmt.Sprintf("%6.1f", t.P99), t.decibels(), rounds, r.remark(t))
 	}
-	_ = table.Flush() // a strings.Builder takes everything
+	_ = table.Flush() // writing to a strings.Builder can't fail
 }
 
 func (t *Trial) decibels() string {
@@ -45,63 +46,74 @@ func (t *Trial) decibels() string {
 	return fmt.Sprintf("%6.1f", t.PSNR)
 }
 
-// longest is how many letters of a failure the table shows; all of it stands in the JSON.
-const longest = 100
-
-// FirstLine is what the table shows of a failure.
-func FirstLine(failure string) string {
-	line, _, _ := strings.Cut(failure, "\n")
-	if letters := []rune(line); len(letters) > longest {
-		line = string(letters[:longest]) + "..."
+// FirstLine returns the first line of an error about a model, for a table or a line of progress. It replaces the folders
+// of the model's path by an ellipsis: they can be long, and would hide the reason that follows them.
+func FirstLine(text, model string) string {
+	if model != "" {
+		model = filepath.Clean(model)
+		if absolute, err := filepath.Abs(model); err == nil { // as the server prints it
+			text = withoutFolders(text, absolute)
+		}
+		text = withoutFolders(text, model)
 	}
+	line, _, _ := strings.Cut(text, "\n")
 	return line
 }
 
-// remark is the last cell of a trial's row.
+func withoutFolders(text, path string) string {
+	const ellipsis = "…/"
+	folders, name := filepath.Split(path)
+	if len(folders) <= len(ellipsis) {
+		return text
+	}
+	return strings.ReplaceAll(text, path, ellipsis+name)
+}
+
+// remark returns the last cell of a trial's row.
 func (r *Result) remark(t *Trial) string {
-	switch why := r.config.unusable(t); {
-	case why != "":
-		return FirstLine(why)
-	case t == r.Taken:
-		return "taken"
-	case !r.config.inTime(t):
+	switch reason := r.config.rejection(t); {
+	case reason != "":
+		return FirstLine(reason, r.config.Model)
+	case t == r.Chosen:
+		return "chosen"
+	case !r.config.meetsTarget(t):
 		return "p99 above the target"
 	}
 	return ""
 }
 
-// writeDoubts says what the figures can't be trusted for.
-func (r *Result) writeDoubts(b *strings.Builder) {
-	behind, why := 0, ""
+// writeCaveats writes what limits the value of the figures.
+func (r *Result) writeCaveats(b *strings.Builder) {
+	behind, reason := 0, ""
 	for _, t := range r.Trials {
 		if t.FellBehind != "" {
 			behind++
-			why = t.FellBehind
+			reason = t.FellBehind
 		}
 	}
 	if behind > 0 {
-		fmt.Fprintf(b, "With %d of %d settings the load generator fell behind, and the server can do more than the figures "+
-			"say: %s.\n", behind, len(r.Trials), why)
+		fmt.Fprintf(b, "The load generator fell behind with %d of %d settings, so the server may be faster than these figures: "+
+			"%s.\n", behind, len(r.Trials), reason)
 	}
 	switch {
 	case r.Interrupted:
-		fmt.Fprintln(b, "Interrupted; this is what was known by then.")
+		fmt.Fprintln(b, "Interrupted; these are the results so far.")
 	case r.BudgetSpent:
-		fmt.Fprintf(b, "The budget of %v ended before everything was tried.\n", r.config.Budget)
+		fmt.Fprintf(b, "The budget of %v ran out before everything was tried.\n", r.config.Budget)
 	}
-	if r.Taken.Rounds == 0 {
-		fmt.Fprintln(b, "It wasn't measured again, so luck may have decided.")
+	if r.Chosen.Rounds == 0 {
+		fmt.Fprintln(b, "The chosen settings were measured only once, so the choice may be due to noise.")
 	}
 }
 
-// writeDecision says what was taken and why, and how to serve by it.
+// writeDecision writes which settings were chosen and why, and the command line.
 func (r *Result) writeDecision(b *strings.Builder) {
 	switch {
 	case !r.MetTarget:
-		fmt.Fprintf(b, "No settings keep the p99 at %v or below with %d clients. The nearest:\n",
+		fmt.Fprintf(b, "No settings keep the p99 at or below %v with %d clients. The closest:\n",
 			r.config.TargetP99, r.Clients)
 	case r.Near > 1:
-		fmt.Fprintf(b, "%d settings are as fast as the fastest within %.0f %%, which may be noise; the simplest of them:\n",
+		fmt.Fprintf(b, "%d settings are within %.0f %% of the fastest, which may be noise. The simplest of them:\n",
 			r.Near, 100*r.Tolerance)
 	default:
 		fmt.Fprintln(b, "The fastest:")
@@ -110,17 +122,17 @@ func (r *Result) writeDecision(b *strings.Builder) {
 	switch {
 	case r.SpeedUp == 0:
 		fmt.Fprintln(b, "The defaults can't be used; see the table.")
-	case r.Taken.Settings == Defaults():
-		fmt.Fprintln(b, "Those are the defaults, but for a queue that has room for all clients.")
+	case r.Chosen.Settings == Defaults():
+		fmt.Fprintln(b, "These are the defaults, apart from a queue with room for all clients.")
 	default:
-		fmt.Fprintf(b, "%.1f times the pictures/s of the defaults (with the same queue).\n", r.SpeedUp)
+		fmt.Fprintf(b, "%.1f times the images/s of the defaults (with the same queue).\n", r.SpeedUp)
 	}
 }
 
-// plain is what a shell takes as it stands.
+// plain matches a word that needs no quotes in a shell.
 var plain = regexp.MustCompile(`^[A-Za-z0-9_./:=,@%+-]+$`)
 
-// commandLine is a command as one types it.
+// commandLine returns a command as a person types it in a shell.
 func commandLine(command []string) string {
 	quoted := make([]string, len(command))
 	for i, word := range command {

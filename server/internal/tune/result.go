@@ -5,28 +5,29 @@ import (
 	"time"
 )
 
-// A Result is what was found.
+// A Result is the outcome of a search.
 type Result struct {
 	Clients   int     `json:"clients"`
-	TargetP99 float64 `json:"target_p99_ms"` // 0: none
+	TargetP99 float64 `json:"target_p99_ms"` // 0: no limit
 	MinPSNR   float64 `json:"min_psnr_db"`
-	Seconds   float64 `json:"seconds"` // that it took
-	// Trials are the settings that were measured: those of the interleaved rounds, those that might have been taken too,
-	// those that might not, those that failed; of each kind the fastest first.
+	Seconds   float64 `json:"seconds"` // how long the search took
+	// Trials are the measured settings: first those of the interleaved rounds, then other eligible ones, those that
+	// aren't eligible, and those that failed; each group by descending speed.
 	Trials []*Trial `json:"trials"`
-	// Taken are the settings that answer the most pictures a second, or the simplest that do within the noise; those
-	// with the lowest p99 if none meets the target.
-	Taken *Trial `json:"taken"`
-	// Command is the command line that serves by them: Settings, the queue for this many clients, and what was passed.
+	// Chosen are the settings with the most images per second, or the simplest within the noise of them. If none meets
+	// the target, they are the settings with the lowest p99.
+	Chosen *Trial `json:"taken"`
+	// Command is the command line of a server with the chosen settings, the queue for this many clients, and
+	// Config.ExtraArguments.
 	Command   []string `json:"command"`
 	MetTarget bool     `json:"met_target"`
-	// Near is how many settings are as fast as the fastest, itself included, within Tolerance (relative).
+	// Near is how many settings are within Tolerance (relative) of the fastest, the fastest included.
 	Near      int     `json:"near"`
 	Tolerance float64 `json:"tolerance"`
-	// SpeedUp is the pictures a second of Taken, divided by those of serve's defaults with the same queue; 0 if the
-	// defaults can't be used.
+	// SpeedUp is the images per second of Chosen divided by those of the defaults with the same queue; 0 if the defaults
+	// can't be used.
 	SpeedUp float64 `json:"speed_up"`
-	// BudgetSpent: the budget ended before everything was tried. Interrupted: the context did.
+	// BudgetSpent: the budget ran out before everything was tried. Interrupted: the context ended first.
 	BudgetSpent bool `json:"budget_spent"`
 	Interrupted bool `json:"interrupted"`
 
@@ -40,28 +41,28 @@ func (s *search) result(interrupted, budgetSpent bool) (*Result, error) {
 	}
 	c := &s.config
 	r := &Result{
-		Clients: c.Clients, TargetP99: inMs(c.TargetP99), MinPSNR: c.MinPSNR, Seconds: time.Since(s.began).Seconds(),
+		Clients: c.Clients, TargetP99: inMs(c.TargetP99), MinPSNR: c.MinPSNR, Seconds: time.Since(s.start).Seconds(),
 		Trials: slices.SortedStableFunc(slices.Values(s.trials), func(a, b *Trial) int {
-			if x, y := c.rank(a), c.rank(b); x != y {
+			if x, y := c.group(a), c.group(b); x != y {
 				return x - y
 			}
 			return bySpeed(a, b)
 		}),
-		Taken: d.taken, Command: c.command(d.taken.Settings), MetTarget: d.met, Near: d.near, Tolerance: d.tolerance,
+		Chosen: d.chosen, Command: c.command(d.chosen.Settings), MetTarget: d.metTarget, Near: d.near, Tolerance: d.tolerance,
 		BudgetSpent: budgetSpent, Interrupted: interrupted, config: s.config,
 	}
 	if defaults := s.defaults(); len(defaults) > 0 && defaults[0].ImagesPerSecond > 0 {
-		r.SpeedUp = d.taken.ImagesPerSecond / defaults[0].ImagesPerSecond
+		r.SpeedUp = d.chosen.ImagesPerSecond / defaults[0].ImagesPerSecond
 	}
 	return r, nil
 }
 
-// rank is a trial's place in the table.
-func (c *Config) rank(t *Trial) int {
+// group returns a trial's group in Result.Trials.
+func (c *Config) group(t *Trial) int {
 	switch {
 	case t.Failure != "":
 		return 3
-	case c.unusable(t) != "" || !c.inTime(t):
+	case c.rejection(t) != "" || !c.meetsTarget(t):
 		return 2
 	case t.Rounds == 0:
 		return 1
@@ -69,15 +70,15 @@ func (c *Config) rank(t *Trial) int {
 	return 0
 }
 
-// command is the command line that serves by these settings.
+// command returns the command line of a server with these settings.
 func (c *Config) command(s Settings) []string {
 	command := []string{"torchherd", "serve"}
 	if c.Model != "" {
 		command = append(command, c.Model)
 	}
 	command = append(command, s.Arguments()...)
-	if QueueSize(c.Clients) != defaultQueue {
+	if QueueSize(c.Clients) != defaultQueueSize() {
 		command = append(command, queueFlag(c.Clients)...)
 	}
-	return append(command, c.Passed...)
+	return append(command, c.ExtraArguments...)
 }

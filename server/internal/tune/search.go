@@ -9,27 +9,26 @@ import (
 	"github.com/torchherd/torchherd/server/internal/loadgen"
 )
 
-// A search is a run of Run.
+// A search is the state of one Run.
 type search struct {
 	config   Config
 	measurer Measurer
 	progress func(Progress)
 
-	began, deadline time.Time
-	round           int      // that was begun last
-	trials          []*Trial // in the order in which they were begun
-	best            *Trial   // so far; nil until some settings can be used
-	steps           []*Trial // that were the best once
-	compared        []*Trial // the finalists of complete interleaved rounds
+	start, deadline time.Time
+	round           int      // the number of the current measurement
+	trials          []*Trial // in the order of their measurements
+	best            *Trial   // so far; nil until some settings could be used
+	steps           []*Trial // that were the best at some time
+	compared        []*Trial // the finalists with complete interleaved rounds
 }
 
-// search measures the defaults, then what may be better.
+// search measures the defaults and then what may be better.
 func (s *search) search(ctx context.Context) error {
-	if err := s.begin(ctx); err != nil {
+	if err := s.measureDefaults(ctx); err != nil {
 		return err
 	}
-	until := s.began.Add(part(s.config.Budget, searchShare))
-	ctx, cancel := context.WithDeadline(ctx, until)
+	ctx, cancel := context.WithDeadline(ctx, s.start.Add(part(s.config.Budget, searchShare)))
 	defer cancel()
 	for {
 		before := s.best
@@ -38,32 +37,32 @@ func (s *search) search(ctx context.Context) error {
 				return err
 			}
 		}
-		if s.best == before { // it gets better or stays, so this comes
+		if s.best == before { // which ends the loop, since the best only improves
 			return nil
 		}
 	}
 }
 
-// begin measures the defaults or, with a model that they don't suit, single pictures.
-func (s *search) begin(ctx context.Context) error {
+// measureDefaults measures the defaults and, if the model can't be served with them, a batch size of 1.
+func (s *search) measureDefaults(ctx context.Context) error {
 	defaults, err := s.try(ctx, Defaults())
 	if err != nil || defaults.Failure == "" {
 		return err
 	}
-	single := Defaults()
-	single.MaxBatchSize = 1
-	alone, err := s.try(ctx, single)
-	if err == nil && alone.Failure != "" {
+	candidate := Defaults()
+	candidate.MaxBatchSize = 1
+	single, err := s.try(ctx, candidate)
+	if err == nil && single.Failure != "" {
 		return errors.New(defaults.Failure)
 	}
 	return err
 }
 
-// batchSizes are those that are tried.
+// batchSizes are the batch sizes to try.
 var batchSizes = []int{1, 2, 4, 8, 16}
 
-// varyBatchSize goes up as long as that helps, and down if the first step up doesn't. There can't be more pictures in
-// a batch than clients.
+// varyBatchSize raises the batch size as long as that helps, and lowers it if the first step up doesn't help. A batch
+// can't have more images than there are clients.
 func (s *search) varyBatchSize(ctx context.Context) error {
 	from := s.best
 	up, down := []int{}, []int{}
@@ -78,11 +77,11 @@ func (s *search) varyBatchSize(ctx context.Context) error {
 	slices.Reverse(down)
 	for _, sizes := range [][]int{up, down} {
 		for _, size := range sizes {
-			settings := s.best.Settings
-			settings.MaxBatchSize = size
-			if helped, err := s.improve(ctx, settings); err != nil {
+			candidate := s.best.Settings
+			candidate.MaxBatchSize = size
+			if improved, err := s.improve(ctx, candidate); err != nil {
 				return err
-			} else if !helped {
+			} else if !improved {
 				break
 			}
 		}
@@ -93,49 +92,48 @@ func (s *search) varyBatchSize(ctx context.Context) error {
 	return nil
 }
 
-// varyInstances shares the cores out: all of them to one instance, or some to each of several. On a GPU the threads
-// don't matter.
+// varyInstances divides the cores among different numbers of instances. With a GPU the threads don't matter.
 func (s *search) varyInstances(ctx context.Context) error {
 	from := s.best
-	for _, instances := range s.instances() {
-		settings := from.Settings
-		settings.Instances, settings.Threads = instances, 0
+	for _, instances := range s.instanceCounts() {
+		candidate := from.Settings
+		candidate.Instances, candidate.Threads = instances, 0
 		if !from.CUDA {
-			settings.Threads = s.config.Cores / instances
+			candidate.Threads = s.config.Cores / instances
 		}
-		if instances == from.Settings.Instances && (from.CUDA || settings.Threads == from.Threads) {
-			continue // the server has chosen that by itself
+		if instances == from.Settings.Instances && (from.CUDA || candidate.Threads == from.Threads) {
+			continue // the server has chosen the same
 		}
-		if _, err := s.improve(ctx, settings); err != nil {
+		if _, err := s.improve(ctx, candidate); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// maxShares is how many ways of sharing the cores are tried.
-const maxShares = 5
+// maxInstanceCounts is how many numbers of instances are tried.
+const maxInstanceCounts = 5
 
-// instances are the numbers of instances that are tried: those that the cores can be divided by, as far as there are
-// clients for them. Of many, some are left out, evenly.
-func (s *search) instances() []int {
+// instanceCounts returns the numbers of instances to try: the divisors of the number of cores, up to the number of
+// clients. If there are many, it returns evenly spaced ones.
+func (s *search) instanceCounts() []int {
 	var all []int
 	for n := 1; n <= min(s.config.Cores, s.config.Clients); n++ {
 		if s.config.Cores%n == 0 {
 			all = append(all, n)
 		}
 	}
-	if len(all) <= maxShares {
+	if len(all) <= maxInstanceCounts {
 		return all
 	}
-	some := make([]int, maxShares)
+	some := make([]int, maxInstanceCounts)
 	for i := range some {
-		some[i] = all[i*(len(all)-1)/(maxShares-1)]
+		some[i] = all[i*(len(all)-1)/(maxInstanceCounts-1)]
 	}
 	return some
 }
 
-// varyPrecision tries what the device has.
+// varyPrecision tries the precisions of the device, and CUDA graphs.
 func (s *search) varyPrecision(ctx context.Context) error {
 	from := s.best
 	precisions := []string{fp32, "bf16"}
@@ -146,59 +144,59 @@ func (s *search) varyPrecision(ctx context.Context) error {
 		precisions = []string{from.Settings.Precision}
 	}
 	for _, precision := range precisions {
-		settings := from.Settings
-		settings.Precision = precision
-		if _, err := s.improve(ctx, settings); err != nil {
+		candidate := from.Settings
+		candidate.Precision = precision
+		if _, err := s.improve(ctx, candidate); err != nil {
 			return err
 		}
 	}
 	if !from.CUDA {
 		return nil
 	}
-	settings := s.best.Settings
-	settings.CUDAGraphs = !settings.CUDAGraphs
-	_, err := s.improve(ctx, settings)
+	candidate := s.best.Settings
+	candidate.CUDAGraphs = !candidate.CUDAGraphs
+	_, err := s.improve(ctx, candidate)
 	return err
 }
 
-// waits are those that are tried, beside serve's default.
+// waits are the maximum waits to try beside the default.
 var waits = []time.Duration{0, 2 * time.Millisecond, 5 * time.Millisecond, 20 * time.Millisecond}
 
 func (s *search) varyWait(ctx context.Context) error {
 	from := s.best
 	if from.Settings.MaxBatchSize == 1 {
-		return nil // there is nothing to wait for
+		return nil // a batch of one never waits
 	}
 	for _, wait := range waits {
-		settings := from.Settings
-		settings.MaxWait = wait
-		if _, err := s.improve(ctx, settings); err != nil {
+		candidate := from.Settings
+		candidate.MaxWait = wait
+		if _, err := s.improve(ctx, candidate); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// improve tries settings, and says whether they are the best so far.
-func (s *search) improve(ctx context.Context, settings Settings) (bool, error) {
-	trial, err := s.try(ctx, settings)
+// improve tries a candidate and reports whether it is the best so far.
+func (s *search) improve(ctx context.Context, candidate Settings) (bool, error) {
+	trial, err := s.try(ctx, candidate)
 	return err == nil && trial == s.best, err
 }
 
-// try measures settings, unless they were measured before. A round that would be too long for what is left of the
-// context's time, if it took as long as the longest one so far, isn't begun.
-func (s *search) try(ctx context.Context, settings Settings) (*Trial, error) {
+// try measures a candidate unless it was measured before. It returns errBudget without measuring if the context would
+// probably end first, judging by the longest measurement so far.
+func (s *search) try(ctx context.Context, candidate Settings) (*Trial, error) {
 	longest := time.Duration(0)
 	for _, t := range s.trials {
-		if t.Settings == settings {
+		if t.Settings == candidate {
 			return t, nil
 		}
-		longest = max(longest, t.took)
+		longest = max(longest, t.duration)
 	}
-	if until, ok := ctx.Deadline(); ok && time.Until(until) < longest {
+	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < longest {
 		return nil, errBudget
 	}
-	t := &Trial{Settings: settings}
+	t := &Trial{Settings: candidate}
 	var err error
 	if t.Measurement, err = s.measure(ctx, t); err != nil {
 		return nil, err
@@ -210,35 +208,35 @@ func (s *search) try(ctx context.Context, settings Settings) (*Trial, error) {
 	return t, nil
 }
 
-// measure measures once, and writes it down if the settings can't be used. Its error is errBudget or errInterrupted:
-// the context ended first.
+// measure measures a trial once, and stores its failure if its settings can't be used. It returns errBudget or
+// errInterrupted if the context ended first.
 func (s *search) measure(ctx context.Context, t *Trial) (Measurement, error) {
 	if end := endOf(ctx); end != nil {
 		return Measurement{}, end
 	}
 	s.round++
-	began := time.Now()
-	tell := func(stage Stage, l loadgen.Progress, m Measurement, err error) {
+	start := time.Now()
+	report := func(stage Stage, l loadgen.Progress, m Measurement, err error) {
 		s.progress(Progress{
-			Elapsed: time.Since(s.began), Round: s.round, Settings: t.Settings,
+			Elapsed: time.Since(s.start), Round: s.round, Settings: t.Settings,
 			Stage: stage, Load: l, Measured: m, Err: err,
 		})
 	}
-	tell(Starting, loadgen.Progress{}, Measurement{}, nil)
-	m, err := s.measurer.Measure(ctx, t.Settings, func(l loadgen.Progress) { tell(Sending, l, Measurement{}, nil) })
-	t.took = time.Since(began)
+	report(Starting, loadgen.Progress{}, Measurement{}, nil)
+	m, err := s.measurer.Measure(ctx, t.Settings, func(l loadgen.Progress) { report(Sending, l, Measurement{}, nil) })
+	t.duration = time.Since(start)
 	end := endOf(ctx)
-	if end != nil { // then the server's failure, or half a measurement, is only what came of that
+	if end != nil { // then the server was stopped in the middle, and neither m nor err means anything
 		m, err = Measurement{}, end
 	}
-	tell(Done, loadgen.Progress{}, m, err)
+	report(Done, loadgen.Progress{}, m, err)
 	if err != nil && end == nil {
 		t.Failure = err.Error()
 	}
 	return m, end
 }
 
-// endOf is errBudget or errInterrupted if the context has ended, else nil.
+// endOf returns errBudget or errInterrupted if the context has ended, else nil.
 func endOf(ctx context.Context) error {
 	switch {
 	case ctx.Err() == nil:

@@ -13,47 +13,49 @@ import (
 	"github.com/torchherd/torchherd/server/internal/loadgen"
 )
 
-// Servers measures settings on servers of its own, one after the other: each is a fresh `torchherd serve`, because much
-// of what counts, such as OpenMP's threads and the allocator's state, belongs to a process and stays with it.
+// Servers is a Measurer that starts a new `torchherd serve` for each measurement. A server that changed its settings
+// would not do: OpenMP's threads, the state of the allocator and other things that count stay with a process.
 type Servers struct {
-	Config  Config
-	Program string   // torchherd
-	Images  [][]byte // that are sent in turn; 1 or more
+	Config      Config
+	Program     string   // path of the torchherd command
+	Environment []string // further environment variables of the servers, as NAME=value
+	Images      [][]byte // sent in turn; at least one
 
-	reference []pixels // fp32's answers to the pictures; nil until a server has given them
+	reference []pixels // the fp32 responses to Images; nil until they have been fetched
 }
 
-// requestTimeout is serve's own default.
+// requestTimeout is the default of serve.
 const requestTimeout = time.Minute
 
 // Measure starts a server, measures it and stops it.
-func (s *Servers) Measure(ctx context.Context, settings Settings, sending func(loadgen.Progress)) (Measurement, error) {
-	server, err := startServer(ctx, s.Program, s.arguments(settings))
+func (s *Servers) Measure(ctx context.Context, candidate Settings, progress func(loadgen.Progress)) (Measurement, error) {
+	server, err := startServer(ctx, s.Program, s.Environment, s.arguments(candidate))
 	if err != nil {
 		return Measurement{}, err
 	}
 	defer server.stop()
-	sending(loadgen.Progress{})
-	result, err := s.send(ctx, server.url, settings, sending)
+	progress(loadgen.Progress{})
+	result, err := s.send(ctx, server.url, candidate, progress)
 	if err != nil {
-		return Measurement{}, server.blame(err)
+		return Measurement{}, server.cause(err)
 	}
 	m := Measurement{
 		ImagesPerSecond: result.Goodput, P50: result.Latency.P50, P99: result.Latency.P99,
-		Threads: server.threads, CUDA: strings.HasPrefix(server.device, "cuda"), FellBehind: result.Saturation.Reason,
+		Threads: server.model.Threads, CUDA: strings.HasPrefix(server.model.Device, "cuda"),
+		FellBehind: result.Saturation.Reason,
 	}
-	m.PSNR, err = s.compare(ctx, server.url, settings.Precision)
+	m.PSNR, err = s.compare(ctx, server.url, candidate.Precision)
 	if err != nil {
-		return Measurement{}, server.blame(err)
+		return Measurement{}, server.cause(err)
 	}
 	return m, nil
 }
 
-func (s *Servers) arguments(settings Settings) []string {
+func (s *Servers) arguments(candidate Settings) []string {
 	arguments := []string{"serve", "--listen=127.0.0.1:0", "--admin-listen=off", "--log-format=json", "--log-level=info"}
-	arguments = append(arguments, settings.all()...)
+	arguments = append(arguments, candidate.all()...)
 	arguments = append(arguments, queueFlag(s.Config.Clients)...)
-	arguments = append(arguments, s.Config.Passed...)
+	arguments = append(arguments, s.Config.ExtraArguments...)
 	if s.Config.Model != "" {
 		arguments = append(arguments, "--", s.Config.Model)
 	}
@@ -64,46 +66,46 @@ func queueFlag(clients int) []string {
 	return []string{"--max-queue-size", strconv.Itoa(QueueSize(clients))}
 }
 
-// A round has so many full batches at least, and lets each client have some turns: fewer say nothing.
+// The minimum of a round: with fewer full batches, or fewer images of each client, the figures mean little.
 const (
-	leastBatches = 8
-	leastTurns   = 2
+	minBatches         = 8
+	minImagesPerClient = 2
 )
 
-// send sends a round of pictures. A round is a number of pictures, not a time: a time would end within a batch, which
-// with a slow model's few batches is a large part of the round. A first one is as small as a round may be. If that took
-// less than the duration, it was the warm-up of one that is as long.
+// send sends one round of images. A round is a number of images, not a time, because a time would end within a batch,
+// and a slow model completes only a few. The first round is as small as possible. If it took less than Config.Duration,
+// it was the warm-up for a second one that takes as long.
 func (s *Servers) send(
-	ctx context.Context, url string, settings Settings, progress func(loadgen.Progress),
+	ctx context.Context, url string, candidate Settings, progress func(loadgen.Progress),
 ) (*loadgen.Result, error) {
-	full := min(settings.MaxBatchSize*settings.Instances, s.Config.Clients) // pictures that can be in a forward at a time
-	least := inFull(max(leastBatches*full, leastTurns*s.Config.Clients), full)
+	full := min(candidate.MaxBatchSize*candidate.Instances, s.Config.Clients) // images that can be in a forward at once
+	least := roundUp(max(minBatches*full, minImagesPerClient*s.Config.Clients), full)
 	result, err := s.sendImages(ctx, url, least, progress)
 	if err != nil || result.Seconds >= s.Config.Duration.Seconds() {
 		return result, err
 	}
-	pictures := result.Goodput * s.Config.Duration.Seconds()
-	return s.sendImages(ctx, url, inFull(max(int(math.Ceil(pictures)), least), full), progress)
+	images := result.Goodput * s.Config.Duration.Seconds()
+	return s.sendImages(ctx, url, roundUp(max(int(math.Ceil(images)), least), full), progress)
 }
 
-// inFull is a number rounded up to a multiple of full.
-func inFull(n, full int) int { return (n + full - 1) / full * full }
+// roundUp returns n rounded up to a multiple of m.
+func roundUp(n, m int) int { return (n + m - 1) / m * m }
 
-// sendImages sends so many pictures. It is an error if any of them isn't answered well.
+// sendImages sends this many images. It returns an error if any of them failed.
 func (s *Servers) sendImages(
-	ctx context.Context, url string, pictures int, progress func(loadgen.Progress),
+	ctx context.Context, url string, images int, progress func(loadgen.Progress),
 ) (*loadgen.Result, error) {
 	result, err := loadgen.Run(ctx, loadgen.Config{
-		URL: url, Method: "PUT", Images: s.Images, Clients: s.Config.Clients, Requests: pictures,
+		URL: url, Method: "PUT", Images: s.Images, Clients: s.Config.Clients, Requests: images,
 		Duration: loadgen.MaxDuration, RequestTimeout: requestTimeout,
 	}, progress)
 	if err == nil && result.Good < result.Requests {
-		err = fmt.Errorf("%d of %d pictures failed: %s", result.Requests-result.Good, result.Requests, failures(result))
+		err = fmt.Errorf("%d of %d images failed: %s", result.Requests-result.Good, result.Requests, failures(result))
 	}
 	return result, err
 }
 
-// failures says what the answers were that weren't good.
+// failures returns the statuses and errors of the requests that failed.
 func failures(result *loadgen.Result) string {
 	var texts []string
 	for _, status := range slices.Sorted(maps.Keys(result.Statuses)) {
@@ -114,30 +116,31 @@ func failures(result *loadgen.Result) string {
 	return strings.Join(append(texts, slices.Sorted(maps.Keys(result.Errors))...), "; ")
 }
 
-// compare says what PSNR the answers of another precision have beside fp32's; these it keeps.
+// compare returns the lowest PSNR of a precision's responses against those of fp32, which it keeps. For fp32 it returns
+// 0.
 func (s *Servers) compare(ctx context.Context, url, precision string) (float64, error) {
 	if precision == fp32 && s.reference != nil {
 		return 0, nil
 	}
-	answers := make([]pixels, 0, len(s.Images))
-	for _, picture := range s.Images {
-		answer, err := answerTo(ctx, url, picture)
+	responses := make([]pixels, 0, len(s.Images))
+	for _, image := range s.Images {
+		response, err := fetch(ctx, url, image)
 		if err != nil {
 			return 0, err
 		}
-		answers = append(answers, answer)
+		responses = append(responses, response)
 	}
 	if precision == fp32 {
-		s.reference = answers
+		s.reference = responses
 		return 0, nil
 	}
-	least := float64(MaxPSNR)
-	for i, answer := range answers {
-		of, err := psnr(answer, s.reference[i])
+	lowest := float64(MaxPSNR)
+	for i, response := range responses {
+		value, err := psnr(response, s.reference[i])
 		if err != nil {
 			return 0, err
 		}
-		least = min(least, of)
+		lowest = min(lowest, value)
 	}
-	return least, nil
+	return lowest, nil
 }

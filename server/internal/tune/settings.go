@@ -5,12 +5,14 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/torchherd/torchherd/server/internal/settings"
 )
 
 // Settings are the flags of `torchherd serve` that are tuned.
 type Settings struct {
 	MaxBatchSize int
-	Threads      int // of a forward; 0: the server chooses
+	Threads      int // of one forward; 0: the server chooses
 	Instances    int
 	MaxWait      time.Duration
 	Precision    string
@@ -20,17 +22,20 @@ type Settings struct {
 // fp32 is the precision that others are compared with.
 const fp32 = "fp32"
 
-// Defaults are serve's own.
+// Defaults returns the defaults of serve.
 func Defaults() Settings {
-	return Settings{MaxBatchSize: 2, Instances: 1, MaxWait: time.Second, Precision: fp32}
+	d := settings.Default()
+	return Settings{
+		MaxBatchSize: d.MaxBatchSize, Threads: d.Threads, Instances: d.Instances, MaxWait: d.MaxWait,
+		Precision: string(d.Precision), CUDAGraphs: d.CUDAGraphs,
+	}
 }
 
-// defaultQueue is serve's --max-queue-size.
-const defaultQueue = 3
+func defaultQueueSize() int { return settings.Default().MaxQueueSize }
 
-// QueueSize is the --max-queue-size that a number of clients needs: room for a picture of each, so that none is
-// refused, and serve's default at least.
-func QueueSize(clients int) int { return max(clients, defaultQueue) }
+// QueueSize returns the --max-queue-size for a number of clients: room for one image of each, so that none is refused,
+// and at least the default of serve.
+func QueueSize(clients int) int { return max(clients, defaultQueueSize()) }
 
 type flag struct{ name, value string }
 
@@ -45,7 +50,8 @@ func (s Settings) flags() []flag {
 	}
 }
 
-// all is the settings as arguments of serve, none left out: what the environment has doesn't count then.
+// all returns every setting as an argument of serve. None is left out, so that environment variables and model files
+// can't change the settings that are measured.
 func (s Settings) all() []string {
 	flags := s.flags()
 	arguments := make([]string, 0, len(flags))
@@ -55,7 +61,7 @@ func (s Settings) all() []string {
 	return arguments
 }
 
-// changed is the flags that differ from serve's defaults.
+// changed returns the flags that differ from the defaults of serve.
 func (s Settings) changed() []flag {
 	var changed []flag
 	defaults := Defaults().flags()
@@ -67,9 +73,9 @@ func (s Settings) changed() []flag {
 	return changed
 }
 
-// Arguments is the flags that differ from serve's defaults, as one types them.
+// Arguments returns the flags that differ from the defaults of serve, as a person types them.
 func (s Settings) Arguments() []string {
-	arguments := []string{} // not nil, for JSON's sake
+	arguments := []string{} // not nil, which JSON would encode as null
 	for _, f := range s.changed() {
 		arguments = append(arguments, f.name)
 		if f.value != "true" {
@@ -79,7 +85,7 @@ func (s Settings) Arguments() []string {
 	return arguments
 }
 
-// String is the flags that differ from serve's defaults.
+// String returns the flags that differ from the defaults of serve, or "defaults".
 func (s Settings) String() string {
 	if arguments := s.Arguments(); len(arguments) > 0 {
 		return strings.Join(arguments, " ")
@@ -87,23 +93,20 @@ func (s Settings) String() string {
 	return "defaults"
 }
 
-// A Value is a setting as a model.yaml and serve's config file have it.
-type Value struct{ Key, Text string }
-
-// Values are all settings, and the queue for a number of clients.
-func (s Settings) Values(clients int) []Value {
-	return append(s.values(), Value{"max-queue-size", strconv.Itoa(QueueSize(clients))})
+// Values returns all settings and the queue size for a number of clients, as model.yaml has them.
+func (s Settings) Values(clients int) []settings.Value {
+	return append(s.values(), settings.Value{Key: "max-queue-size", Text: strconv.Itoa(QueueSize(clients))})
 }
 
-func (s Settings) values() []Value {
-	var values []Value
+func (s Settings) values() []settings.Value {
+	var values []settings.Value
 	for _, f := range s.flags() {
-		values = append(values, Value{strings.TrimPrefix(f.name, "--"), f.value})
+		values = append(values, settings.Value{Key: strings.TrimPrefix(f.name, "--"), Text: f.value})
 	}
 	return values
 }
 
-// MarshalJSON writes all settings by their keys.
+// MarshalJSON encodes the settings as an object of strings with the keys of model.yaml.
 func (s Settings) MarshalJSON() ([]byte, error) {
 	values := map[string]string{}
 	for _, v := range s.values() {
@@ -112,7 +115,8 @@ func (s Settings) MarshalJSON() ([]byte, error) {
 	return json.Marshal(values)
 }
 
-// simpler says whether a is closer to serve's defaults than b: by fewer flags, else by smaller numbers in them.
+// simpler reports whether a is closer to the defaults of serve than b: it has fewer flags, or as many with smaller
+// numbers.
 func simpler(a, b Settings) bool {
 	if x, y := len(a.changed()), len(b.changed()); x != y {
 		return x < y

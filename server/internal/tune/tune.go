@@ -1,14 +1,14 @@
-// Package tune finds the settings by which a server answers the most pictures a second on this machine.
+// Package tune searches for the settings with which a server processes the most images per second on this machine.
 //
-// # How it searches
+// # The search
 //
-// A full grid would take hours with a large model, so the search goes along one setting at a time, from serve's
-// defaults on: the size of batches up (or else down) as long as it helps, how the cores are shared by instances, the
-// precision, the waiting. It begins again where it has come to, until a whole turn finds nothing better. The waiting
-// comes last because it matters least, and the budget may end.
+// Measuring every combination of settings would take hours with a large model. The search therefore changes one setting
+// at a time, starting from the defaults of serve: it raises (or else lowers) the batch size as long as that helps, then
+// varies how instances share the cores, the precision and the maximum wait. It repeats this from the best settings so
+// far until a pass finds nothing better. The maximum wait comes last because it matters least, and the budget may end.
 //
-// Then the best of them and the defaults are measured again in interleaved rounds, whose medians count. What lies
-// within the noise of the fastest is as fast as it; of those the one that is closest to the defaults is taken.
+// The best settings and the defaults are then measured again in interleaved rounds, and the medians count. Settings
+// within the noise of the fastest count as equally fast; of these the search chooses the ones closest to the defaults.
 package tune
 
 import (
@@ -21,104 +21,104 @@ import (
 	"github.com/torchherd/torchherd/server/internal/loadgen"
 )
 
-// A Config says what is looked for. Fields have no defaults but those that they name.
+// A Config describes a search. Zero values aren't replaced by defaults.
 type Config struct {
-	Model   string   // as serve takes it; "": the bundled one
-	Passed  []string // further arguments of serve, which stay as they are
-	Clients int      // that send pictures, each the next one when it has its answer: 1 to loadgen.MaxClients
-	Cores   int      // that the server may use
-	// TargetP99 is what the 99th percentile of the latencies may be at most; 0: anything.
+	Model          string   // as on the command line of serve; "": the bundled model
+	ExtraArguments []string // further arguments of serve, the same in every measurement
+	Clients        int      // that send images, each the next one after its response: 1 to loadgen.MaxClients
+	Cores          int      // that the server may use
+	// TargetP99 is the upper limit for the 99th percentile of the latency; 0: no limit.
 	TargetP99 time.Duration
-	// MinPSNR is what the answers of another precision must keep of those of fp32, in dB.
+	// MinPSNR is the minimum PSNR, in dB, of responses in another precision compared with those in fp32.
 	MinPSNR float64
-	// KeepPrecision leaves the precision alone: the model has one of its own.
+	// KeepPrecision excludes the precision from the search: the model has a fixed one.
 	KeepPrecision bool
-	// Duration is how long a round takes at least, roughly, after the server has been started: up to loadgen.MaxDuration.
+	// Duration is the approximate minimum of a round, once its server is ready: up to loadgen.MaxDuration.
 	Duration time.Duration
-	// Budget is how long all of it may take.
+	// Budget is how long the whole search may take.
 	Budget time.Duration
 }
 
-// Validate says what is wrong with the configuration, if anything is.
+// Validate returns an error for the first field that is out of range.
 func (c *Config) Validate() error {
 	switch {
 	case c.Clients < 1 || c.Clients > loadgen.MaxClients:
-		return fmt.Errorf("clients %d: there must be 1 to %d", c.Clients, loadgen.MaxClients)
+		return fmt.Errorf("clients %d: must be 1 to %d", c.Clients, loadgen.MaxClients)
 	case c.TargetP99 < 0:
-		return fmt.Errorf("target p99 %v: it must be 0s (none) or more", c.TargetP99)
+		return fmt.Errorf("target p99 %v: must be 0s (no limit) or more", c.TargetP99)
 	case !(c.MinPSNR >= 0 && c.MinPSNR <= MaxPSNR): // NaN too
-		return fmt.Errorf("min psnr %v: it must be 0 to %d dB", c.MinPSNR, MaxPSNR)
+		return fmt.Errorf("min psnr %v: must be 0 to %d dB", c.MinPSNR, MaxPSNR)
 	case c.Duration <= 0 || c.Duration > loadgen.MaxDuration:
-		return fmt.Errorf("duration %v: it must be above 0s and at most %v", c.Duration, loadgen.MaxDuration)
+		return fmt.Errorf("duration %v: must be above 0s and at most %v", c.Duration, loadgen.MaxDuration)
 	case c.Budget <= 0:
-		return fmt.Errorf("budget %v: it must be above 0s", c.Budget)
+		return fmt.Errorf("budget %v: must be above 0s", c.Budget)
 	}
 	return nil
 }
 
-// A Measurement is what one round found. All its pictures were answered well.
+// A Measurement is the outcome of one round in which every request succeeded.
 type Measurement struct {
 	ImagesPerSecond float64 `json:"pictures_per_second"`
 	P50             float64 `json:"p50_ms"`
 	P99             float64 `json:"p99_ms"`
-	// PSNR compares the answers with those of fp32, in dB: the least of all pictures, MaxPSNR at most. It is 0 where
+	// PSNR compares the responses with those of fp32: the lowest value of all images, in dB, at most MaxPSNR. It is 0 if
 	// the precision is fp32.
 	PSNR    float64 `json:"psnr_db"`
-	Threads int     `json:"threads"` // that a forward used, where Settings leaves it to the server
-	CUDA    bool    `json:"cuda"`    // the server ran the model on a GPU
-	// FellBehind says why the load generator couldn't keep up, so that the server may do more; "": it could.
+	Threads int     `json:"threads"` // that one forward used; the server chooses if Settings has 0
+	CUDA    bool    `json:"cuda"`    // the model ran on a GPU
+	// FellBehind is why the load generator couldn't keep up, in which case the server may be faster; "": it kept up.
 	FellBehind string `json:"fell_behind"`
 }
 
-// A Measurer measures settings. Measure calls sending when the server is ready, and then about once a second. Its
-// error says why the settings can't be used, unless the context has ended.
+// A Measurer measures settings. Measure calls progress when the server is ready, and then about once a second. It
+// returns an error if the settings can't be used, and any error after the context has ended.
 type Measurer interface {
-	Measure(ctx context.Context, settings Settings, sending func(loadgen.Progress)) (Measurement, error)
+	Measure(ctx context.Context, candidate Settings, progress func(loadgen.Progress)) (Measurement, error)
 }
 
-// A Trial is what became of some settings.
+// A Trial is a candidate and its measurements.
 type Trial struct {
 	Settings    Settings `json:"settings"`
-	Measurement          // the search's or, if there were interleaved rounds, the medians of those
-	Rounds      int      `json:"rounds"`  // interleaved ones
-	Failure     string   `json:"failure"` // why they can't be used; "": they can
+	Measurement          // the search's or, if there were interleaved rounds, their medians
+	Rounds      int      `json:"rounds"`  // interleaved rounds
+	Failure     string   `json:"failure"` // why the settings can't be used; "": they can
 
-	rounds []Measurement // interleaved
-	took   time.Duration // the last measuring, the server's start included
+	rounds   []Measurement // interleaved
+	duration time.Duration // of the last measurement, the start of the server included
 }
 
-// A Progress is what is being done.
+// A Progress describes the current state of a search.
 type Progress struct {
 	Elapsed  time.Duration
 	Round    int // counts from 1, over all settings
 	Settings Settings
 	Stage    Stage
-	Load     loadgen.Progress // when Sending
-	Measured Measurement      // when Done
-	Err      error            // when Done: why there is no measurement
+	Load     loadgen.Progress // for Sending
+	Measured Measurement      // for Done
+	Err      error            // for Done: why there is no measurement
 }
 
-// A Stage of a round.
+// A Stage is a part of a round.
 type Stage int
 
-// Stages in their order. Sending is told again and again.
+// The stages in their order. Sending is reported repeatedly.
 const (
 	Starting Stage = iota
 	Sending
 	Done
 )
 
-// searchShare is the part of the budget that the search may take; the rest is for the interleaved rounds.
+// searchShare is the part of the budget for the search; the rest is for the interleaved rounds.
 const searchShare = 2.0 / 3
 
-// What ends a search early.
+// Reasons why a search ends early.
 var (
-	errBudget      = errors.New("the budget is spent")
+	errBudget      = errors.New("the budget ran out")
 	errInterrupted = errors.New("interrupted")
 )
 
-// Run searches. When ctx ends it returns what it knows by then. It returns an error when it knows nothing: the
-// server's own reason if the model can't be served.
+// Run searches. When ctx ends it returns the result so far. It returns an error if nothing could be measured: if the
+// model can't be served, the reason that the server gave. progress may be nil.
 func Run(ctx context.Context, config Config, measurer Measurer, progress func(Progress)) (*Result, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
@@ -126,8 +126,8 @@ func Run(ctx context.Context, config Config, measurer Measurer, progress func(Pr
 	if progress == nil {
 		progress = func(Progress) {}
 	}
-	s := &search{config: config, measurer: measurer, progress: progress, began: time.Now()}
-	s.deadline = s.began.Add(config.Budget)
+	s := &search{config: config, measurer: measurer, progress: progress, start: time.Now()}
+	s.deadline = s.start.Add(config.Budget)
 	bounded, cancel := context.WithDeadline(ctx, s.deadline)
 	defer cancel()
 	err := s.search(bounded)
@@ -136,23 +136,23 @@ func Run(ctx context.Context, config Config, measurer Measurer, progress func(Pr
 	}
 	interrupted := ctx.Err() != nil
 	if s.best == nil {
-		return nil, s.nothing(err, interrupted)
+		return nil, s.noResult(err, interrupted)
 	}
 	return s.result(interrupted, errors.Is(err, errBudget))
 }
 
-// nothing is the error of a run that measured nothing.
-func (s *search) nothing(err error, interrupted bool) error {
+// noResult returns the error of a search that measured nothing.
+func (s *search) noResult(err error, interrupted bool) error {
 	switch {
 	case interrupted:
 		return errors.New("interrupted before anything was measured")
 	case errors.Is(err, errBudget):
-		return fmt.Errorf("the budget of %v ended before anything was measured: raise it by --budget", s.config.Budget)
+		return fmt.Errorf("the budget of %v ran out before anything was measured; raise --budget", s.config.Budget)
 	}
 	return err
 }
 
-// part is a share of a duration.
-func part(of time.Duration, share float64) time.Duration {
-	return time.Duration(math.Round(float64(of) * share))
+// part returns a share of a duration.
+func part(d time.Duration, share float64) time.Duration {
+	return time.Duration(math.Round(float64(d) * share))
 }

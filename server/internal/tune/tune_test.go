@@ -1,11 +1,13 @@
 package tune_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -16,19 +18,20 @@ import (
 	"github.com/torchherd/torchherd/server/internal/tune"
 )
 
-// A machine answers a measurement at once from a made-up landscape, after some time of the bubble's clock. Its rounds
-// differ by up to 2 % to either side, always in the same way.
+// A machine is a Measurer with made-up figures. A measurement takes some time by the fake clock. The speed varies by up to
+// 2 % in either direction, always in the same way.
 type machine struct {
-	speed func(tune.Settings) float64 // pictures a second; 0: the settings can't be served
+	speed func(tune.Settings) float64 // images per second; 0: the settings can't be served
 	p99   func(tune.Settings) float64 // in ms; nil: 100
-	psnr  float64                     // of all precisions but fp32
+	psnr  float64                     // of every precision but fp32
 	cuda  bool
-	takes time.Duration // a measurement; 0: 4 s
+	takes time.Duration // one measurement; 0: 4 s
+	err   error         // for settings that can't be served; nil: a text with the settings
 
 	measured []tune.Settings
 }
 
-func (m *machine) Measure(ctx context.Context, s tune.Settings, sending func(loadgen.Progress)) (tune.Measurement, error) {
+func (m *machine) Measure(ctx context.Context, s tune.Settings, progress func(loadgen.Progress)) (tune.Measurement, error) {
 	m.measured = append(m.measured, s)
 	takes := m.takes
 	if takes == 0 {
@@ -39,10 +42,10 @@ func (m *machine) Measure(ctx context.Context, s tune.Settings, sending func(loa
 	case <-ctx.Done():
 		return tune.Measurement{}, errors.New("the server was stopped")
 	}
-	sending(loadgen.Progress{})
+	progress(loadgen.Progress{})
 	speed := m.speed(s)
 	if speed == 0 {
-		return tune.Measurement{}, fmt.Errorf("can't serve by %v", s)
+		return tune.Measurement{}, cmp.Or(m.err, fmt.Errorf("can't serve with %v", s))
 	}
 	h := fnv.New32a()
 	fmt.Fprint(h, s, len(m.measured))
@@ -62,14 +65,14 @@ func (m *machine) Measure(ctx context.Context, s tune.Settings, sending func(loa
 
 const cores = 4
 
-// config is one with time enough.
+// config returns a configuration with a generous budget.
 func config() tune.Config {
 	return tune.Config{
 		Model: "model.pt", Clients: 16, Cores: cores, MinPSNR: 35, Duration: 3 * time.Second, Budget: time.Hour,
 	}
 }
 
-// run searches on a machine in a bubble with a clock of its own.
+// run searches on a machine, by a fake clock.
 func run(t *testing.T, c tune.Config, m *machine) *tune.Result {
 	t.Helper()
 	r, err := tryRun(t, c, m, nil)
@@ -85,19 +88,19 @@ func tryRun(t *testing.T, c tune.Config, m *machine, progress func(tune.Progress
 	return r, err
 }
 
-// command is the flags of the result's command line.
+// command returns the flags of the result's command line.
 func command(r *tune.Result) string { return strings.Join(r.Command[2:], " ") }
 
-// byBatch is a speed that hangs on the size of batches alone.
+// byBatch returns a speed that depends only on the batch size.
 func byBatch(speeds map[int]float64) func(tune.Settings) float64 {
 	return func(s tune.Settings) float64 { return speeds[s.MaxBatchSize] }
 }
 
 func flat(tune.Settings) float64 { return 100 }
 
-// times is a factor where something is so.
-func times(factor float64, so bool) float64 {
-	if so {
+// times returns the factor if the condition holds, else 1.
+func times(factor float64, condition bool) float64 {
+	if condition {
 		return factor
 	}
 	return 1
@@ -114,21 +117,21 @@ func TestFindsTheBestSettings(t *testing.T) {
 			"--max-batch-size 8",
 		},
 		{
-			"single pictures", machine{speed: byBatch(map[int]float64{1: 20, 2: 12, 4: 8, 8: 7, 16: 6})},
+			"single images", machine{speed: byBatch(map[int]float64{1: 20, 2: 12, 4: 8, 8: 7, 16: 6})},
 			"--max-batch-size 1",
 		},
 		{
-			"one thread for each of many instances",
+			"many instances with one thread each",
 			machine{speed: func(s tune.Settings) float64 { return 50 + 10*float64(s.Instances) - float64(s.Threads) }},
 			"--instances 4 --threads 1",
 		},
 		{
-			"one instance of few threads", // what the server chooses is too many
+			"few threads for each instance", // the server chooses too many
 			machine{speed: func(s tune.Settings) float64 { return 100 * times(1.5, s.Instances == 2 && s.Threads == 2) }},
 			"--instances 2 --threads 2",
 		},
 		{
-			"a precision that is fast and close enough",
+			"a fast precision with a sufficient PSNR",
 			machine{psnr: 48, speed: func(s tune.Settings) float64 { return 2 * times(2, s.Precision == "bf16") }},
 			"--precision bf16",
 		},
@@ -138,7 +141,7 @@ func TestFindsTheBestSettings(t *testing.T) {
 			"--max-wait 5ms",
 		},
 		{
-			"settings that hang on each other", // several instances need large batches, which one doesn't
+			"settings that depend on each other", // several instances need larger batches than one
 			machine{speed: func(s tune.Settings) float64 {
 				speed := byBatch(map[int]float64{1: 20, 2: 22, 4: 22, 8: 10, 16: 9})(s)
 				if s.Instances == 4 {
@@ -149,7 +152,7 @@ func TestFindsTheBestSettings(t *testing.T) {
 			"--max-batch-size 8 --instances 4 --threads 1",
 		},
 		{
-			"a GPU with graphs",
+			"a GPU with CUDA graphs",
 			machine{cuda: true, psnr: 60, speed: func(s tune.Settings) float64 {
 				return 900 * times(3, s.Precision == "fp16") * times(1.4, s.CUDAGraphs)
 			}},
@@ -159,31 +162,31 @@ func TestFindsTheBestSettings(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			r := run(t, config(), &test.machine)
 			want := "model.pt " + test.want + " --max-queue-size 16"
-			if command(r) != want || !r.MetTarget || r.Taken.Rounds != 3 || r.BudgetSpent || r.Interrupted {
-				t.Errorf("%s instead of %s: %+v", command(r), want, r)
+			if command(r) != want || !r.MetTarget || r.Chosen.Rounds != 3 || r.BudgetSpent || r.Interrupted {
+				t.Errorf("got %s, want %s: %+v", command(r), want, r)
 			}
 			if r.SpeedUp < 1.05 {
-				t.Errorf("%v times as fast as the defaults", r.SpeedUp)
+				t.Errorf("%v times the speed of the defaults", r.SpeedUp)
 			}
 		})
 	}
 }
 
-// What lies within the noise isn't worth a flag.
-func TestTakesTheSimplestWithinTheNoise(t *testing.T) {
+// A gain within the noise isn't worth a flag.
+func TestChoosesTheSimplestWithinTheNoise(t *testing.T) {
 	r := run(t, config(), &machine{speed: flat, psnr: 60})
-	if r.Taken.Settings != tune.Defaults() || r.Near < 2 || command(r) != "model.pt --max-queue-size 16" {
+	if r.Chosen.Settings != tune.Defaults() || r.Near < 2 || command(r) != "model.pt --max-queue-size 16" {
 		t.Errorf("%s of %d", command(r), r.Near)
 	}
-	// Batches of 8 are 3 % faster than of 4, which are 40 % faster than the defaults.
+	// Batches of 8 are 3 % faster than batches of 4, which are 40 % faster than the defaults.
 	r = run(t, config(), &machine{speed: byBatch(map[int]float64{1: 50, 2: 70, 4: 100, 8: 103, 16: 90})})
-	if r.Taken.Settings.MaxBatchSize != 4 {
+	if r.Chosen.Settings.MaxBatchSize != 4 {
 		t.Errorf("%s of %d", command(r), r.Near)
 	}
 }
 
-// Settings whose only round of the search was lucky aren't taken for it: the interleaved rounds find out.
-func TestLuckDoesNotLast(t *testing.T) {
+// Settings with one lucky measurement in the search aren't chosen for it, since the interleaved rounds disprove it.
+func TestLuckyMeasurementIsNotChosen(t *testing.T) {
 	m := &machine{}
 	m.speed = func(s tune.Settings) float64 {
 		times := 0
@@ -197,12 +200,12 @@ func TestLuckDoesNotLast(t *testing.T) {
 		}
 		return byBatch(map[int]float64{1: 80, 2: 100, 4: 150, 8: 120})(s)
 	}
-	if r := run(t, config(), m); r.Taken.Settings.MaxBatchSize != 4 || r.Taken.Settings.MaxWait != time.Second {
+	if r := run(t, config(), m); r.Chosen.Settings.MaxBatchSize != 4 || r.Chosen.Settings.MaxWait != time.Second {
 		t.Errorf("%s", command(r))
 	}
 }
 
-// In the end finalists take turns, and the search measures nothing twice.
+// The finalists take turns, and the search measures no settings twice.
 func TestRoundsAreInterleaved(t *testing.T) {
 	m := &machine{speed: byBatch(map[int]float64{1: 80, 2: 100, 4: 150, 8: 120})}
 	r := run(t, config(), m)
@@ -214,7 +217,7 @@ func TestRoundsAreInterleaved(t *testing.T) {
 	}
 	n := len(final) / 3
 	if n < 2 || len(final) != 3*n || !slices.Equal(final[:n], final[n:2*n]) || !slices.Equal(final[:n], final[2*n:]) ||
-		!slices.Contains(final[:n], tune.Defaults()) || !slices.Contains(final[:n], r.Taken.Settings) {
+		!slices.Contains(final[:n], tune.Defaults()) || !slices.Contains(final[:n], r.Chosen.Settings) {
 		t.Errorf("%v", final)
 	}
 }
@@ -226,39 +229,39 @@ func TestTarget(t *testing.T) {
 	}
 	c := config()
 	c.TargetP99 = 200 * time.Millisecond
-	if r := run(t, c, m); r.Taken.Settings.MaxBatchSize != 4 || !r.MetTarget {
+	if r := run(t, c, m); r.Chosen.Settings.MaxBatchSize != 4 || !r.MetTarget {
 		t.Errorf("%s, met: %v", command(r), r.MetTarget)
 	}
-	// The defaults don't keep to it, but something does.
+	// The defaults don't meet the target, but other settings do.
 	c.TargetP99 = 60 * time.Millisecond
-	if r := run(t, c, m); r.Taken.Settings.MaxBatchSize != 1 || !r.MetTarget {
+	if r := run(t, c, m); r.Chosen.Settings.MaxBatchSize != 1 || !r.MetTarget {
 		t.Errorf("%s, met: %v", command(r), r.MetTarget)
 	}
-	// Nothing does: the nearest.
+	// No settings meet it: the closest are chosen.
 	c.TargetP99 = 40 * time.Millisecond
 	r := run(t, c, m)
-	if r.Taken.Settings.MaxBatchSize != 1 || r.MetTarget || r.Taken.P99 != 50 {
+	if r.Chosen.Settings.MaxBatchSize != 1 || r.MetTarget || r.Chosen.P99 != 50 {
 		t.Errorf("%s, met: %v", command(r), r.MetTarget)
 	}
-	expectReport(t, r, "No settings keep the p99 at 40ms or below with 16 clients", "p99 above the target",
+	expectReport(t, r, "No settings keep the p99 at or below 40ms with 16 clients", "p99 above the target",
 		"torchherd serve model.pt --max-batch-size 1 --max-queue-size 16")
 }
 
-func TestAPrecisionThatLosesTooMuchIsNotTaken(t *testing.T) {
+func TestPrecisionWithALowPSNRIsNotChosen(t *testing.T) {
 	m := &machine{psnr: 34.9, speed: func(s tune.Settings) float64 { return 2 * times(2, s.Precision == "bf16") }}
 	r := run(t, config(), m)
-	if r.Taken.Settings != tune.Defaults() {
+	if r.Chosen.Settings != tune.Defaults() {
 		t.Errorf("%s", command(r))
 	}
-	expectReport(t, r, "--precision bf16", "  34.9", "answers keep less than 35 dB of fp32's")
+	expectReport(t, r, "--precision bf16", "  34.9", "PSNR below 35 dB compared with fp32")
 	c := config()
 	c.MinPSNR = 34
-	if r := run(t, c, m); r.Taken.Settings.Precision != "bf16" {
+	if r := run(t, c, m); r.Chosen.Settings.Precision != "bf16" {
 		t.Errorf("%s", command(r))
 	}
 }
 
-func TestAPackageKeepsItsPrecision(t *testing.T) {
+func TestPackageKeepsItsPrecision(t *testing.T) {
 	m, c := &machine{speed: flat}, config()
 	c.KeepPrecision = true
 	run(t, c, m)
@@ -269,8 +272,8 @@ func TestAPackageKeepsItsPrecision(t *testing.T) {
 	}
 }
 
-// No more pictures can wait than there are clients.
-func TestClientsBoundBatchesAndInstances(t *testing.T) {
+// No more images can be queued than there are clients.
+func TestClientsLimitBatchesAndInstances(t *testing.T) {
 	m := &machine{speed: func(s tune.Settings) float64 { return float64(s.MaxBatchSize * s.Instances) }}
 	c := config()
 	c.Clients = 2
@@ -280,12 +283,12 @@ func TestClientsBoundBatchesAndInstances(t *testing.T) {
 			t.Errorf("%v", s)
 		}
 	}
-	if command(r) != "model.pt --instances 2 --threads 2" { // the default queue is long enough
+	if command(r) != "model.pt --instances 2 --threads 2" { // the default queue is large enough
 		t.Errorf("%s", command(r))
 	}
 }
 
-// On many cores not every way of sharing them is tried.
+// With many cores only some numbers of instances are tried.
 func TestManyCores(t *testing.T) {
 	m := &machine{speed: func(s tune.Settings) float64 { return float64(s.Instances) }}
 	c := config()
@@ -298,36 +301,36 @@ func TestManyCores(t *testing.T) {
 			t.Errorf("%v on 96 cores", s)
 		}
 	}
-	if len(tried) != 5 || r.Taken.Settings.Instances != 48 {
+	if len(tried) != 5 || r.Chosen.Settings.Instances != 48 {
 		t.Errorf("%s of %v", command(r), tried)
 	}
 }
 
-func TestSettingsThatFailAreRows(t *testing.T) {
+func TestFailuresAreRows(t *testing.T) {
 	r := run(t, config(), &machine{speed: byBatch(map[int]float64{1: 10, 2: 20, 4: 30})})
 	last := r.Trials[len(r.Trials)-1]
-	if r.Taken.Settings.MaxBatchSize != 4 || last.Failure != "can't serve by --max-batch-size 8" {
+	if r.Chosen.Settings.MaxBatchSize != 4 || last.Failure != "can't serve with --max-batch-size 8" {
 		t.Errorf("%s; %+v", command(r), r.Trials)
 	}
-	expectReport(t, r, "--max-batch-size 8", "can't serve by --max-batch-size 8")
+	expectReport(t, r, "--max-batch-size 8", "can't serve with --max-batch-size 8")
 
 	// The defaults can't be used.
 	r = run(t, config(), &machine{speed: byBatch(map[int]float64{1: 10})})
-	if r.Taken.Settings.MaxBatchSize != 1 || r.SpeedUp != 0 {
+	if r.Chosen.Settings.MaxBatchSize != 1 || r.SpeedUp != 0 {
 		t.Errorf("%s: %v", command(r), r.SpeedUp)
 	}
-	expectReport(t, r, "can't serve by defaults", "The defaults can't be used")
+	expectReport(t, r, "can't serve with defaults", "The defaults can't be used")
 }
 
-func TestAModelThatCantBeServedIsAnError(t *testing.T) {
+func TestModelThatCantBeServed(t *testing.T) {
 	m := &machine{speed: byBatch(nil)}
 	_, err := tryRun(t, config(), m, nil)
-	if err == nil || err.Error() != "can't serve by defaults" || len(m.measured) != 2 {
+	if err == nil || err.Error() != "can't serve with defaults" || len(m.measured) != 2 {
 		t.Errorf("%v after %v", err, m.measured)
 	}
 }
 
-// Whatever a measurement takes, the budget is kept, and what is known is the result.
+// However long a measurement takes, the search keeps to the budget and returns the results so far.
 func TestBudget(t *testing.T) {
 	for _, seconds := range []time.Duration{4, 11, 25, 50, 59} {
 		takes := seconds * time.Second
@@ -335,12 +338,12 @@ func TestBudget(t *testing.T) {
 		c := config()
 		c.Budget = time.Minute
 		r := run(t, c, m)
-		if r.Seconds > 60 || !r.BudgetSpent || r.Taken == nil {
+		if r.Seconds > 60 || !r.BudgetSpent || r.Chosen == nil {
 			t.Errorf("with measurements of %v: %+v", takes, r)
 		}
-		expectReport(t, r, "The budget of 1m0s ended before everything was tried")
-		if takes == 11*time.Second && r.Taken.Rounds == 0 {
-			t.Errorf("no time was kept for a second round: %v", m.measured)
+		expectReport(t, r, "The budget of 1m0s ran out before everything was tried")
+		if takes == 11*time.Second && r.Chosen.Rounds == 0 {
+			t.Errorf("no time was left for the interleaved rounds: %v", m.measured)
 		}
 	}
 	c := config()
@@ -351,7 +354,7 @@ func TestBudget(t *testing.T) {
 	}
 }
 
-// What is interrupted tells what it knows: nothing at first.
+// An interrupted search returns the results so far, which is an error in the first round.
 func TestInterrupt(t *testing.T) {
 	for _, rounds := range []int{1, 3, 12, 13} {
 		m := &machine{speed: byBatch(map[int]float64{1: 80, 2: 100, 4: 150, 8: 120})}
@@ -374,7 +377,7 @@ func TestInterrupt(t *testing.T) {
 		case rounds > 1 && (err != nil || !r.Interrupted):
 			t.Errorf("round %d: %v, %+v", rounds, err, r)
 		case rounds > 1:
-			expectReport(t, r, "Interrupted", "It wasn't measured again")
+			expectReport(t, r, "Interrupted", "were measured only once")
 		}
 	}
 }
@@ -409,25 +412,25 @@ func expectReport(t *testing.T, r *tune.Result, parts ...string) {
 
 func TestReportAndJSON(t *testing.T) {
 	c := config()
-	c.Model, c.Passed = "my model's.pt", []string{"--size", "64x64"}
+	c.Model, c.ExtraArguments = "my model's.pt", []string{"--size", "64x64"}
 	r := run(t, c, &machine{speed: byBatch(map[int]float64{1: 10, 2: 100, 4: 180, 8: 120})})
-	expectReport(t, r, "settings            ", "pictures/s  p50 ms  p99 ms", "taken", "as fast as the fastest within 5 %",
+	expectReport(t, r, "settings            ", "images/s  p50 ms  p99 ms", "chosen", "within 5 % of the fastest",
 		`torchherd serve 'my model'\''s.pt' --max-batch-size 4 --max-queue-size 16 --size 64x64`,
-		"1.8 times the pictures/s of the defaults")
+		"1.8 times the images/s of the defaults")
 	text, err := json.Marshal(r)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var got struct {
-		Taken struct {
+		Chosen struct {
 			Settings        map[string]string
 			ImagesPerSecond float64 `json:"pictures_per_second"`
-		}
+		} `json:"taken"`
 		Command []string
 		Trials  []struct{ Settings map[string]string }
 	}
-	if err := json.Unmarshal(text, &got); err != nil || got.Taken.Settings["max-batch-size"] != "4" ||
-		got.Taken.Settings["precision"] != "fp32" || got.Taken.ImagesPerSecond < 100 || len(got.Trials) != len(r.Trials) ||
+	if err := json.Unmarshal(text, &got); err != nil || got.Chosen.Settings["max-batch-size"] != "4" ||
+		got.Chosen.Settings["precision"] != "fp32" || got.Chosen.ImagesPerSecond < 100 || len(got.Trials) != len(r.Trials) ||
 		!slices.Equal(got.Command, r.Command) {
 		t.Errorf("%v: %s", err, text)
 	}
@@ -445,7 +448,46 @@ func TestValidate(t *testing.T) {
 		c := config()
 		change(&c)
 		if _, err := tune.Run(t.Context(), c, &machine{speed: flat}, nil); err == nil {
-			t.Errorf("%+v is taken", c)
+			t.Errorf("no error for %+v", c)
+		}
+	}
+}
+
+// A path of 150 characters, with a space and an umlaut, must not hide the reason behind it.
+func TestRemarkShortensThePathAndNotTheReason(t *testing.T) {
+	folder := "/folder of Jürgen/" + strings.Repeat("x", 150-len([]rune("/folder of Jürgen//no_batch_two.pt")))
+	const reason = "model: the warm-up with 2 picture(s) of 228x228 failed: torch: forward: this is the reason"
+	relative, err := filepath.Rel("/", folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir("/")
+	for model, path := range map[string]string{
+		folder + "/no_batch_two.pt":  folder + "/no_batch_two.pt",
+		relative + "/no_batch_two":   folder + "/no_batch_two", // the server makes it absolute
+		relative + "/no_batch_three": relative + "/no_batch_three",
+	} {
+		m := &machine{
+			speed: byBatch(map[int]float64{1: 10}), err: fmt.Errorf("can't serve %s: %s\nTraceback", path, reason),
+		}
+		c := config()
+		c.Model = model
+		var progress []string
+		r, err := tryRun(t, c, m, func(p tune.Progress) {
+			if p.Err != nil {
+				progress = append(progress, tune.FirstLine(p.Err.Error(), c.Model))
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := "can't serve …/" + filepath.Base(path) + ": " + reason
+		expectReport(t, r, "  "+want+"\n")
+		if len(progress) == 0 || progress[0] != want {
+			t.Errorf("got progress %q, want %q", progress, want)
+		}
+		if failure := r.Trials[len(r.Trials)-1].Failure; failure != m.err.Error() {
+			t.Errorf("the result has only %q", failure)
 		}
 	}
 }
