@@ -27,7 +27,7 @@ func Defaults() Settings {
 	d := settings.Default()
 	return Settings{
 		MaxBatchSize: d.MaxBatchSize, Threads: d.Threads, Instances: d.Instances, MaxWait: d.MaxWait,
-		Precision: string(d.Precision), CUDAGraphs: d.CUDAGraphs,
+		Precision: d.Precision.String(), CUDAGraphs: d.CUDAGraphs,
 	}
 }
 
