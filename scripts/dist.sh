@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Packs bin/torchherd with all libraries that it needs into dist/torchherd-VERSION-SYSTEM-MACHINE.tar.gz.
+# Packs bin/torchherd and all libraries that it needs into dist/torchherd-VERSION-SYSTEM-MACHINE.tar.gz.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 name="torchherd-$1-$(uname -s | tr '[:upper:]' '[:lower:]')-$(uname -m)"
@@ -8,7 +8,7 @@ folder="$root/dist/$name"
 rm -rf "$folder"
 mkdir -p "$folder/lib"
 cp "$root/bin/torchherd" "$root/LICENSE" "$folder/"
-for library in "$root"/bin/lib/*; do # what the build made; the rest are links to LibTorch's
+for library in "$root"/bin/lib/*; do # the build's own libraries; links lead to LibTorch's
   [ -L "$library" ] || cp "$library" "$folder/lib/"
 done
 "$root/scripts/libs.sh" copy "$libtorch" "$folder/lib"

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Packs into dist/ what gpu_check.sh needs on a machine that has a GPU and its own PyTorch, but neither Go nor a network:
-# sources of the C++ library, programs built here, models, test data, and libjpeg-turbo for a machine without.
+# Packs into dist/ what gpu_check.sh needs on a machine that has a GPU and PyTorch, but neither Go nor a network: sources
+# of the C++ library, programs built here, models, test data, and libjpeg-turbo.
 #
 #   gpu_bundle.sh VERSION
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 cd "$root"
-most=$((64 << 20)) # bytes; what is carried from machine to machine is often limited
+limit=$((64 << 20)) # bytes; file transfers to such machines are often limited
 
 name="torchherd-gpu-$1-$(uname -s | tr '[:upper:]' '[:lower:]')-$(uname -m)"
 folder="dist/$name"
@@ -17,11 +17,11 @@ scripts/gpu_programs.sh "$folder/build/gpu/bin" "$root/bin/lib"
 git ls-files -z -- CMakeLists.txt LICENSE csrc scripts testdata bench 'models/*.py' models/photo2ink/model.pt ':!:models/tests' ':!:bench/peers' |
   tar --null --files-from - -c | tar -x -C "$folder"
 
-# libjpeg-turbo, as this machine's compiler finds it.
+# The libjpeg-turbo that this machine's compiler finds.
 header=$(printf '#include <cstdio>\n#include <jpeglib.h>\n' | c++ -M -x c++ - | grep -oE '/[^ ]*/jpeglib\.h')
 config=$(printf '#include <cstdio>\n#include <jpeglib.h>\n' | c++ -M -x c++ - | grep -oE '/[^ ]*/jconfig\.h')
 cp "$config" "${header%/*}"/{jpeglib,jmorecfg,jerror}.h "$folder/jpeg/include/"
-library=$(ldd bin/lib/libtorchherd.so | sed -n 's/.*libjpeg\.so[^ ]* => \([^ ]*\).*/\1/p')
+library=$(ldd bin/lib/libtorchherd.so | sed -n 's/.*libjpeg\.so[^ ]* => \(.*\) (0x.*/\1/p')
 cp -L "$library" "$folder/jpeg/lib/${library##*/}"
 ln -s "${library##*/}" "$folder/jpeg/lib/libjpeg.so"
 for notice in "/usr/share/doc/libjpeg62-turbo/copyright" "/usr/share/doc/libjpeg-turbo8/copyright"; do
@@ -31,9 +31,9 @@ done
 tar -C dist -czf "dist/$name.tar.gz" "$name"
 rm -rf "$folder"
 bytes=$(wc -c <"dist/$name.tar.gz")
-if [ "$bytes" -gt "$most" ]; then
+if [ "$bytes" -gt "$limit" ]; then
   rm "dist/$name.tar.gz"
-  echo "gpu-bundle: the bundle has $bytes bytes, more than $most; leave something out in scripts/gpu_bundle.sh" >&2
+  echo "gpu-bundle: the bundle has $bytes bytes, the limit is $limit; pack fewer files in scripts/gpu_bundle.sh" >&2
   exit 1
 fi
 echo "dist/$name.tar.gz: $((bytes >> 20)) MiB"

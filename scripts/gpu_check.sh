@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Checks torchherd on this machine's GPU, with the PyTorch of the active Python (2.11 or newer). Works in a checkout and
-# in an unpacked bundle (gpu_bundle.sh), where it needs neither Go nor a network.
+# Checks torchherd on this machine's GPU with the active Python's PyTorch (2.11 or newer). It runs in a checkout, or in an
+# unpacked bundle (gpu_bundle.sh), where it needs neither Go nor a network.
 #
-#   gpu_check.sh [PART...]   parts in their order: build cpu models torch server bench; default: all
+#   gpu_check.sh [PART...]   build, cpu, models, torch, server, bench; default: all, in this order
 #
-# Every part runs, whatever became of those before. The exit status is 0 if all passed. Logs, figures and parts.json are
-# in build/gpu.
+# Every part runs, even after a failed one. The exit status is 0 if all passed. Logs, figures and parts.json are written to
+# build/gpu.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
@@ -15,7 +15,7 @@ libraries="$programs/lib"
 logs="$work/logs"
 model="$work/cyclegan.pt"
 packages=("$work/cyclegan-fp32.pt2" "$work/cyclegan-bf16.pt2")
-batch=32 # pictures in a package's batch at most, as bench/gpu.py sends them
+batch=32 # the packages' largest batch, the same as in bench/gpu.py
 mkdir -p "$logs" "$libraries"
 
 refuse() {
@@ -23,22 +23,22 @@ refuse() {
   exit 2
 }
 
-python3 - <<'PY' || refuse "the active Python (python3) has no PyTorch of 2.11 or newer; activate one that has"
+python3 - <<'PY' || refuse "the active Python (python3) has no PyTorch 2.11 or newer; activate an environment that has one"
 import importlib.util, pathlib, re, sys
 spec = importlib.util.find_spec("torch")
 version = spec and spec.origin and re.search(r"__version__ = '(\d+)\.(\d+)", (pathlib.Path(spec.origin).parent / "version.py").read_text())
 sys.exit(0 if version and (int(version[1]), int(version[2])) >= (2, 11) else 1)
 PY
 for tool in cmake c++ readelf; do
-  command -v "$tool" >/dev/null 2>&1 || refuse "$tool isn't installed, and the build needs it"
+  command -v "$tool" >/dev/null 2>&1 || refuse "$tool is not installed, and the build needs it"
 done
-unset LIBTORCH # that of the active Python is meant
+unset LIBTORCH # so that the build finds the active Python's
 
-# The shim against this PyTorch, the floors of the benchmark, and in a checkout the programs.
+# Builds the C++ library against this PyTorch, the benchmark's floors, and, in a checkout, the Go programs.
 build() {
   local jpeg=()
   if ! printf '#include <cstdio>\n#include <jpeglib.h>\n' | c++ -E -x c++ - >/dev/null 2>&1; then
-    [ -d jpeg ] || { echo "libjpeg's headers are missing, and there are none in jpeg/"; return 1; }
+    [ -d jpeg ] || { echo "libjpeg's headers are not installed, and not in jpeg/; install libjpeg-dev"; return 1; }
     jpeg=("-DJPEG_INCLUDE_DIR=$root/jpeg/include" "-DJPEG_LIBRARY=$root/jpeg/lib/libjpeg.so")
     cp jpeg/lib/libjpeg.so.* "$libraries/"
   fi
@@ -48,14 +48,14 @@ build() {
   if [ -e go.mod ]; then scripts/gpu_programs.sh "$programs" "$libraries"; fi
 }
 
-# What needs no GPU: the C tests and those of the binding.
+# Tests that need no GPU.
 cpu() {
   "$work/csrc/smoke" testdata && "$work/csrc/plain_resize_test" &&
     go_tests torch 'TORCHHERD_DEVICE=cpu' -test.skip 'CUDA' &&
     go_tests server 'TORCHHERD_DEVICE=cpu' -test.skip 'CUDA'
 }
 
-# The full CycleGAN with seeded weights, and its packages for this GPU.
+# Exports the full CycleGAN with seeded weights, and its packages for this GPU.
 models() {
   local export=(python3 models/export.py --random --seed 0)
   [ -e "$model" ] || "${export[@]}" -o "$model" || return 1
@@ -66,7 +66,7 @@ models() {
   done
 }
 
-# The tests that need a GPU. Skipped ones have failed: a GPU was asked for. A second GPU was not.
+# Runs the tests that need a GPU. A skipped test counts as failed, because this script is for machines with a GPU.
 gpu_tests() {
   local log="$logs/$1.tests" status=0
   go_tests "$1" '' -test.run '^TestCUDA' -test.v "${@:2}" >"$log" 2>&1 || status=1
@@ -75,7 +75,7 @@ gpu_tests() {
   return "$status"
 }
 
-# The full model and its packages, then the bundled one, whose answers are pictures.
+# Tests the full model and its packages, then the bundled model against the CPU.
 torch() {
   gpu_tests torch -model "$model" -packages "$(IFS=,; echo "${packages[*]}")" && gpu_tests torch -test.run '^TestCUDAParity$'
 }
@@ -86,25 +86,25 @@ bench() {
   python3 bench/gpu.py --programs "$programs" --floors "$work/csrc/floors" --model "$model" --packages "${packages[1]}" --out "$work/bench.json"
 }
 
-# go_tests FOLDER ENVIRONMENT ARGUMENT...: runs a test program where `go test` would.
+# go_tests FOLDER ENVIRONMENT ARGUMENT...: runs a test program in its package's folder, as `go test` does.
 go_tests() {
   (cd "$1" && env ${2:+"$2"} "$programs/$1.test" -test.count 1 -test.timeout 9m "${@:3}")
 }
 
-# Why there is no GPU to be used, by the library's own word; empty where there is one.
+# Prints the library's reason why no GPU can be used; nothing where one can.
 no_gpu() {
   (cd torch && "$programs/torch.test" -test.v -test.run '^TestCUDAErrors$' 2>&1) | sed -n 's/.*device unavailable: //p' | head -n 1
 }
 
-# The lines of a log that say what failed: the first of what a test says, else the last one.
-told() {
+# reason_in LOG: prints the first message of a failed test, else the last line.
+reason_in() {
   { grep -m 1 -A 1 -e '--- FAIL' -e '--- SKIP' "$1" || tail -n 1 "$1"; } | tr -s ' \n' ' ' | cut -c 1-300
 }
 
 names=(build cpu models torch server bench)
 wanted=("${@:-${names[@]}}")
 for name in "${wanted[@]}"; do
-  [[ " ${names[*]} " == *" $name "* ]] || refuse "there is no part $name; there are: ${names[*]}"
+  [[ " ${names[*]} " == *" $name "* ]] || refuse "unknown part $name; the parts are: ${names[*]}"
 done
 
 failed=() table="" json="" reason=""
@@ -114,7 +114,7 @@ for name in "${wanted[@]}"; do
   if [ "$name" != build ] && [ "$name" != cpu ] && reason=$(no_gpu) && [ -n "$reason" ]; then
     status=failed why="no GPU: $reason"
   elif ! "$name" >"$log" 2>&1; then
-    status=failed why=$(told "$log")
+    status=failed why=$(reason_in "$log")
   fi
   took=$((SECONDS - begun))
   if [ "$name" = bench ] && [ "$status" = passed ]; then cat "$log"; fi
@@ -126,7 +126,7 @@ done
 card=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -n 1 || true)
 version=$(python3 -c 'from importlib import metadata; print(metadata.version("torch"))')
 printf '{"card": "%s", "pytorch": "%s", "parts": {%s}}\n' "$card" "$version" "$json" >"$work/parts.json"
-printf '\n%s, PyTorch %s\n%s' "${card:-no card}" "$version" "$table"
+printf '\n%s, PyTorch %s\n%s' "${card:-no GPU}" "$version" "$table"
 if [ "${#failed[@]}" -gt 0 ]; then
   echo "gpu-check: FAILED: ${failed[*]}${reason:+ (no GPU: $reason)}; the logs are in $logs" >&2
   exit 1

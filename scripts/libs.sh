@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Puts the libraries that libtorchherd needs beside it, so that its rpath ($ORIGIN) finds them.
+# Puts the libraries that libtorchherd needs beside it, where its rpath ($ORIGIN) looks.
 #
-#   libs.sh link LIBTORCH FOLDER   links to LibTorch's libraries (for a build)
-#   libs.sh copy LIBTORCH FOLDER   copies of them and of libjpeg, libstdc++ and libgcc_s (to take along)
+#   libs.sh link LIBTORCH FOLDER   links LibTorch's libraries (for a build)
+#   libs.sh copy LIBTORCH FOLDER   copies them, libjpeg, libstdc++ and libgcc_s (for a package)
 set -euo pipefail
 mode=$1 libtorch=$2 folder=$3
 
-# Where LibTorch's own rpath looks: its folder, then the CUDA packages that pip installs beside it.
+# The folders of LibTorch's own rpath: its own, then the CUDA packages that pip installs beside it.
 search=("$libtorch/lib" "$libtorch"/../nvidia/*/lib)
 
-# find LIBRARY: its path in one of those folders; fails for libraries of the system.
+# find_library LIBRARY: prints its path in one of those folders; fails for libraries of the system.
 find_library() {
   local directory
   for directory in "${search[@]}"; do
@@ -45,6 +45,6 @@ while [ "${#queue[@]}" -gt 0 ]; do
 done
 
 if [ "$mode" = copy ]; then
-  ldd "$folder/libtorchherd.so" | sed -n 's/^\t\(lib\(jpeg\|stdc++\|gcc_s\)\.so[^ ]*\) => \([^ ]*\).*/\1 \3/p' |
+  ldd "$folder/libtorchherd.so" | sed -n 's/^\t\(lib\(jpeg\|stdc++\|gcc_s\)\.so[^ ]*\) => \(.*\) (0x.*/\1 \3/p' |
     while read -r name path; do [ "$path" -ef "$folder/$name" ] || place "$path" "$name"; done
 fi

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Prints the folder of LibTorch (with include/ and lib/), fetching it once if there is none:
+# Prints LibTorch's folder, which has include/ and lib/. The first of these that exists:
 #
 #   1. $LIBTORCH, if set;
 #   2. the torch package of the active Python, if it is 2.9 or newer;
-#   3. a pinned, hash-checked download into the user's cache, shared by all clones: PyTorch's wheel, of which
-#      the CPU libraries and headers are kept (0.55 GB to fetch, 0.5 GB to keep).
+#   3. a download into the user's cache, pinned by hash and shared by all clones: the CPU libraries and headers
+#      of PyTorch's wheel (0.55 GB to download, 0.5 GB to keep).
 #
-# Everything but the folder goes to standard error.
+# Messages go to standard error.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 
@@ -15,12 +15,12 @@ fail() { say "$@"; exit 1; }
 
 if [ -n "${LIBTORCH:-}" ]; then
   [ -e "$LIBTORCH/include/torch/script.h" ] ||
-    fail "LIBTORCH=$LIBTORCH has no include/torch/script.h; name the folder that holds include/ and lib/"
+    fail "LIBTORCH=$LIBTORCH has no include/torch/script.h; set it to the folder that has include/ and lib/"
   (cd "$LIBTORCH" && pwd)
   exit 0
 fi
 
-# find_spec doesn't import torch, which would take seconds.
+# find_spec avoids the import of torch, which takes seconds.
 found=$(python3 - <<'PY'
 import importlib.util, pathlib, re
 spec = importlib.util.find_spec("torch")
@@ -38,17 +38,17 @@ fi
 
 platform="$(uname -s | tr '[:upper:]' '[:lower:]')-$(uname -m)"
 pins="$here/libtorch/$platform.txt"
-[ -e "$pins" ] || fail "no download is pinned for $platform; set LIBTORCH to a LibTorch of 2.9 or newer"
+[ -e "$pins" ] || fail "no download for $platform; set LIBTORCH to a LibTorch 2.9 or newer"
 version=$(sed -n 's/^torch==\([^ ]*\).*/\1/p' "$pins")
 cache="${TORCHHERD_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/torchherd}"
 folder="$cache/libtorch-$version-$platform"
-if [ -d "$folder" ]; then # complete, since it gets its name last
+if [ -d "$folder" ]; then # complete: a partial download has another name
   echo "$folder"
   exit 0
 fi
 
 mkdir -p "$cache"
-# Two builds at once fetch once: the second one waits here and finds the folder.
+# Of two builds at the same time the second waits here and finds the folder.
 exec 9>"$cache/lock"
 if command -v flock >/dev/null 2>&1; then flock 9; fi
 if [ ! -d "$folder" ]; then
@@ -59,11 +59,11 @@ if [ ! -d "$folder" ]; then
       ;;
     darwin-arm64) tags=(--platform macosx_14_0_arm64) ;;
   esac
-  say "fetching LibTorch $version (0.55 GB, once) into $folder"
-  # The wheels stay here when unpacking fails, so that they are not fetched again.
+  say "downloading LibTorch $version (0.55 GB, once) to $folder"
+  # The wheels stay here if unpacking fails, so that the next run has them.
   wheels="$cache/wheels-$version-$platform"
   python3 -m pip download --disable-pip-version-check --no-deps --require-hashes --only-binary=:all: --python-version 3.12 \
-    "${tags[@]}" --dest "$wheels" --requirement "$pins" >&2 || fail "the download failed; run the command again, or set LIBTORCH"
+    "${tags[@]}" --dest "$wheels" --requirement "$pins" >&2 || fail "download failed; run the command again, or set LIBTORCH"
   partial=$(mktemp -d "$cache/partial.XXXXXX")
   trap 'rm -rf "$partial"' EXIT
   python3 "$here/unpack_libtorch.py" "$partial" "$wheels"/*.whl

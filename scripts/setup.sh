@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Makes sure that what the build needs is there: a C++ compiler, CMake, libjpeg's headers, pip.
-# As root, or with sudo that asks nothing, installs what is missing by apt; otherwise says what to type.
-# Arguments: what else to ask for: command=package, or python3:module=package for a module of Python's.
+# Installs the packages that the build needs: a C++ compiler, CMake, libjpeg's headers, pip. It uses apt if the user is root
+# or has sudo without a password; otherwise it prints the command to type.
+#
+#   setup.sh [COMMAND=PACKAGE | python3:MODULE=PACKAGE]...   further commands and Python modules that are needed
 set -euo pipefail
 
 missing=()
@@ -11,7 +12,7 @@ need() { # need COMMAND PACKAGE
 
 for tool in go:Go python3:"Python 3"; do
   command -v "${tool%%:*}" >/dev/null 2>&1 || {
-    echo "setup: ${tool#*:} isn't installed, and the build needs it" >&2
+    echo "setup: ${tool#*:} is not installed, and the build needs it" >&2
     exit 1
   }
 done
@@ -21,7 +22,7 @@ if [ "$(uname -s)" = Darwin ]; then
   command -v c++ >/dev/null 2>&1 || { echo "setup: no C++ compiler; type: xcode-select --install" >&2; exit 1; }
   [ -e "$(brew --prefix jpeg-turbo 2>/dev/null)/include/jpeglib.h" ] || missing+=(jpeg-turbo)
   if [ "${#missing[@]}" -gt 0 ]; then
-    echo "setup: missing; type: brew install ${missing[*]}" >&2
+    echo "setup: packages are missing; type:  brew install ${missing[*]}" >&2
     exit 1
   fi
   exit 0
@@ -32,15 +33,15 @@ need gcc gcc
 need cmake cmake
 need readelf binutils
 for pair in "$@"; do
-  what=${pair%%=*} package=${pair#*=}
-  case "$what" in
-    python3:*) python3 -c "import ${what#*:}" 2>/dev/null || missing+=("$package") ;;
-    *) need "$what" "$package" ;;
+  command=${pair%%=*} package=${pair#*=}
+  case "$command" in
+    python3:*) python3 -c "import ${command#*:}" 2>/dev/null || missing+=("$package") ;;
+    *) need "$command" "$package" ;;
   esac
 done
 echo '#include <cstdio>
 #include <jpeglib.h>' | c++ -E -x c++ - >/dev/null 2>&1 || missing+=(libjpeg-dev)
-# Without LIBTORCH, pip may have to fetch it.
+# Without LIBTORCH, pip may have to download it.
 [ -n "${LIBTORCH:-}" ] || python3 -c 'import pip' 2>/dev/null || missing+=(python3-pip)
 [ "${#missing[@]}" -gt 0 ] || exit 0
 
@@ -48,7 +49,7 @@ as_root=()
 [ "$(id -u)" = 0 ] || as_root=(sudo)
 install="apt-get install --yes --no-install-recommends ${missing[*]}"
 if ! command -v apt-get >/dev/null 2>&1; then
-  echo "setup: missing: ${missing[*]} (Debian's names); install them with this system's package manager" >&2
+  echo "setup: packages are missing; install them with this system's package manager (Debian's names): ${missing[*]}" >&2
   exit 1
 fi
 if [ "${#as_root[@]}" -gt 0 ] && ! sudo -n true 2>/dev/null; then
@@ -59,9 +60,9 @@ echo "setup: $install" >&2
 export DEBIAN_FRONTEND=noninteractive
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-# shellcheck disable=SC2086 # the words of $install are the command
+# shellcheck disable=SC2086 # $install is split into the command's words
 if ! { "${as_root[@]}" apt-get update && "${as_root[@]}" $install; } >"$log" 2>&1; then
   tail -n 20 "$log" >&2
-  echo "setup: apt failed; mend that, then type:  ${as_root[*]} $install" >&2
+  echo "setup: apt failed; repair it, then type:  ${as_root[*]} $install" >&2
   exit 1
 fi

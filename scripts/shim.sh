@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds libtorchherd with CMake into a folder, with links to LibTorch's libraries beside it.
+# Builds libtorchherd by CMake and links LibTorch's libraries beside it.
 #
 #   shim.sh BUILD_FOLDER LIBRARY_FOLDER [CMAKE_ARGUMENT...]
 set -euo pipefail
@@ -16,6 +16,6 @@ log="$build/build.log"
 if ! { cmake -S "$here/.." -B "$build" -DLIBTORCH="$libtorch" -DCMAKE_LIBRARY_OUTPUT_DIRECTORY="$libraries" "$@" &&
   cmake --build "$build" --parallel; } >"$log" 2>&1; then
   cat "$log" >&2
-  echo "shim: the build failed; the output above is in $log" >&2
+  echo "shim: build failed; the output above is in $log" >&2
   exit 1
 fi
