@@ -12,6 +12,10 @@ BENCHSTAT := $(GO) run golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c
 GOLANGCI_LINT := $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 # Python's virtual environments lie beside LibTorch in the user's cache.
 CACHE := $(or $(TORCHHERD_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/torchherd)
+ifeq ($(HOME),) # Go's caches are in HOME; without one they lie in the same cache
+export GOCACHE ?= $(CACHE)/go-build
+export GOPATH ?= $(CACHE)/go
+endif
 LINT_BIN := $(CACHE)/lint/bin
 PYTHON := $(CACHE)/python/bin/python
 PEERS_PYTHON := $(CACHE)/peers/bin/python
@@ -44,9 +48,9 @@ race: build ## the Go tests under the race detector
 
 ASAN_LIB := $(CURDIR)/build/asan/lib
 asan: setup ## the tests of csrc, and the Go tests that call it, under AddressSanitizer and UBSan
-	@scripts/shim.sh build/asan $(ASAN_LIB) -DTHD_SANITIZE=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo
+	@scripts/shim.sh build/asan "$(ASAN_LIB)" -DTHD_SANITIZE=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo
 	@ctest --test-dir build/asan --output-on-failure
-	CGO_LDFLAGS="-L$(ASAN_LIB) -Wl,-rpath,$(ASAN_LIB)" ASAN_OPTIONS=detect_leaks=0 \
+	CGO_LDFLAGS="'-L$(ASAN_LIB)' '-Wl,-rpath,$(ASAN_LIB)'" ASAN_OPTIONS=detect_leaks=0 \
 		$(GO) test -count=1 -asan ./torch ./server/internal/picture
 
 FUZZTIME ?= 30s
