@@ -22,7 +22,7 @@ PEERS_PYTHON := $(CACHE)/peers/bin/python
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run build test race asan fuzz bench bench-go bench-resize floors soak swap-soak parity models-test model-smoke horse2zebra photo2ink showcase goldens docs dist gpu-check gpu-bundle lint fmt clean
-.PHONY: shim floors-build python peers lint-tools
+.PHONY: shim floors-build python peers lint-tools lint-go lint-c lint-python lint-shell
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,24 +39,29 @@ shim: setup
 run: build ## serve the bundled model on port 8000 (MODEL=file.pt, PORT=N to change)
 	@bin/torchherd serve --listen :$(PORT) $(MODEL)
 
-test: build ## build and run all tests
-	@ctest --test-dir build/csrc --output-on-failure
-	$(GO) test -count=1 ./...
+# The command that runs Go tests. CI's counts them.
+GOTEST ?= $(GO) test
 
-race: build ## the Go tests under the race detector
-	$(GO) test -count=1 -race ./...
+# The race detector allocates, so with it the test that counts allocations runs once more without it.
+test: build ## build and run all tests (RACE=1: under the race detector)
+	@ctest --test-dir build/csrc --output-on-failure
+	$(GOTEST) -count=1 $(if $(RACE),-race) ./...
+	$(if $(RACE),$(GOTEST) -count=1 -run Allocations ./server)
+
+race: ## all tests, under the race detector
+	@$(MAKE) --no-print-directory test RACE=1
 
 ASAN_LIB := $(CURDIR)/build/asan/lib
 asan: setup ## the tests of csrc, and the Go tests that call it, under AddressSanitizer and UBSan
 	@scripts/shim.sh build/asan "$(ASAN_LIB)" -DTHD_SANITIZE=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo
 	@ctest --test-dir build/asan --output-on-failure
 	CGO_LDFLAGS="'-L$(ASAN_LIB)' '-Wl,-rpath,$(ASAN_LIB)'" ASAN_OPTIONS=detect_leaks=0 \
-		$(GO) test -count=1 -asan ./torch ./server/internal/picture
+		$(GO) test -count=1 -asan ./torch ./server/internal/imagecodec
 
 FUZZTIME ?= 30s
-fuzz: build ## fuzz the batcher and the picture decoder (FUZZTIME=30s each)
+fuzz: build ## fuzz the batcher and the image decoder (FUZZTIME=30s each)
 	$(GO) test -run '^$$' -fuzz FuzzContract -fuzztime $(FUZZTIME) -fuzzminimizetime 20x ./server/internal/batch
-	$(GO) test -run '^$$' -fuzz FuzzDecode -fuzztime $(FUZZTIME) -fuzzminimizetime 20x ./server/internal/picture
+	$(GO) test -run '^$$' -fuzz FuzzDecode -fuzztime $(FUZZTIME) -fuzzminimizetime 20x ./server/internal/imagecodec
 
 BENCH_SECONDS ?= 2
 BENCH_ROUNDS ?= 3
@@ -145,16 +150,24 @@ TIDY_FILES = $(filter-out csrc/src/cuda_graph.cc,$(filter %.cc %.c,$(C_FILES)))
 PYTHON_FOLDERS := models bench scripts
 lint-tools:
 	@scripts/setup.sh shellcheck=shellcheck python3:ensurepip=python3-venv
-	@scripts/venv.sh $(CACHE)/lint scripts/lint-requirements.txt
+	@scripts/venv.sh "$(CACHE)/lint" scripts/lint-requirements.txt
 
-lint: shim lint-tools ## all linters: Go, C++, Python, shell, Dockerfiles
+lint: lint-go lint-c lint-python lint-shell ## all linters: Go, C++, Python, shell, Dockerfiles
+
+lint-go: shim
 	$(GOLANGCI_LINT) run ./...
-	@$(LINT_BIN)/clang-format --dry-run -Werror $(C_FILES)
-	@printf '%s\n' $(TIDY_FILES) | xargs -n 1 -P "$$(getconf _NPROCESSORS_ONLN)" $(LINT_BIN)/clang-tidy --quiet -p build/csrc
-	@$(LINT_BIN)/ruff check $(PYTHON_FOLDERS)
-	@$(LINT_BIN)/ruff format --check $(PYTHON_FOLDERS)
-	@shellcheck scripts/*.sh models/photo2ink/make.sh .ci/run
-	@$(LINT_BIN)/hadolint Dockerfile Dockerfile.cuda
+
+lint-c: shim lint-tools
+	@"$(LINT_BIN)/clang-format" --dry-run -Werror $(C_FILES)
+	@printf '%s\n' $(TIDY_FILES) | xargs -n 1 -P "$$(getconf _NPROCESSORS_ONLN)" "$(LINT_BIN)/clang-tidy" --quiet -p build/csrc
+
+lint-python: lint-tools
+	@"$(LINT_BIN)/ruff" check $(PYTHON_FOLDERS)
+	@"$(LINT_BIN)/ruff" format --check $(PYTHON_FOLDERS)
+
+lint-shell: lint-tools
+	@shellcheck scripts/*.sh models/photo2ink/make.sh .ci/run .ci/checks
+	@"$(LINT_BIN)/hadolint" Dockerfile Dockerfile.cuda
 
 fmt: lint-tools ## format Go, C++ and Python
 	@$(GOLANGCI_LINT) fmt ./...
