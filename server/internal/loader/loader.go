@@ -98,11 +98,11 @@ func (l *Loader) Load(ctx context.Context, r Request) (*Loaded, error) {
 		return nil, err
 	}
 	l.shared.Shares.Set(l.source.Name(), cfg.Weight)
-	loading, err := newLoad(ctx, l, r, file.File, cfg)
+	p, err := newPreparation(ctx, l, r, file.File, cfg)
 	if err != nil {
 		return nil, err
 	}
-	loaded, err := loading.run()
+	loaded, err := p.run()
 	if err != nil {
 		return nil, err
 	}
@@ -147,29 +147,21 @@ func (l *Loader) check(version repository.Version, beside string) error {
 // ConfiguredWeight returns the weight that the newest version asks for, or the default where that can't be read, so that
 // Shares can be set before any model is loaded. Load reports what is wrong.
 func (l *Loader) ConfiguredWeight() int {
-	weight := settings.Default().Weight
-	listing, err := l.source.List()
+	file, beside, err := l.openNewest()
 	if err != nil {
-		return weight
-	}
-	file, err := l.open(listing.Versions[0])
-	if err != nil {
-		return weight
+		return settings.Default().Weight
 	}
 	defer func() { _ = file.Close() }()
-	if cfg, err := l.effective(file.File, string(listing.Settings)); err == nil {
-		weight = cfg.Weight
+	cfg, err := l.effective(file.File, beside)
+	if err != nil {
+		return settings.Default().Weight
 	}
-	return weight
+	return cfg.Weight
 }
 
 // IsPackage reports whether the newest version is an AOTInductor package; false also if it can't be opened.
 func (l *Loader) IsPackage() bool {
-	listing, err := l.source.List()
-	if err != nil {
-		return false
-	}
-	file, err := l.open(listing.Versions[0])
+	file, _, err := l.openNewest()
 	if err != nil {
 		return false
 	}

@@ -60,7 +60,7 @@ func New(c Config) (*Servable, error) {
 		Run:          s.start,
 	})
 	if err != nil {
-		return nil, errors.Join(err, s.closeModules())
+		return nil, errors.Join(err, CloseModules(c.Modules))
 	}
 	return s, nil
 }
@@ -249,14 +249,15 @@ func (s *Servable) StopWaiting() { s.batcher.StopWaiting() }
 // Close answers the accepted requests, closes the modules and returns their memory to the system.
 func (s *Servable) Close() error {
 	s.batcher.Close()
-	err := s.closeModules()
+	err := CloseModules(s.config.Modules)
 	torch.ReleaseMemory()
 	return err
 }
 
-func (s *Servable) closeModules() error {
+// CloseModules closes all modules and joins their errors.
+func CloseModules(modules []*torch.Module) error {
 	var errs []error
-	for _, module := range s.config.Modules {
+	for _, module := range modules {
 		errs = append(errs, module.Close())
 	}
 	return errors.Join(errs...)

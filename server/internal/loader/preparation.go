@@ -15,8 +15,8 @@ import (
 	"github.com/torchherd/torchherd/torch"
 )
 
-// A load is the state of one call of Load, which ends with it.
-type load struct {
+// A preparation is the state of one call of Load, and ends with it.
+type preparation struct {
 	ctx      context.Context //nolint:containedctx // lives as long as the call
 	loader   *Loader
 	request  Request
@@ -32,8 +32,8 @@ type load struct {
 	timings []Timing
 }
 
-func newLoad(ctx context.Context, l *Loader, r Request, file *torch.File, cfg settings.Settings) (*load, error) {
-	p := &load{ctx: ctx, loader: l, request: r, file: file, cfg: cfg, threads: cfg.Threads}
+func newPreparation(ctx context.Context, l *Loader, r Request, file *torch.File, cfg settings.Settings) (*preparation, error) {
+	p := &preparation{ctx: ctx, loader: l, request: r, file: file, cfg: cfg, threads: cfg.Threads}
 	var err error
 	if p.devices, err = devices(cfg.Device); err != nil {
 		return nil, err
@@ -50,19 +50,19 @@ func newLoad(ctx context.Context, l *Loader, r Request, file *torch.File, cfg se
 	return p, nil
 }
 
-func (p *load) instances() int { return p.cfg.Instances * len(p.devices) }
+func (p *preparation) instances() int { return p.cfg.Instances * len(p.devices) }
 
-func (p *load) device(instance int) torch.Device { return p.devices[instance%len(p.devices)] }
+func (p *preparation) device(instance int) torch.Device { return p.devices[instance%len(p.devices)] }
 
-// run does the load.
+// run loads the model and makes it servable.
 //
 // Most of the work belongs to a module and can be done on any thread: the file is read, and TorchScript compiles. Beside
 // versions that serve it is done on a thread in the background. What LibTorch caches for each thread is left to the
 // runners' own threads, in a second and shorter step.
-func (p *load) run() (*Loaded, error) {
+func (p *preparation) run() (*Loaded, error) {
 	start := time.Now()
-	if err := p.onLoadThread(p.prepare); err != nil {
-		return nil, errors.Join(err, p.closeModules())
+	if err := p.onLoadThread(p.loadInstances); err != nil {
+		return nil, errors.Join(err, servable.CloseModules(p.modules))
 	}
 	l := p.loader
 	s, err := servable.New(servable.Config{
@@ -85,7 +85,7 @@ func (p *load) run() (*Loaded, error) {
 
 // onLoadThread calls f on a thread of its own, which ends with it, in the background if the request says so. The thread
 // keeps neither LibTorch's caches nor its number of threads.
-func (p *load) onLoadThread(f func() error) error {
+func (p *preparation) onLoadThread(f func() error) error {
 	if p.request.Background {
 		return cpu.InBackground(f)
 	}
@@ -98,28 +98,29 @@ func (p *load) onLoadThread(f func() error) error {
 }
 
 // step does a piece of the load, after which a load in the background waits until others had their time.
-func (p *load) step(work func() error) error {
+func (p *preparation) step(work func() error) error {
 	if p.ctx.Err() != nil {
 		return context.Cause(p.ctx)
 	}
 	return p.throttle.Do(work)
 }
 
-// prepare loads and checks each instance and runs it until TorchScript has compiled it, all on one thread. It also
+// loadInstances loads and checks each instance and runs it until TorchScript has compiled it, all on one thread. It also
 // chooses how many threads a forward may use.
-func (p *load) prepare() error {
+func (p *preparation) loadInstances() error {
 	if err := torch.SetNumThreads(1); err != nil {
 		return err
 	}
 	for instance := range p.instances() {
-		if err := p.prepareInstance(instance); err != nil {
+		if err := p.loadInstance(instance); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (p *load) prepareInstance(instance int) error {
+// loadInstance loads an instance and checks it at each size.
+func (p *preparation) loadInstance(instance int) error {
 	err := p.step(func() error {
 		module, err := p.file.Load(torch.Options{
 			Device: p.device(instance), Precision: p.cfg.Precision, CUDAGraphs: p.cfg.CUDAGraphs,
@@ -136,7 +137,7 @@ func (p *load) prepareInstance(instance int) error {
 	if instance == 0 && p.request.Warming != nil {
 		p.request.Warming()
 	}
-	err = p.eachSize(func(width, height int) error { return p.prepareAt(instance, width, height) })
+	err = p.eachSize(func(width, height int) error { return p.checkAt(instance, width, height) })
 	if _, guessed := p.cfg.WarmUpSizes(); guessed && errors.As(err, new(sizeError)) {
 		p.warmUp.Err, p.threads, err = err, max(1, p.threads), nil
 	}
@@ -148,7 +149,8 @@ type sizeError struct{ error }
 
 func (e sizeError) Unwrap() error { return e.error }
 
-func (p *load) prepareAt(instance, width, height int) error {
+// checkAt checks an instance on images of one size, and runs it until it runs at full speed.
+func (p *preparation) checkAt(instance, width, height int) error {
 	err := p.step(func() error {
 		return p.modules[instance].CheckFinite(servable.Stack(testImages(1, width, height)))
 	})
@@ -172,7 +174,7 @@ func (p *load) prepareAt(instance, width, height int) error {
 // compiles during the second. On the CPU that serves all shapes, so the check is the first run and the largest batch the
 // second: the bundled model took as long in its first run of a further shape as in later ones. On CUDA each shape needs
 // both runs, and the third one captures a CUDA graph.
-func (p *load) compile(instance, width, height int) error {
+func (p *preparation) compile(instance, width, height int) error {
 	run := func(items []imagecodec.Image) error { return p.forward(instance, items) }
 	if p.device(instance) == torch.CPU {
 		return p.runBatch(run, p.cfg.MaxBatchSize, width, height)
@@ -181,7 +183,7 @@ func (p *load) compile(instance, width, height int) error {
 }
 
 // forward runs a batch on an instance, outside of any runner.
-func (p *load) forward(instance int, items []imagecodec.Image) error {
+func (p *preparation) forward(instance int, items []imagecodec.Image) error {
 	answer, err := p.modules[instance].ForwardImages(servable.Stack(items))
 	if err == nil {
 		_, err = answer.Read(p.codec.Alloc)
@@ -190,7 +192,7 @@ func (p *load) forward(instance int, items []imagecodec.Image) error {
 }
 
 // chooseThreads decides by how long an image takes on one thread, which is the calling thread's setting.
-func (p *load) chooseThreads(instance int, items []imagecodec.Image) error {
+func (p *preparation) chooseThreads(instance int, items []imagecodec.Image) error {
 	if p.threads = 1; p.device(instance) != torch.CPU {
 		return nil
 	}
@@ -204,7 +206,7 @@ func (p *load) chooseThreads(instance int, items []imagecodec.Image) error {
 
 // warmUpRunners runs each batch size on each runner's thread. In the background that takes one thread: two forwards that
 // are spread over the same cores wait for each other's threads.
-func (p *load) warmUpRunners(s *servable.Servable) error {
+func (p *preparation) warmUpRunners(s *servable.Servable) error {
 	if !p.sizeWorks() {
 		return nil
 	}
@@ -222,7 +224,7 @@ func (p *load) warmUpRunners(s *servable.Servable) error {
 }
 
 // runnerOf returns a function that runs a batch on an instance; for use within OnEachRunner.
-func (p *load) runnerOf(s *servable.Servable, instance int) func([]imagecodec.Image) error {
+func (p *preparation) runnerOf(s *servable.Servable, instance int) func([]imagecodec.Image) error {
 	return func(items []imagecodec.Image) error {
 		_, err := s.Run(instance, items)
 		return err
@@ -230,10 +232,10 @@ func (p *load) runnerOf(s *servable.Servable, instance int) func([]imagecodec.Im
 }
 
 // sizeWorks reports whether the model accepts images of the size that was guessed, if it was.
-func (p *load) sizeWorks() bool { return p.warmUp.Err == nil }
+func (p *preparation) sizeWorks() bool { return p.warmUp.Err == nil }
 
 // eachSize calls do for each size that images are known to have.
-func (p *load) eachSize(do func(width, height int) error) error {
+func (p *preparation) eachSize(do func(width, height int) error) error {
 	sizes, _ := p.cfg.WarmUpSizes()
 	for _, size := range sizes {
 		if err := do(p.codec.Target(size.Width, size.Height)); err != nil {
@@ -244,7 +246,7 @@ func (p *load) eachSize(do func(width, height int) error) error {
 }
 
 // eachBatch runs each batch size the given number of times. The largest comes first, so that memory is taken at once.
-func (p *load) eachBatch(run func([]imagecodec.Image) error, width, height, times int) error {
+func (p *preparation) eachBatch(run func([]imagecodec.Image) error, width, height, times int) error {
 	for size := p.cfg.MaxBatchSize; size >= 1; size-- {
 		for range times {
 			if err := p.runBatch(run, size, width, height); err != nil {
@@ -255,7 +257,7 @@ func (p *load) eachBatch(run func([]imagecodec.Image) error, width, height, time
 	return nil
 }
 
-func (p *load) runBatch(run func([]imagecodec.Image) error, size, width, height int) error {
+func (p *preparation) runBatch(run func([]imagecodec.Image) error, size, width, height int) error {
 	err := p.step(func() error { return run(testImages(size, width, height)) })
 	if err != nil && p.ctx.Err() == nil {
 		return explainWarmUp(size, width, height, err)
@@ -271,7 +273,7 @@ type Timing struct {
 }
 
 // timeForwards measures each batch size on the first runner.
-func (p *load) timeForwards(s *servable.Servable) error {
+func (p *preparation) timeForwards(s *servable.Servable) error {
 	if p.loader.shared.TimedRuns == 0 || !p.sizeWorks() {
 		return nil
 	}
@@ -292,7 +294,7 @@ func (p *load) timeForwards(s *servable.Servable) error {
 	})
 }
 
-func (p *load) timeBatch(s *servable.Servable, items []imagecodec.Image) (Timing, error) {
+func (p *preparation) timeBatch(s *servable.Servable, items []imagecodec.Image) (Timing, error) {
 	t := Timing{BatchSize: len(items), Input: items[0]}
 	durations := make([]time.Duration, p.loader.shared.TimedRuns)
 	for i := range durations {
@@ -328,12 +330,4 @@ func testImage(width, height int) imagecodec.Image {
 		img.Pixels[i] = byte(64 + i%128)
 	}
 	return img
-}
-
-func (p *load) closeModules() error {
-	var errs []error
-	for _, module := range p.modules {
-		errs = append(errs, module.Close())
-	}
-	return errors.Join(errs...)
 }
