@@ -417,61 +417,78 @@ static void test_older_structs(void) {
   free(jpeg);
 }
 
-/* No header has a struct that is smaller than its required fields, larger than the library's, or not a multiple of its
- * alignment. */
-static void test_wrong_struct_sizes(void) {
-  uint8_t* pixel = (uint8_t[3]){0};
-  const uint8_t* image = pixel;
-  float values[3] = {0};
-  thd_module* module = load("modules/identity.pt");
+/* Sizes that no header has: below the required fields, above the library's, or not a multiple of the alignment. */
+static const size_t wrong_sizes[] = {0, sizeof(size_t) - 1, sizeof(size_t) * 2 - 1, 4096, SIZE_MAX};
 
-#define EXPECT_REFUSED(variable, call) \
-  do { \
-    const size_t sizes[] = {0, \
-                            sizeof(size_t) - 1, \
-                            sizeof(variable) - 1, \
-                            sizeof(variable) + 1, \
-                            4096, \
-                            sizeof(variable) + sizeof(size_t), \
-                            SIZE_MAX}; \
-    for (size_t size_index = 0; size_index < sizeof sizes / sizeof sizes[0]; size_index++) { \
-      (variable).struct_size = sizes[size_index]; \
-      thd_error* refusal = call; \
-      EXPECT(refusal == NULL || strstr(thd_error_message(refusal), "struct_size is ") != NULL); \
-      EXPECT_CODE(refusal, THD_ERROR_INVALID_ARGUMENT); \
-    } \
-    (variable).struct_size = sizeof(variable); \
-  } while (0)
+static void expect_size_refused(int line, thd_error* error) {
+  if (strstr(thd_error_message(error), "struct_size is ") == NULL)
+    fail_at(line, "the message doesn't name struct_size");
+  expect_code(line, error, THD_ERROR_INVALID_ARGUMENT);
+}
 
+#define EXPECT_SIZE_REFUSED(call) expect_size_refused(__LINE__, call)
+
+static void test_wrong_sizes_of_options(size_t wrong) {
+  thd_module* module = NULL;
   thd_load_options options = on_cpu;
-  thd_module* refused = NULL;
-  EXPECT_REFUSED(options, load_file("modules/negate.pt", &options, &refused));
-  EXPECT_REFUSED(options, thd_module_load_memory("nonsense", 8, &options, &refused));
-  EXPECT_REFUSED(options, thd_module_load_package(file("modules/garbage.pt"), directory, &options, &refused));
-  thd_values of_images = {.std = {1, 1, 1}, .input_high = 1, .output_high = 1};
-  options.values = &of_images;
-  EXPECT_REFUSED(of_images, load_file("modules/negate.pt", &options, &refused));
-  EXPECT(refused == NULL);
+  options.struct_size = wrong;
+  EXPECT_SIZE_REFUSED(load_file("modules/negate.pt", &options, &module));
+  EXPECT_SIZE_REFUSED(thd_module_load_memory("nonsense", 8, &options, &module));
+  EXPECT_SIZE_REFUSED(thd_module_load_package(file("modules/garbage.pt"), directory, &options, &module));
+  const thd_values values = {.struct_size = wrong, .input_high = 1, .std = {1, 1, 1}, .output_high = 1};
+  options = on_cpu;
+  options.values = &values;
+  EXPECT_SIZE_REFUSED(load_file("modules/negate.pt", &options, &module));
+  EXPECT(module == NULL);
+}
 
-  thd_module_info info;
-  EXPECT_REFUSED(info, thd_module_describe(module, &info));
-  thd_result* result = NULL;
+static void test_wrong_sizes_of_tensors(thd_module* module, size_t wrong) {
+  thd_module_info info = {.struct_size = wrong};
+  EXPECT_SIZE_REFUSED(thd_module_describe(module, &info));
+  float values[3] = {0};
   thd_tensor_view input = {
-      .struct_size = sizeof input, .dtype = THD_FLOAT32, .dims = 2, .shape = {1, 3}, .data = values};
+      .struct_size = wrong, .dtype = THD_FLOAT32, .dims = 4, .shape = {1, 3, 1, 1}, .data = values};
   thd_tensor_view view = {.struct_size = sizeof view};
-  EXPECT_REFUSED(input, thd_module_forward(module, &input, &result, &view));
-  EXPECT_REFUSED(view, thd_module_forward(module, &input, &result, &view));
-  EXPECT_REFUSED(view, thd_module_forward_images(module, &image, 1, 1, 1, &result, &view));
+  thd_result* result = NULL;
+  EXPECT_SIZE_REFUSED(thd_module_forward(module, &input, &result, &view));
+  input.struct_size = sizeof input;
+  view.struct_size = wrong;
+  EXPECT_SIZE_REFUSED(thd_module_forward(module, &input, &result, &view));
+  const uint8_t pixel[3] = {0};
+  const uint8_t* image = pixel;
+  EXPECT_SIZE_REFUSED(thd_module_forward_images(module, &image, 1, 1, 1, &result, &view));
   EXPECT(result == NULL);
-  thd_module_free(module);
+}
 
+static void test_wrong_sizes_of_jpeg(const uint8_t* jpeg, size_t size, size_t wrong) {
+  thd_jpeg_info info = {.struct_size = wrong};
+  EXPECT_SIZE_REFUSED(thd_jpeg_read_header(jpeg, size, &info));
+  const thd_jpeg_decode_options options = {.struct_size = wrong, .filter = THD_BILINEAR};
+  uint8_t pixel[3];
+  EXPECT_SIZE_REFUSED(thd_jpeg_decode(jpeg, size, &options, 1, 1, pixel));
+}
+
+static void test_wrong_struct_sizes(void) {
+  thd_module* module = load("modules/identity.pt");
   size_t size = 0;
   uint8_t* jpeg = read_file("pictures/jpeg-420.jpg", &size);
-  thd_jpeg_info jpeg_info;
-  EXPECT_REFUSED(jpeg_info, thd_jpeg_read_header(jpeg, size, &jpeg_info));
-  thd_jpeg_decode_options decode_options = {.filter = THD_BILINEAR};
-  EXPECT_REFUSED(decode_options, thd_jpeg_decode(jpeg, size, &decode_options, 1, 1, pixel));
+  for (size_t i = 0; i < sizeof wrong_sizes / sizeof wrong_sizes[0]; i++) {
+    test_wrong_sizes_of_options(wrong_sizes[i]);
+    test_wrong_sizes_of_tensors(module, wrong_sizes[i]);
+    test_wrong_sizes_of_jpeg(jpeg, size, wrong_sizes[i]);
+  }
   free(jpeg);
+  thd_module_free(module);
+
+  /* A newer caller's struct, which is one field larger. */
+  struct {
+    thd_load_options known;
+    void* unknown;
+  } newer = {.known = on_cpu};
+  newer.known.struct_size = sizeof newer;
+  module = NULL;
+  EXPECT_SIZE_REFUSED(load_file("modules/negate.pt", &newer.known, &module));
+  EXPECT(module == NULL);
 }
 
 int main(int count, char** arguments) {
