@@ -44,10 +44,11 @@ const fellBehindStatus = 3
 func (*Bench) Help() string {
 	return `A response is good if its status is 2xx and its body a complete JPEG, PNG or WebP. Requests aren't retried.
 
-The exit status is 1 if no response was good, and 3 if the load generator fell behind: if more than 1 % of the requests
-were sent more than 10 ms late (or 5 % of the median latency, if that is longer), if --max-in-flight was reached, or if
-the load generator used more than 25 % of the cores available to it (75 % if the server is on another machine). In a
-closed loop requests have no intended start to be late for; there a timer that fires every 10 ms takes their place.
+The exit status is 1 if no response was good, whether or not the load generator fell behind: nothing was measured.
+Otherwise it is 3 if the load generator fell behind: if more than 1 % of the requests were sent more than 10 ms late (or
+5 % of the median latency, if that is longer), if --max-in-flight was reached, or if the load generator used more than
+25 % of the cores available to it (75 % if the server is on another machine). In a closed loop requests have no intended
+start to be late for; there a timer that fires every 10 ms takes their place.
 
 Ctrl-C ends the run and prints the results so far.`
 }
@@ -105,13 +106,14 @@ func (b *Bench) Run(p program) error {
 	return verdict(result)
 }
 
-// verdict returns an error if the figures can't be used.
+// verdict returns an error if the figures can't be used. Without a good response nothing was measured, so it doesn't matter
+// then whether the load generator fell behind.
 func verdict(result *loadgen.Result) error {
 	switch {
-	case result.Saturation.FellBehind:
-		return &exitError{fellBehindStatus, "the load generator fell behind: " + result.Saturation.Reason}
 	case result.Good == 0 && !result.Interrupted:
 		return fmt.Errorf("none of %d requests to %s got an image", result.Requests, result.URL)
+	case result.Saturation.FellBehind:
+		return &exitError{fellBehindStatus, "the load generator fell behind: " + result.Saturation.Reason}
 	}
 	return nil
 }

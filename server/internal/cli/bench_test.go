@@ -87,11 +87,12 @@ func TestBenchWithoutGoodResponsesFails(t *testing.T) {
 	server.Close()
 	status, out, err := run("bench", server.URL, "--quiet", "--clients=1", "--requests=2", "--warm-up=0s")
 	if status != 1 || !strings.Contains(out, "connection refused") || !strings.Contains(err, "none of 2 requests") {
-		t.Errorf("status %d\n%s%s", status, out, err)
+		t.Errorf("got status %d, want 1 and \"none of 2 requests\"\n%s%s", status, out, err)
 	}
 }
 
-func TestBenchReportsThatItFellBehind(t *testing.T) {
+// The load generator falls behind as well, because the server never responds.
+func TestBenchWithoutGoodResponsesFailsAlsoWhenItFellBehind(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body) // only then does the server notice that the client disconnects
 		<-r.Context().Done()
@@ -99,8 +100,17 @@ func TestBenchReportsThatItFellBehind(t *testing.T) {
 	defer server.Close()
 	status, out, err := run("bench", server.URL, "--quiet", "--rate=1000", "--max-in-flight=1", "--warm-up=0s",
 		"--duration=500ms", "--request-timeout=250ms")
+	if status != 1 || !strings.Contains(out, "FELL BEHIND") || !strings.Contains(err, "none of ") {
+		t.Errorf("got status %d, want 1, \"FELL BEHIND\" and \"none of\"\n%s%s", status, out, err)
+	}
+}
+
+// Some of 2500 requests start while the only one that may be in flight is.
+func TestBenchReportsThatItFellBehind(t *testing.T) {
+	status, out, err := run("bench", echoServer(t), "--quiet", "--rate=5000", "--max-in-flight=1", "--warm-up=0s",
+		"--duration=500ms")
 	if status != fellBehindStatus || !strings.Contains(out, "FELL BEHIND") || !strings.Contains(err, "weren't sent") {
-		t.Errorf("status %d\n%s%s", status, out, err)
+		t.Errorf("got status %d, want %d, \"FELL BEHIND\" and \"weren't sent\"\n%s%s", status, fellBehindStatus, out, err)
 	}
 }
 
