@@ -1,4 +1,4 @@
-// Torchherd serves a PyTorch image-to-image model over HTTP, in batches.
+// Torchherd serves PyTorch image-to-image models over HTTP, in batches.
 package main
 
 import "github.com/torchherd/torchherd/server/internal/cli"

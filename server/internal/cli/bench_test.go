@@ -30,8 +30,8 @@ func echo(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// expectStatus compares a status with the result: 0, or fellBehindStatus if the load generator fell behind, as it may do
-// here because it shares its process with the server.
+// expectStatus compares an exit status with a result that has good responses. It is 0, or fellBehindStatus if the load
+// generator fell behind, which it can do here because it shares its process with the server.
 func expectStatus(t *testing.T, status int, r *loadgen.Result) {
 	t.Helper()
 	want := 0
@@ -65,10 +65,10 @@ func TestBenchWritesReportJSONAndPlot(t *testing.T) {
 	r := readResult(t, text)
 	expectStatus(t, status, r)
 	if r.Requests != 20 || r.Good != 20 || !strings.Contains(out, "requests  20, 20 good, 0 failed") {
-		t.Errorf("%s\n%s", out, text)
+		t.Errorf("got %s\n%s, want 20 requests, all good", out, text)
 	}
 	if svg, err := os.ReadFile(plot); err != nil || !strings.HasPrefix(string(svg), "<svg") {
-		t.Errorf("%v: %.100s", err, svg)
+		t.Errorf("the plot is %.100q, %v, want an SVG", svg, err)
 	}
 }
 
@@ -78,7 +78,7 @@ func TestBenchWritesJSONInsteadOfTheReport(t *testing.T) {
 	r := readResult(t, []byte(out))
 	expectStatus(t, status, r)
 	if r.Mode != loadgen.Open || r.Requests != 10 {
-		t.Errorf("%+v", r)
+		t.Errorf("got %+v, want 10 requests in an open loop", r)
 	}
 }
 
@@ -136,7 +136,7 @@ func TestBenchUsage(t *testing.T) {
 		status, out, err := run(append([]string{"bench"}, test.arguments...)...)
 		if status != 2 || out != "" || !strings.Contains(err, test.want) ||
 			!strings.Contains(err, "torchherd bench --help") {
-			t.Errorf("%v: status %d, printed %q and %q", test.arguments, status, out, err)
+			t.Errorf("%v: got status %d, stdout %q, stderr %q, want status 2 and %q", test.arguments, status, out, err, test.want)
 		}
 	}
 }
@@ -145,7 +145,7 @@ func TestBenchHelp(t *testing.T) {
 	status, out, _ := run("bench", "--help")
 	for _, part := range []string{"--rate", "--clients", "The exit status is", "fell behind", "Poisson"} {
 		if status != 0 || !strings.Contains(strings.Join(strings.Fields(out), " "), part) {
-			t.Errorf("status %d, no %q in %s", status, part, out)
+			t.Errorf("got status %d, want 0 and %q in %s", status, part, out)
 		}
 	}
 }
@@ -164,6 +164,6 @@ func TestProgressWithoutATerminal(t *testing.T) {
 	if len(lines) != 2 || !strings.Contains(lines[0], "5 s (warm-up)") ||
 		!strings.Contains(lines[1], "9 requests, 0 failed") ||
 		!strings.Contains(lines[1], "12.3 good/s, p50 5.0 ms") {
-		t.Errorf("%q", lines)
+		t.Errorf("got %q, want a line of the warm-up and one of the window", lines)
 	}
 }

@@ -16,17 +16,17 @@ import (
 	"github.com/torchherd/torchherd/server/internal/loader"
 )
 
-// timedRuns is how often a forward is timed at each batch size.
+// timedRuns is the number of forward passes that are timed at each batch size.
 const timedRuns = 5
 
 type modelsCheck struct {
-	Model string `arg:"" optional:"" help:"The model, as serve takes it. Without it, the bundled model."`
+	Model string `arg:"" optional:"" help:"Model to check, as on the command line of serve. Without it, the bundled model."`
 
 	modelFlags
 	sharedFlags
 }
 
-// Run does with a model what serve does before the first request.
+// Run loads a model as serve does, times it and prints what it is.
 func (c *modelsCheck) Run(p program) error {
 	if p.process {
 		if err := setLibraries(); err != nil {
@@ -58,14 +58,14 @@ func (c *modelsCheck) Run(p program) error {
 	return nil
 }
 
-// describe prints what a version is and how long its forwards take.
+// describe prints the properties of a version and the durations of its forward passes.
 func describe(out io.Writer, name, source string, v lifecycle.ReadyVersion) error {
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	row := func(name, format string, values ...any) {
 		_, _ = fmt.Fprintf(table, "%s\t"+format+"\n", append([]any{name}, values...)...) // Flush returns the error
 	}
-	row("model", "%s, version %s, of %s", name, v.Version, source)
-	row("weights", "%s numbers, %s", humanize.Comma(v.Parameters), humanize.IBytes(uint64(v.Bytes)))
+	row("model", "%s, version %s, from %s", name, v.Version, source)
+	row("weights", "%s parameters, %s", humanize.Comma(v.Parameters), humanize.IBytes(uint64(v.Bytes)))
 	row("on", "%s, %d instance(s) of %d thread(s), %v", v.Devices, v.Instances, v.Threads, v.Precision)
 	size := "size " + v.Settings.Size.String()
 	if v.Settings.Size.Keep() {

@@ -1,4 +1,4 @@
-// Package cli is the torchherd command: its flags, their other sources, and what each subcommand does.
+// Package cli is the torchherd command: its flags, environment variables and config file, and its subcommands.
 package cli
 
 import (
@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"strconv"
-	"strings"
 
 	"github.com/alecthomas/kong"
 
@@ -15,20 +14,20 @@ import (
 	"github.com/torchherd/torchherd/torch"
 )
 
-const description = `Serves a PyTorch image-to-image model over HTTP: gathers single pictures into batches, runs them through the
-model (TorchScript or an AOTInductor package), and answers each with its own.
+const description = `Torchherd serves PyTorch image-to-image models (TorchScript or AOTInductor packages) over HTTP. It gathers requests of one
+image each into batches for the model, and responds to each request with its own image.
 
-Every flag can also be set by an environment variable (TORCHHERD_MAX_WAIT=2s) or in a YAML file given by --config
-(max-wait: 2s). A flag wins over the environment, which wins over the file.`
+Every flag can also be set by an environment variable (TORCHHERD_MAX_WAIT=2s), and the flags of serve also in a YAML file
+(max-wait: 2s) given by --config. A flag overrides the environment, which overrides the file.`
 
 // commands is the command line as kong reads it.
 type commands struct {
-	Serve   Serve   `cmd:"" help:"Serve a model."`
-	Models  Models  `cmd:"" help:"List and change what a running server serves."`
-	Bench   Bench   `cmd:"" help:"Send pictures to a server and measure its answers."`
-	Tune    Tune    `cmd:"" help:"Find the settings by which this machine answers the most pictures."`
-	Health  Health  `cmd:"" help:"Ask a running server whether it is ready; exits with 0 if it is, else with 1."`
-	Version Version `cmd:"" help:"Print the versions of torchherd and of the libraries it was built with."`
+	Serve   Serve   `cmd:"" help:"Serve models over HTTP."`
+	Models  Models  `cmd:"" help:"List, load and unload the models of a running server, or check a model without one."`
+	Bench   Bench   `cmd:"" help:"Send images to a server and measure its responses."`
+	Tune    Tune    `cmd:"" help:"Find the settings with which this machine processes the most images per second."`
+	Health  Health  `cmd:"" help:"Check whether a running server is ready. The exit status is 0 if it is, else 1."`
+	Version Version `cmd:"" help:"Print the versions of torchherd, LibTorch and libjpeg-turbo."`
 }
 
 // newParser returns a parser that stores its result in c.
@@ -62,29 +61,29 @@ func (p program) run(arguments []string) int {
 	exit := -1
 	parser, failure := newParser(&commands{},
 		kong.Writers(p.out, p.err),
-		kong.Exit(func(code int) { exit = code }), // by --help
+		kong.Exit(func(code int) { exit = code }), // called by --help
 		kong.Bind(p),
 	)
 	if failure != nil {
-		return complain(p.err, failure)
+		return reportError(p.err, failure)
 	}
 	context, failure := parser.Parse(arguments)
 	if exit >= 0 {
 		return exit
 	}
 	if failure != nil {
-		_ = complain(p.err, failure)
-		fmt.Fprintln(p.err, "torchherd: for all flags type: torchherd "+strings.TrimSpace(commandName(failure)+" --help"))
+		_ = reportError(p.err, failure)
+		fmt.Fprintf(p.err, "Run '%s --help' for usage.\n", commandOf(failure))
 		return 2
 	}
 	if failure := context.Run(); failure != nil {
-		return complain(p.err, failure)
+		return reportError(p.err, failure)
 	}
 	return 0
 }
 
-// complain prints an error and returns the exit status for it.
-func complain(to io.Writer, failure error) int {
+// reportError prints an error and returns the exit status for it.
+func reportError(to io.Writer, failure error) int {
 	fmt.Fprintln(to, "torchherd: "+failure.Error())
 	var own *exitError
 	if errors.As(failure, &own) {
@@ -101,21 +100,21 @@ type exitError struct {
 
 func (e *exitError) Error() string { return e.text }
 
-// commandName is the subcommand that a usage error belongs to, or "".
-func commandName(failure error) string {
+// commandOf returns the command that a usage error belongs to, such as "torchherd models load".
+func commandOf(failure error) string {
 	var parse *kong.ParseError
 	if errors.As(failure, &parse) && parse.Context != nil && parse.Context.Selected() != nil {
-		return parse.Context.Selected().Name
+		return parse.Context.Selected().FullPath()
 	}
-	return ""
+	return "torchherd"
 }
 
-// program is what the subcommands get to know of the program.
+// A program is the environment of a subcommand.
 type program struct {
 	version string
-	out     io.Writer
-	err     io.Writer
-	process bool // the command is all that this process does
+	out     io.Writer // stdout
+	err     io.Writer // stderr
+	process bool      // the process exits after the command, so the command may change its global state
 }
 
 // Version is the subcommand version.
@@ -127,7 +126,7 @@ func (*Version) Run(p program) error {
 	return err
 }
 
-// Main runs the command of this process and ends it.
+// Main runs the command in os.Args and exits with its status.
 func Main(version string) {
 	p := program{version: version, out: os.Stdout, err: os.Stderr, process: true}
 	os.Exit(p.run(os.Args[1:]))

@@ -15,7 +15,7 @@ import (
 	"github.com/torchherd/torchherd/torch"
 )
 
-// run runs the command and returns its status and what it printed.
+// run runs the command and returns its exit status and output.
 func run(arguments ...string) (status int, out, err string) {
 	var stdout, stderr bytes.Buffer
 	status = Run("1.2.3", arguments, &stdout, &stderr)
@@ -34,7 +34,7 @@ func parse(t *testing.T, arguments ...string) (Serve, error) {
 	return c.Serve, err
 }
 
-// settingsOf returns the settings of a model without settings of its own.
+// settingsOf returns the settings with which s serves a model without settings of its own.
 func settingsOf(s Serve) settings.Settings {
 	m := settings.Default()
 	s.override(&m)
@@ -43,6 +43,7 @@ func settingsOf(s Serve) settings.Settings {
 
 func module(name string) string { return goldens.Path("modules/" + name) }
 
+// write writes a config file and returns its path.
 func write(t *testing.T, text string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "config.yaml")
@@ -60,11 +61,11 @@ func TestDefaultsAreTheDemos(t *testing.T) {
 	m := settingsOf(s)
 	if m.MaxBatchSize != 2 || m.MaxQueueSize != 3 || m.MaxWait != time.Second || s.MaxUpload != 1<<22 ||
 		m.Size != (settings.Size{Width: 228, Height: 228}) || s.Listen != ":8000" || m.Quality != 75 {
-		t.Errorf("%+v, %+v", s, m)
+		t.Errorf("got %+v, %+v, want the constants of the Sanic demo", s, m)
 	}
 }
 
-func TestFlagWinsOverEnvironmentOverFileOverDefault(t *testing.T) {
+func TestFlagOverridesEnvironmentOverridesFileOverridesDefault(t *testing.T) {
 	file := write(t, "max-wait: 2s\nmax-batch-size: 20\nmax-queue-size: 30\nmax-upload: 1MiB\nsize: 64x32\n")
 	t.Setenv("TORCHHERD_MAX_BATCH_SIZE", "200")
 	t.Setenv("TORCHHERD_MAX_QUEUE_SIZE", "300")
@@ -75,15 +76,15 @@ func TestFlagWinsOverEnvironmentOverFileOverDefault(t *testing.T) {
 	m := settingsOf(s)
 	if m.MaxQueueSize != 3000 || m.MaxBatchSize != 200 || m.MaxWait != 2*time.Second || s.MaxUpload != 1<<20 ||
 		m.Size != (settings.Size{Width: 64, Height: 32}) || m.Quality != 75 {
-		t.Errorf("%+v, %+v", s, m)
+		t.Errorf("got %+v, %+v", s, m)
 	}
 	t.Setenv("TORCHHERD_CONFIG", file)
 	if s, err = parse(t); err != nil || *s.MaxWait != 2*time.Second {
-		t.Errorf("a file named by the environment: %v, %v", s.MaxWait, err)
+		t.Errorf("with TORCHHERD_CONFIG: max-wait = %v, %v, want 2s", s.MaxWait, err)
 	}
 }
 
-// Flags have the forms of model.yaml, and their help and placeholders come from the settings.
+// A flag takes the same values as its setting in model.yaml, and has its help and default.
 func TestFlagsAreSettings(t *testing.T) {
 	s, err := parse(t, "--device=cuda:1,cpu", "--precision=bf16", "--size=keep", "--wait-policy=fixed", "--cuda-graphs")
 	if err != nil {
@@ -91,26 +92,26 @@ func TestFlagsAreSettings(t *testing.T) {
 	}
 	m := settingsOf(s)
 	if m.Device.String() != "cuda:1,cpu" || m.Precision != torch.BF16 || !m.Size.Keep() || m.WaitPolicy != settings.Fixed || !m.CUDAGraphs {
-		t.Errorf("%+v", m)
+		t.Errorf("got %+v, want the values of the flags", m)
 	}
 	if s, err = parse(t, "--device=auto"); err != nil || s.Device == nil {
 		t.Fatalf("--device=auto: %v, %v", s.Device, err)
 	}
 	m.Device = settings.Devices{torch.CPU} // the model's own
 	if s.override(&m); len(m.Device) != 0 {
-		t.Errorf("--device=auto did not override %v", m.Device)
+		t.Errorf("with --device=auto: device = %v, want auto", m.Device)
 	}
 	_, out, _ := run("serve", "--help")
 	text := strings.Join(strings.Fields(out), " ")
 	for _, setting := range settings.All() {
 		flag := strings.Contains(text, "--"+setting.Key+" ") || strings.Contains(text, "--"+setting.Key+"="+setting.Default()+" ")
 		if flag != strings.Contains(text, strings.TrimSuffix(setting.PlainHelp(), ".")) {
-			t.Errorf("%s: the help differs from the setting's", setting.Key)
+			t.Errorf("--%s: the help or default differs from the setting's", setting.Key)
 		}
 	}
 }
 
-func TestBadSettingsSayWhatIsWrong(t *testing.T) {
+func TestErrorsOfServeNameTheMistake(t *testing.T) {
 	for _, test := range []struct {
 		arguments []string
 		want      string
@@ -145,7 +146,7 @@ func TestBadSettingsSayWhatIsWrong(t *testing.T) {
 	} {
 		arguments := append([]string{"serve", "--listen=127.0.0.1:0", "--admin-listen=off"}, test.arguments...)
 		if status, out, err := run(arguments...); status == 0 || out != "" || !strings.Contains(err, test.want) {
-			t.Errorf("%v: status %d, printed %q and %q", test.arguments, status, out, err)
+			t.Errorf("%v: got status %d, stdout %q, stderr %q, want an error with %q", test.arguments, status, out, err, test.want)
 		}
 	}
 }
@@ -153,23 +154,35 @@ func TestBadSettingsSayWhatIsWrong(t *testing.T) {
 func TestHelpAndVersion(t *testing.T) {
 	status, out, _ := run("--help")
 	if status != 0 || !strings.Contains(out, "serve") || !strings.Contains(out, "TORCHHERD_MAX_WAIT") {
-		t.Errorf("--help: status %d, %q", status, out)
+		t.Errorf("--help: got status %d, %q", status, out)
 	}
 	status, out, _ = run("serve", "--help")
 	for _, constant := range []string{"MAX_BATCH_SIZE", "MAX_QUEUE_SIZE", "MAX_WAIT", "MAX_SIZE"} {
 		if status != 0 || !strings.Contains(out, constant) {
-			t.Errorf("serve --help: status %d, no %s", status, constant)
+			t.Errorf("serve --help: got status %d, want 0 and %s in %s", status, constant, out)
 		}
 	}
 	status, out, _ = run("version")
 	if status != 0 || !strings.Contains(out, "torchherd 1.2.3") || !strings.Contains(out, "LibTorch 2.") {
-		t.Errorf("version: status %d, %q", status, out)
+		t.Errorf("version: got status %d, %q", status, out)
 	}
 }
 
-func TestHealthOfNobody(t *testing.T) {
+func TestUsageErrorsNameTheCommand(t *testing.T) {
+	for want, arguments := range map[string][]string{
+		"Run 'torchherd --help' for usage.\n":             nil,
+		"Run 'torchherd serve --help' for usage.\n":       {"serve", "--fast"},
+		"Run 'torchherd models load --help' for usage.\n": {"models", "load"},
+	} {
+		if status, out, err := run(arguments...); status != 2 || out != "" || !strings.HasSuffix(err, want) {
+			t.Errorf("%q: got status %d, stdout %q, stderr %q, want status 2 and %q", arguments, status, out, err, want)
+		}
+	}
+}
+
+func TestHealthWithoutAServerFails(t *testing.T) {
 	if status, _, err := run("health", "--listen", "127.0.0.1:1"); status != 1 || !strings.Contains(err, "refused") {
-		t.Errorf("status %d, %q", status, err)
+		t.Errorf("got status %d, %q, want 1 and \"refused\"", status, err)
 	}
 }
 

@@ -13,10 +13,10 @@ import (
 // Health is the subcommand health, for containers without curl.
 type Health struct {
 	Listen  string        `default:":8000" help:"The server's --listen."`
-	Timeout time.Duration `default:"3s" help:"How long to wait for the answer."`
+	Timeout time.Duration `default:"3s" help:"Time limit of the request."`
 }
 
-// Run asks once.
+// Run sends one request to /readyz and prints the response.
 func (h *Health) Run(p program) error {
 	ctx, cancel := context.WithTimeout(context.Background(), h.Timeout)
 	defer cancel()
@@ -38,21 +38,21 @@ func (h *Health) Run(p program) error {
 	if err != nil {
 		return err
 	}
-	answer := strings.TrimSpace(string(text))
+	reason := strings.TrimSpace(string(text))
 	if response.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s: %d: %s", url, response.StatusCode, answer)
+		return fmt.Errorf("%s: %d: %s", url, response.StatusCode, reason)
 	}
-	_, err = fmt.Fprintln(p.out, answer)
+	_, err = fmt.Fprintln(p.out, reason)
 	return err
 }
 
-// dialable is the address at which a server can be asked that listens on the given one.
+// dialable returns an address at which clients on this machine reach a server that listens on the given address.
 func dialable(listen string) (string, error) {
 	host, port, err := net.SplitHostPort(listen)
 	if err != nil {
 		return "", err
 	}
-	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() { // all addresses; this is one of them
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() { // the server listens on all addresses
 		host = "127.0.0.1"
 	}
 	return net.JoinHostPort(host, port), nil

@@ -4,24 +4,25 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strings"
 	"syscall"
 )
 
-// librarySettings are how glibc and OpenMP's GNU library behave well in a server. They read them from the environment
-// as the process starts, and take them in no other way.
+// librarySettings configure glibc's allocator and GNU OpenMP for a server. Both libraries read them only from the
+// environment, when the process starts.
 var librarySettings = []struct{ name, value string }{
-	// A forward's tensors are large, and glibc gives large blocks back to the kernel whenever they are freed, to get
-	// them back a moment later page by page. Here they are taken from its one heap and kept.
+	// By default glibc returns large blocks to the kernel when they are freed. The tensors of a forward pass are large, so
+	// each pass would fault the same pages in again. These settings allocate from one heap and never return its memory.
 	{"MALLOC_MMAP_MAX_", "0"},
 	{"MALLOC_TRIM_THRESHOLD_", "1099511627776"},
 	{"MALLOC_ARENA_MAX", "1"},
-	// A thread of a forward that waits for the others spins, by default for milliseconds, in which the others may be
-	// waiting for its core. After this many turns (some ten microseconds) it sleeps.
+	// A thread of a forward pass that waits for the others spins, by default for milliseconds, while the others may need its
+	// core. With this setting it sleeps after about ten microseconds.
 	{"GOMP_SPINCOUNT", "10000"},
 }
 
-// missingLibrarySettings returns, as NAME=value, those settings that the environment doesn't have. Whoever sets one
-// differently has it differently.
+// missingLibrarySettings returns, as NAME=value, the settings that the environment doesn't set. A value that the user set
+// stays.
 func missingLibrarySettings() []string {
 	if runtime.GOOS != "linux" {
 		return nil
@@ -35,7 +36,7 @@ func missingLibrarySettings() []string {
 	return missing
 }
 
-// setLibraries starts the process anew, as the same process for its parent, if its environment lacks some of the settings.
+// setLibraries executes the program again, with the same process ID, if the environment lacks some of the settings.
 func setLibraries() error {
 	missing := missingLibrarySettings()
 	if len(missing) == 0 {
@@ -45,5 +46,5 @@ func setLibraries() error {
 	if err == nil {
 		err = syscall.Exec(program, os.Args, append(os.Environ(), missing...))
 	}
-	return fmt.Errorf("the process can't be started anew with MALLOC_ and GOMP_ settings: %w; set them in the environment yourself", err)
+	return fmt.Errorf("restart with library settings: %w; set %s in the environment", err, strings.Join(missing, " "))
 }

@@ -14,32 +14,32 @@ import (
 	"github.com/torchherd/torchherd/server/internal/admin"
 )
 
-// Models is the subcommand models. All but check speak to a running server's --admin-listen.
+// Models is the subcommand models. All of its subcommands except check call a running server's admin API.
 type Models struct {
-	List   modelsList   `cmd:"" help:"List a server's models, their versions and states."`
-	Load   modelsLoad   `cmd:"" help:"Load new versions of a server's model; returns when they serve, or with the reason why they can't."`
-	Unload modelsUnload `cmd:"" help:"Serve no version of a server's model any more, until the next load."`
-	Check  modelsCheck  `cmd:"" help:"Load, warm, time and describe a model, without a server; exits with 1 and the reason if it can't be served."`
+	List   modelsList   `cmd:"" help:"List a server's models with their versions and states."`
+	Load   modelsLoad   `cmd:"" help:"Load new versions of a server's model, and wait until they are ready or have failed."`
+	Unload modelsUnload `cmd:"" help:"Stop serving every version of a server's model until the next load."`
+	Check  modelsCheck  `cmd:"" help:"Load, warm up, time and describe a model without a server. The exit status is 1 if the model can't be served."`
 }
 
-// adminAddress is where a server's administration listens.
-type adminAddress struct {
+// adminAPI is the admin API of a server.
+type adminAPI struct {
 	AdminListen string        `default:"${admin_listen}" help:"The server's --admin-listen."`
-	Timeout     time.Duration `default:"5m" help:"How long to wait at most."`
+	Timeout     time.Duration `default:"5m" help:"Time limit of the request."`
 }
 
 type modelsList struct {
-	adminAddress
+	adminAPI
 }
 
 // Run prints a line for each version.
 func (l *modelsList) Run(p program) error {
 	var models []admin.Model
-	if err := l.ask(http.MethodGet, "/models", &models); err != nil {
+	if err := l.call(http.MethodGet, "/models", &models); err != nil {
 		return err
 	}
 	table := tabwriter.NewWriter(p.out, 0, 0, 2, ' ', 0)
-	_, _ = fmt.Fprintln(table, "MODEL\tVERSION\tSTATE\tSINCE\tREASON") // Flush tells of errors
+	_, _ = fmt.Fprintln(table, "MODEL\tVERSION\tSTATE\tSINCE\tREASON") // Flush returns the error
 	for _, each := range models {
 		for _, v := range each.Versions {
 			_, _ = fmt.Fprintf(table, "%s\t%d\t%s\t%s\t%s\n", each.Name, v.Version, v.State, v.Since.Local().Format(time.DateTime), v.Reason)
@@ -49,27 +49,27 @@ func (l *modelsList) Run(p program) error {
 }
 
 type modelsLoad struct {
-	adminAddress
-	Name string `arg:"" help:"The model's name, as the list has it."`
+	adminAPI
+	Name string `arg:"" help:"Name of the model, as printed by models list."`
 }
 
 // Run loads the model's new versions.
 func (l *modelsLoad) Run() error { return l.change(l.Name, "load") }
 
 type modelsUnload struct {
-	adminAddress
-	Name string `arg:"" help:"The model's name, as the list has it."`
+	adminAPI
+	Name string `arg:"" help:"Name of the model, as printed by models list."`
 }
 
 // Run unloads the model.
 func (u *modelsUnload) Run() error { return u.change(u.Name, "unload") }
 
-func (a *adminAddress) change(name, what string) error {
-	return a.ask(http.MethodPost, "/v2/repository/models/"+url.PathEscape(name)+"/"+what, &struct{}{})
+func (a *adminAPI) change(name, what string) error {
+	return a.call(http.MethodPost, "/v2/repository/models/"+url.PathEscape(name)+"/"+what, &struct{}{})
 }
 
-// ask sends a request and reads the JSON of its answer.
-func (a *adminAddress) ask(method, path string, into any) error {
+// call sends a request and decodes the JSON of its response into result.
+func (a *adminAPI) call(method, path string, result any) error {
 	address, err := dialable(a.AdminListen)
 	if err != nil {
 		return err
@@ -82,7 +82,7 @@ func (a *adminAddress) ask(method, path string, into any) error {
 	}
 	response, err := http.DefaultClient.Do(request)
 	if err != nil {
-		return fmt.Errorf("no answer from the server's administration: %w; is %s its --admin-listen?", err, a.AdminListen)
+		return fmt.Errorf("call the admin API: %w; is %s the server's --admin-listen?", err, a.AdminListen)
 	}
 	defer func() { _ = response.Body.Close() }()
 	text, err := io.ReadAll(io.LimitReader(response.Body, 16<<20))
@@ -90,13 +90,13 @@ func (a *adminAddress) ask(method, path string, into any) error {
 		return err
 	}
 	if response.StatusCode == http.StatusOK {
-		return json.Unmarshal(text, into)
+		return json.Unmarshal(text, result)
 	}
 	var failure struct {
 		Error string `json:"error"`
 	}
 	if json.Unmarshal(text, &failure) != nil || failure.Error == "" {
-		return fmt.Errorf("%s answered %s", path, response.Status)
+		return fmt.Errorf("%s: %s", request.URL, response.Status)
 	}
 	return errors.New(failure.Error)
 }

@@ -27,26 +27,26 @@ import (
 
 // Serve is the subcommand serve. The defaults of the first group are the constants of the Sanic demo.
 type Serve struct {
-	Model []string `arg:"" optional:"" help:"Models to serve, the first at /image, each at /image/NAME: TorchScript (.pt), AOTInductor packages (.pt2) or folders with versions. Without any, the bundled model."`
+	Model []string `arg:"" optional:"" help:"Models to serve: TorchScript modules (.pt), AOTInductor packages (.pt2) or folders with versions. The first is at /image, each at /image/NAME. Without any, the bundled model."`
 
 	modelFlags
 	sharedFlags
 
-	MaxUpload bytesFlag `default:"4MiB" help:"Largest request body in bytes (MAX_SIZE)." group:"Images"`
-	MaxPixels int64     `default:"${max_pixels}" help:"Largest image in pixels; checked before memory is taken." group:"Images"`
-	Compat    string    `default:"none" enum:"none,sanic" help:"sanic: behave as the demo: its statuses, its fixed wait, no EXIF orientation, no palette images." group:"Images"`
+	MaxUpload bytesFlag `default:"4MiB" help:"Maximum size of a request body in bytes. In the Sanic demo: MAX_SIZE." group:"Images"`
+	MaxPixels int64     `default:"${max_pixels}" help:"Maximum number of pixels of an image; checked before the image is decoded." group:"Images"`
+	Compat    string    `default:"none" enum:"none,sanic" help:"sanic: behave like the Sanic demo, with its statuses and its fixed wait, without EXIF orientation and palette images." group:"Images"`
 
 	Listen         string        `default:":8000" help:"Address to listen on." group:"Server"`
 	AdminListen    string        `default:"${admin_listen}" help:"Admin API address (unauthenticated); off disables it." group:"Server"`
 	Watch          bool          `help:"Load new versions as soon as their files are in place." group:"Server"`
-	Settle         time.Duration `default:"1s" help:"With --watch, how long nothing may change before a new version is loaded, so that no half-copied file is." group:"Server"`
+	Settle         time.Duration `default:"1s" help:"With --watch, how long the files of a new version must be unchanged before it is loaded, so that their copy is complete." group:"Server"`
 	RequestTimeout time.Duration `default:"1m" help:"Time limit of a request; clients can shorten it by X-Request-Timeout. 0: no limit." group:"Server"`
-	DrainDelay     time.Duration `default:"0s" help:"On SIGTERM or Ctrl-C, how long to keep accepting images with /readyz at 503, so that load balancers notice." group:"Server"`
-	DrainTimeout   time.Duration `default:"30s" help:"After that, how long accepted requests may take while new ones are refused." group:"Server"`
+	DrainDelay     time.Duration `default:"0s" help:"On SIGTERM or Ctrl-C, how long to accept requests while /readyz returns 503, so that load balancers can notice." group:"Server"`
+	DrainTimeout   time.Duration `default:"30s" help:"After --drain-delay, time limit of the requests in flight; new requests are refused." group:"Server"`
 	LogFormat      string        `default:"auto" enum:"auto,json,console" help:"auto: console on a terminal, else json." group:"Server"`
 	LogLevel       string        `default:"info" enum:"debug,info,warn,error" help:"debug, info, warn or error." group:"Server"`
 
-	Config kong.ConfigFlag `help:"YAML file with settings, named as the flags." group:"Server" placeholder:"FILE"`
+	Config kong.ConfigFlag `help:"YAML file with values of flags, by their names." group:"Server" placeholder:"FILE"`
 }
 
 // Run serves until a signal arrives.
@@ -88,14 +88,14 @@ func (s *Serve) Run(p program) error {
 		case err := <-a.Failed():
 			return errors.Join(err, a.Stop(ctx))
 		case <-ctx.Done():
-			stop() // restores the default action, so that a second signal ends the process
+			stop() // restores the default action, so a second signal ends the process
 			log.Info().Msg("stopping; a second signal exits at once")
 			return s.drain(a)
 		}
 	}
 }
 
-// drain stops the server within the time that the flags give it.
+// drain stops the server within --drain-delay and --drain-timeout.
 func (s *Serve) drain(a *app.App) error {
 	late := fmt.Errorf("draining took longer than %v", s.DrainTimeout)
 	ctx, cancel := context.WithTimeoutCause(context.Background(), s.DrainDelay+s.DrainTimeout, late)
@@ -103,7 +103,7 @@ func (s *Serve) drain(a *app.App) error {
 	return a.Stop(ctx)
 }
 
-// options are the flags as the server takes them.
+// options returns the server's options for these flags.
 func (s *Serve) options(version string, cores int, log zerolog.Logger) app.Options {
 	o := app.Options{
 		Models: s.Model, Listen: s.Listen, AdminListen: s.AdminListen,
@@ -119,8 +119,8 @@ func (s *Serve) options(version string, cores int, log zerolog.Logger) app.Optio
 	return o
 }
 
-// ServeOptions returns the options of `torchherd serve` with these arguments, as the command would start with. Environment
-// and config file count as they do there.
+// ServeOptions returns the options with which `torchherd serve` starts a server for these arguments. The environment and a
+// config file apply as they do to the command.
 func ServeOptions(version string, arguments []string, log zerolog.Logger) (app.Options, error) {
 	var c commands
 	parser, err := newParser(&c)
@@ -133,7 +133,7 @@ func ServeOptions(version string, arguments []string, log zerolog.Logger) (app.O
 	return c.Serve.options(version, cpu.Cores(), log), nil
 }
 
-// announce logs that the server is ready, and how to try it.
+// announce logs that the server is ready, and commands to try it.
 func (s *Serve) announce(log zerolog.Logger, a *app.App) {
 	_, port, _ := net.SplitHostPort(a.Addr())
 	host, _, _ := net.SplitHostPort(s.Listen)
@@ -142,8 +142,8 @@ func (s *Serve) announce(log zerolog.Logger, a *app.App) {
 	}
 	base := "http://" + net.JoinHostPort(host, port) + "/image"
 	log.Info().Int("models", len(a.Models())).Msg("ready")
-	log.Info().Msg("try it: curl -T photo.jpg " + base + " -o answer.jpg")
+	log.Info().Msg("try it: curl -T photo.jpg " + base + " -o result.jpg")
 	for _, model := range a.Models()[1:] {
-		log.Info().Msg("try it: curl -T photo.jpg " + base + "/" + url.PathEscape(model.Name()) + " -o answer.jpg")
+		log.Info().Msg("try it: curl -T photo.jpg " + base + "/" + url.PathEscape(model.Name()) + " -o result.jpg")
 	}
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/torchherd/torchherd/server/internal/tune"
 )
 
-// The tests in package main of server cover the whole command: here os.Executable isn't torchherd.
+// The whole command is tested in server/tune_test.go, because here os.Executable isn't torchherd.
 
 func TestTuneUsage(t *testing.T) {
 	for _, test := range []struct {
@@ -36,7 +36,7 @@ func TestTuneUsage(t *testing.T) {
 		status, out, err := run(append([]string{"tune"}, test.arguments...)...)
 		if status != 2 || out != "" || !strings.Contains(err, test.want) ||
 			!strings.Contains(err, "torchherd tune --help") {
-			t.Errorf("%v: status %d, printed %q and %q", test.arguments, status, out, err)
+			t.Errorf("%v: got status %d, stdout %q, stderr %q, want status 2 and %q", test.arguments, status, out, err, test.want)
 		}
 	}
 }
@@ -45,7 +45,7 @@ func TestTuneHelp(t *testing.T) {
 	status, out, _ := run("tune", "--help")
 	for _, part := range []string{"--target-p99", "--min-psnr", "The exit status is", "--max-queue-size follows --clients"} {
 		if status != 0 || !strings.Contains(strings.Join(strings.Fields(out), " "), part) {
-			t.Errorf("status %d, no %q in %s", status, part, out)
+			t.Errorf("got status %d, want 0 and %q in %s", status, part, out)
 		}
 	}
 }
@@ -62,7 +62,7 @@ func TestTuneHasTheDefaultsOfServe(t *testing.T) {
 		Precision: m.Precision.String(), CUDAGraphs: m.CUDAGraphs,
 	}
 	if got != tune.Defaults() || m.MaxQueueSize != tune.QueueSize(1) {
-		t.Errorf("%+v with a queue of %d", got, m.MaxQueueSize)
+		t.Errorf("got %+v with a queue of %d, want %+v with one of %d", got, m.MaxQueueSize, tune.Defaults(), tune.QueueSize(1))
 	}
 }
 
@@ -73,7 +73,7 @@ func TestTuneRecognizesPackages(t *testing.T) {
 			command.Model = goldens.Path("modules/" + name)
 		}
 		if got := command.config().KeepPrecision; got != want {
-			t.Errorf("%q: %v", name, got)
+			t.Errorf("%q: keep the precision = %v, want %v", name, got, want)
 		}
 	}
 }
@@ -82,7 +82,7 @@ func TestTuneReportsAFileThatCantBeRead(t *testing.T) {
 	// A folder counts as an existing file until it is read.
 	status, _, err := run("tune", "--picture", goldens.Path("pictures"))
 	if status == 0 || !strings.Contains(err, "pictures") {
-		t.Errorf("status %d, %q", status, err)
+		t.Errorf("got status %d, %q, want an error with \"pictures\"", status, err)
 	}
 }
 
