@@ -14,8 +14,8 @@ import (
 	"github.com/torchherd/torchherd/server/internal/lifecycle"
 )
 
-// The repository calls of the Open Inference Protocol, as Triton's clients make them.
-func TestRepository(t *testing.T) {
+// The requests are those of Triton's clients, which follow the Open Inference Protocol's model repository extension.
+func TestRepositoryAPI(t *testing.T) {
 	t.Parallel()
 	file := newModelFile(t)
 	s := start(t, file.path)
@@ -27,36 +27,36 @@ func TestRepository(t *testing.T) {
 	file.put(goldens.Read(t, "modules/identity.pt"))
 	expectJSON(t, admin.post("/v2/repository/models/model/load", ""), 200, `{}`)
 	if after := expectVersion(t, s.put(photo), 2); bytes.Equal(before, after) {
-		t.Error("the old answer")
+		t.Error("version 2 responds like version 1")
 	}
 	s.awaitState("model", 1, lifecycle.Unloaded)
 	expectJSON(t, admin.post("/v2/repository/index", `{"ready":true}`), 200, `[{"name":"model","version":"2","state":"READY","reason":""}]`)
 
 	file.put(goldens.Read(t, "modules/two_channels.pt"))
-	a := admin.post("/v2/repository/models/model/load", `{}`)
-	if a.status != 400 || !strings.Contains(string(a.body), "1 or 3") {
-		t.Errorf("a bad file: %d %s", a.status, a.body)
+	r := admin.post("/v2/repository/models/model/load", `{}`)
+	if r.status != 400 || !strings.Contains(string(r.body), "1 or 3") {
+		t.Errorf("load of a bad file: got %d %s, want 400 and \"1 or 3\"", r.status, r.body)
 	}
 	expectVersion(t, s.put(photo), 2)
-	a = admin.post("/v2/repository/index", "")
-	if want := `{"name":"model","version":"3","state":"UNAVAILABLE","reason":"`; !strings.Contains(string(a.body), want) {
-		t.Errorf("%s, without %s", a.body, want)
+	r = admin.post("/v2/repository/index", "")
+	if want := `{"name":"model","version":"3","state":"UNAVAILABLE","reason":"`; !strings.Contains(string(r.body), want) {
+		t.Errorf("got %s, want %s in it", r.body, want)
 	}
 
 	expectJSON(t, admin.post("/v2/repository/models/model/unload", `{"parameters":{"unload_dependents":false}}`), 200, `{}`)
 	expectError(t, s.put(photo), 503, "the model isn't ready: try again soon")
-	if a := s.do(http.MethodGet, "/readyz", nil); a.status != 503 {
-		t.Errorf("/readyz: %d", a.status)
+	if r := s.do(http.MethodGet, "/readyz", nil); r.status != 503 {
+		t.Errorf("/readyz: status = %d, want 503", r.status)
 	}
 	expectJSON(t, admin.post("/v2/repository/models/model/unload", ""), 400, `{"error":"unload model: no version is ready"}`)
 	file.put(goldens.Read(t, "modules/negate.pt"))
 	expectJSON(t, admin.post("/v2/repository/models/model/load", ""), 200, `{}`)
 	if after := expectVersion(t, s.put(photo), 4); !bytes.Equal(before, after) {
-		t.Error("another answer than before")
+		t.Error("version 4 doesn't respond like version 1, which has the same file")
 	}
 }
 
-func TestRepositoryRefuses(t *testing.T) {
+func TestRepositoryAPIRefusesBadRequests(t *testing.T) {
 	t.Parallel()
 	s := start(t, module("negate.pt"))
 	admin := s.admin
@@ -71,16 +71,16 @@ func TestRepositoryRefuses(t *testing.T) {
 		{"/v2/repository/models/negate/load", strings.Repeat(" ", 2<<20), 413, ""},
 		{"/elsewhere", "", 404, ""},
 	} {
-		a := admin.post(test.path, test.body)
-		if a.status != test.status || !strings.Contains(string(a.body), test.text) || !json.Valid(a.body) {
-			t.Errorf("%s: %d %s", test.path, a.status, a.body)
+		r := admin.post(test.path, test.body)
+		if r.status != test.status || !strings.Contains(string(r.body), test.text) || !json.Valid(r.body) {
+			t.Errorf("%s: got %d %s, want %d and JSON with %q", test.path, r.status, r.body, test.status, test.text)
 		}
 	}
-	// Nothing that changes what is served answers on the main address.
+	// The main address has none of these paths, because they change what is served.
 	for _, path := range []string{"/models", "/v2/repository/index", "/v2/repository/models/negate/load", "/v2/repository/models/negate/unload"} {
 		for _, method := range []string{http.MethodGet, http.MethodPost} {
-			if a := s.do(method, path, nil); a.status != 404 {
-				t.Errorf("%s %s on the main address: %d", method, path, a.status)
+			if r := s.do(method, path, nil); r.status != 404 {
+				t.Errorf("%s %s on the main address: status = %d, want 404", method, path, r.status)
 			}
 		}
 	}
@@ -98,9 +98,9 @@ func TestModelsCommand(t *testing.T) {
 		return status, out.String()
 	}
 	file.put(goldens.Read(t, "modules/identity.pt"))
-	for range 2 { // of which the second finds nothing new
+	for range 2 { // the second load finds nothing new
 		if status, out := run("load", "model"); status != 0 || out != "" {
-			t.Fatalf("load: %d %s", status, out)
+			t.Fatalf("load: got status %d, output %q, want 0 and none", status, out)
 		}
 	}
 	s.awaitState("model", 1, lifecycle.Unloaded)
@@ -108,7 +108,7 @@ func TestModelsCommand(t *testing.T) {
 		t.Fatal(err)
 	}
 	if status, out := run("load", "model"); status != 1 || !strings.Contains(out, "no such file") {
-		t.Fatalf("load of nothing: %d %s", status, out)
+		t.Fatalf("load of a file that was removed: got status %d, output %q, want 1 and \"no such file\"", status, out)
 	}
 	status, out := run("list")
 	want := `^MODEL +VERSION +STATE +SINCE +REASON *
@@ -117,22 +117,22 @@ model +2 +ready +[-0-9]+ [:0-9]+ *
 model +3 +failed +[-0-9]+ [:0-9]+ +.*no such file.*
 $`
 	if status != 0 || !regexp.MustCompile(want).MatchString(out) {
-		t.Errorf("list: %d\n%s", status, out)
+		t.Errorf("list: got status %d, output\n%s\nwant 0 and\n%s", status, out, want)
 	}
 	if status, out := run("unload", "model"); status != 0 || out != "" {
-		t.Errorf("unload: %d %s", status, out)
+		t.Errorf("unload: got status %d, output %q, want 0 and none", status, out)
 	}
 	if status, out := run("unload", "other"); status != 1 || !strings.Contains(out, `model "other" not found; available: "model"`) {
-		t.Errorf("unload of another: %d %s", status, out)
+		t.Errorf("unload of an unknown model: got status %d, output %q, want 1 and \"not found\"", status, out)
 	}
-	if status, out := run("list", "--timeout", "1ns"); status != 1 || !strings.Contains(out, "is "+address+" its --admin-listen?") {
-		t.Errorf("no answer: %d %s", status, out)
+	if status, out := run("list", "--timeout", "1ns"); status != 1 || !strings.Contains(out, "is "+address+" the server's --admin-listen?") {
+		t.Errorf("list without a response: got status %d, output %q, want 1 and a question about --admin-listen", status, out)
 	}
 }
 
-func expectJSON(t *testing.T, a answer, status int, body string) {
+func expectJSON(t *testing.T, r response, status int, body string) {
 	t.Helper()
-	if a.status != status || strings.TrimSpace(string(a.body)) != body {
-		t.Errorf("%d %s, not %d %s", a.status, a.body, status, body)
+	if r.status != status || strings.TrimSpace(string(r.body)) != body {
+		t.Errorf("got %d %s, want %d %s", r.status, r.body, status, body)
 	}
 }

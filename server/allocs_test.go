@@ -1,6 +1,6 @@
 //go:build !race
 
-// The race detector makes memory of its own.
+// The race detector allocates memory of its own.
 
 package main
 
@@ -12,12 +12,12 @@ import (
 	"testing"
 )
 
-// maxAllocs is how many pieces of memory one request may take from Go's heap, all goroutines of the server together.
-// A change that raises it should have a good reason, or the collector will be the next thing to make faster.
+// maxAllocs limits the allocations of one request on Go's heap, by all goroutines of the server together. More of them would
+// make garbage collection a bottleneck.
 const maxAllocs = 64
 
-// The client writes the same bytes and reads into the same memory each time, so what is counted is the server's.
-func TestAllocationsOfARequest(t *testing.T) {
+// The client writes the same bytes and reads into the same memory each time, so only the server allocates.
+func TestARequestAllocatesLittle(t *testing.T) {
 	connection, err := net.Dial("tcp", serveNegate(t).address())
 	if err != nil {
 		t.Fatal(err)
@@ -25,33 +25,33 @@ func TestAllocationsOfARequest(t *testing.T) {
 	defer func() { _ = connection.Close() }()
 	data := photograph(t, "jpeg-228.jpg")
 	request := append(fmt.Appendf(nil, "PUT /image HTTP/1.1\r\nHost: test\r\nContent-Length: %d\r\n\r\n", len(data)), data...)
-	answers := bufio.NewReader(connection)
+	responses := bufio.NewReader(connection)
 	exchange := func() {
 		if _, err := connection.Write(request); err != nil {
 			t.Fatal(err)
 		}
-		if err := skipAnswer(answers); err != nil {
+		if err := skipResponse(responses); err != nil {
 			t.Fatal(err)
 		}
 	}
-	exchange() // the connection's own memory
+	exchange() // allocates the memory of the connection
 	if allocs := testing.AllocsPerRun(200, exchange); allocs > maxAllocs {
-		t.Errorf("a request allocates %v times, more than %d", allocs, maxAllocs)
+		t.Errorf("%v allocations per request, want at most %d", allocs, maxAllocs)
 	}
 }
 
-// skipAnswer reads an answer with status 200 to its end, without allocating.
-func skipAnswer(answers *bufio.Reader) error {
-	line, err := answers.ReadSlice('\n')
+// skipResponse reads a response with status 200 to its end, without allocating.
+func skipResponse(responses *bufio.Reader) error {
+	line, err := responses.ReadSlice('\n')
 	if err != nil {
 		return err
 	}
 	if !bytes.HasPrefix(line, []byte("HTTP/1.1 200 ")) {
-		return fmt.Errorf("answered %q", line)
+		return fmt.Errorf("got %q, want status 200", line)
 	}
 	length := 0
 	for {
-		line, err := answers.ReadSlice('\n')
+		line, err := responses.ReadSlice('\n')
 		if err != nil {
 			return err
 		}
@@ -61,7 +61,7 @@ func skipAnswer(answers *bufio.Reader) error {
 			}
 		}
 		if len(bytes.TrimSpace(line)) == 0 {
-			_, err := answers.Discard(length)
+			_, err := responses.Discard(length)
 			return err
 		}
 	}

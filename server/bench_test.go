@@ -13,7 +13,7 @@ import (
 	"github.com/torchherd/torchherd/server/internal/cli"
 )
 
-// serveNegate serves a model that only negates, in this process, without a log and without waiting for company.
+// serveNegate serves negate.pt in this process, without a log and without a batching delay.
 func serveNegate(t testing.TB) target {
 	t.Helper()
 	options, err := cli.ServeOptions("test", []string{"--listen", "127.0.0.1:0", "--admin-listen", "off", "--max-wait", "0s", module("negate.pt")}, zerolog.Nop())
@@ -31,8 +31,8 @@ func serveNegate(t testing.TB) target {
 	return target{t, "http://" + a.Addr()}
 }
 
-// A whole request, from the client's bytes to the client's answer, by HTTP over the loopback, with a model that only
-// negates. The allocations are the server's and the client's together.
+// BenchmarkRequest measures whole requests over HTTP on the loopback, with a model that only negates. The allocations are
+// those of the server and the client together.
 func BenchmarkRequest(b *testing.B) {
 	server := serveNegate(b)
 	for _, name := range []string{"jpeg-228.jpg", "jpeg-large.jpg"} {

@@ -9,12 +9,12 @@ import (
 	"github.com/torchherd/torchherd/internal/goldens"
 )
 
-// What `make build` left in bin/ runs from any folder after it was moved, with nothing in its environment.
+// The result of `make build` runs from any folder, with an empty environment.
 func TestTheBuiltCommandCanBeMoved(t *testing.T) {
 	t.Parallel()
 	built := goldens.Path("../bin")
 	if _, err := os.Stat(filepath.Join(built, "torchherd")); err != nil {
-		t.Skip("bin/torchherd isn't there; make build makes it")
+		t.Skip("bin/torchherd is missing; run make build")
 	}
 	moved := filepath.Join(t.TempDir(), "elsewhere")
 	if out, err := exec.CommandContext(t.Context(), "cp", "-R", built, moved).CombinedOutput(); err != nil {

@@ -10,8 +10,8 @@ import (
 	"github.com/torchherd/torchherd/torch"
 )
 
-// The whole server on a CUDA device: under load each client gets an answer, the answers are the CPU's, and the end is in
-// order.
+// On a CUDA device, with each precision and option, the server responds like one on the CPU, responds to every request under
+// load, and stops without an error.
 func TestCUDA(t *testing.T) {
 	device, err := torch.NewDevice("cuda:0")
 	if err != nil {
@@ -35,11 +35,11 @@ func TestCUDA(t *testing.T) {
 			flags := append([]string{"--device", "cuda:0", "--max-batch-size", "8", "--max-queue-size", "64"}, flags...)
 			s := start(t, flags...)
 			if on := s.app.Ready().Models[0].Device; on != "cuda:0" {
-				t.Errorf("serves on %v", on)
+				t.Errorf("device = %v, want cuda:0", on)
 			}
 			if name != "any size" {
-				if kept := goldens.PSNR(s.pixels(photo), want); kept < 35 {
-					t.Errorf("its answer keeps %.1f dB of the CPU's", kept)
+				if psnr := goldens.PSNR(s.pixels(photo), want); psnr < 35 {
+					t.Errorf("PSNR with the CPU's response = %.1f dB, want at least 35", psnr)
 				}
 			}
 			expectAllGood(t, s)
@@ -50,7 +50,7 @@ func TestCUDA(t *testing.T) {
 	}
 }
 
-// A queue's batches go to the GPU and to the CPU, whichever is free.
+// A model on the GPU and the CPU responds to every request.
 func TestSeveralDevices(t *testing.T) {
 	device, err := torch.NewDevice("cuda:0")
 	if err != nil {
@@ -61,12 +61,12 @@ func TestSeveralDevices(t *testing.T) {
 	}
 	s := start(t, "--device", "cuda:0,cpu", "--max-queue-size", "64")
 	if on := s.app.Ready().Models[0]; on.Device != "cuda:0,cpu" || on.Instances != 2 {
-		t.Errorf("serves on %+v", on)
+		t.Errorf("got %+v, want 2 instances on cuda:0,cpu", on)
 	}
 	expectAllGood(t, s)
 }
 
-// expectAllGood sends pictures of several sizes by 32 clients.
+// expectAllGood sends images of several sizes from 32 clients, and checks that every response is good.
 func expectAllGood(t *testing.T, s *embedded) {
 	t.Helper()
 	const requests = 1000
@@ -79,6 +79,6 @@ func expectAllGood(t *testing.T, s *embedded) {
 		t.Fatal(err)
 	}
 	if result.Good != requests || result.Requests != requests {
-		t.Errorf("%d good answers to %d requests: %v, %v", result.Good, result.Requests, result.Statuses, result.Errors)
+		t.Errorf("%d of %d responses are good, want %d of %d: statuses %v, errors %v", result.Good, result.Requests, requests, requests, result.Statuses, result.Errors)
 	}
 }

@@ -17,12 +17,13 @@ import (
 	"github.com/torchherd/torchherd/torch"
 )
 
-// A bad request, the status of its answer, the status in the demo's manner, and a part of its text.
+// A badRequest is a request with the expected response.
 type badRequest struct {
-	name          string
-	body          io.Reader
-	status, sanic int
-	text          string
+	name   string
+	body   io.Reader
+	status int
+	sanic  int    // the status with --compat sanic
+	text   string // in the response
 }
 
 func badRequests(t testing.TB) []badRequest {
@@ -48,7 +49,7 @@ func badRequests(t testing.TB) []badRequest {
 	return all
 }
 
-// bomb is a picture of 100 million pixels in a few kilobytes.
+// bomb returns an image of 100 million pixels in a few kilobytes.
 func bomb(t testing.TB) []byte {
 	t.Helper()
 	var file bytes.Buffer
@@ -56,7 +57,7 @@ func bomb(t testing.TB) []byte {
 		t.Fatal(err)
 	}
 	if file.Len() > 100<<10 {
-		t.Fatalf("the bomb has %d bytes", file.Len())
+		t.Fatalf("the bomb has %d bytes, want at most 100 KiB", file.Len())
 	}
 	return file.Bytes()
 }
@@ -72,26 +73,26 @@ func TestBadRequests(t *testing.T) {
 				status = bad.sanic
 			}
 			beside := s.later(good)
-			a := s.do(http.MethodPut, "/image", bad.body)
-			t.Run(bad.name, func(t *testing.T) { expectError(t, a, status, bad.text) })
+			r := s.do(http.MethodPut, "/image", bad.body)
+			t.Run(bad.name, func(t *testing.T) { expectError(t, r, status, bad.text) })
 			expectImage(t, <-beside)
 		}
 	}
-	// The demo knows neither of these, so they are errors only in its manner.
+	// The demo doesn't support palette images, so they are errors only with --compat sanic.
 	palette := photograph(t, "png-palette.png")
 	expectImage(t, ordinary.put(palette))
 	expectError(t, sanic.put(palette), 500, "need rgb image")
 }
 
-func TestNotTheImagePath(t *testing.T) {
+func TestOtherPathsAndMethodsNameTheRightOnes(t *testing.T) {
 	t.Parallel()
 	s := start(t, module("negate.pt"))
 	expectError(t, s.do(http.MethodGet, "/", nil), 404, "/image")
 	expectError(t, s.do(http.MethodPut, "/images", nil), 404, "/image")
-	a := s.do(http.MethodGet, "/image", nil)
-	expectError(t, a, 405, "PUT or POST")
-	if got := a.header.Get("Allow"); got != "PUT, POST" {
-		t.Errorf("Allow: %s", got)
+	r := s.do(http.MethodGet, "/image", nil)
+	expectError(t, r, 405, "PUT or POST")
+	if got := r.header.Get("Allow"); got != "PUT, POST" {
+		t.Errorf("Allow = %q, want \"PUT, POST\"", got)
 	}
 }
 
@@ -108,7 +109,7 @@ func TestExtremeImages(t *testing.T) {
 	}
 }
 
-// raw sends bytes as they are and returns the answer's head, of which the status line is the first.
+// raw sends bytes as they are, and returns the status line of the response and a reader of the rest.
 func raw(t *testing.T, connection net.Conn, request string) (status string, rest *bufio.Reader) {
 	t.Helper()
 	if _, err := io.WriteString(connection, request); err != nil {
@@ -122,15 +123,15 @@ func raw(t *testing.T, connection net.Conn, request string) (status string, rest
 	return strings.TrimSpace(status), rest
 }
 
-// The body of a request that is too large isn't asked for: the answer comes in place of "100 Continue".
+// The server refuses a request that is too large in place of "100 Continue", before it receives the body.
 func TestTooLargeIsRefusedUnread(t *testing.T) {
 	t.Parallel()
 	s := start(t, module("negate.pt"))
 	for _, expect := range []string{"Expect: 100-continue\r\n", ""} {
 		status, rest := raw(t, s.dial(), "PUT /image HTTP/1.1\r\nHost: herd\r\nContent-Length: 4194305\r\n"+expect+"\r\n")
-		response, err := io.ReadAll(rest) // to the end: the server closes
-		if err != nil || status != "HTTP/1.1 413 Request Entity Too Large" || !strings.HasSuffix(string(response), "Too large") {
-			t.Errorf("%q: %s\n%s, %v", expect, status, response, err)
+		text, err := io.ReadAll(rest) // the server closes the connection
+		if err != nil || status != "HTTP/1.1 413 Request Entity Too Large" || !strings.HasSuffix(string(text), "Too large") {
+			t.Errorf("%q: got %s\n%s, %v, want 413 and \"Too large\"", expect, status, text, err)
 		}
 	}
 }
@@ -140,7 +141,7 @@ func TestWrongContentLength(t *testing.T) {
 	s := start(t, module("negate.pt"))
 	photo := photograph(t, "jpeg-small.jpg")
 
-	// Announces more than it sends, and ends its side of the connection.
+	// The client sends less than its Content-Length and closes its side of the connection.
 	connection := s.dial()
 	if _, err := fmt.Fprintf(connection, "PUT /image HTTP/1.1\r\nHost: herd\r\nX-Request-Id: short\r\nContent-Length: %d\r\n\r\n%s", len(photo)+1, photo); err != nil {
 		t.Fatal(err)
@@ -148,35 +149,36 @@ func TestWrongContentLength(t *testing.T) {
 	if err := connection.(*net.TCPConn).CloseWrite(); err != nil {
 		t.Fatal(err)
 	}
-	// Whether the client is still there to be answered can't be told from the connection; the log has it.
+	// The server can't distinguish a half-closed connection from a disconnected client, so the client may get no response.
+	// The log has the status.
 	if line := s.log.await(t, "request_id", "short", "status", nil); line["status"] != 400.0 && line["status"] != 499.0 {
-		t.Errorf("a short body was logged as %v", line)
+		t.Errorf("a body that is too short: logged %v, want status 400 or 499", line)
 	}
 
-	// Announces less than it sends: a cut picture, then bytes that are no request.
+	// The client sends more than its Content-Length: a cut image, then bytes that aren't a request.
 	status, _ := raw(t, s.dial(), fmt.Sprintf("PUT /image HTTP/1.1\r\nHost: herd\r\nContent-Length: %d\r\n\r\n%s", len(photo)/2, photo))
 	if status != "HTTP/1.1 422 Unprocessable Entity" {
-		t.Errorf("a long body was answered by %s", status)
+		t.Errorf("a body that is too long: got %s, want 422", status)
 	}
 	status, _ = raw(t, s.dial(), "PUT /image HTTP/1.1\r\nHost: herd\r\nContent-Length: x\r\n\r\n")
 	if status != "HTTP/1.1 400 Bad Request" {
-		t.Errorf("no length was answered by %s", status)
+		t.Errorf("an invalid Content-Length: got %s, want 400", status)
 	}
 	status, _ = raw(t, s.dial(), "PUT /image HTTP/1.1\r\nHost: herd\r\nTransfer-Encoding: chunked\r\n\r\nmoo\r\n")
 	if status != "HTTP/1.1 400 Bad Request" {
-		t.Errorf("a broken chunk was answered by %s", status)
+		t.Errorf("an invalid chunk: got %s, want 400", status)
 	}
 	expectImage(t, s.put(photo))
 }
 
-// A client that leaves while it sends, waits or is being served costs nobody else anything.
-func TestClientsThatLeave(t *testing.T) {
+// A client that disconnects while it sends, in the queue or during its batch affects no other client.
+func TestClientsThatDisconnect(t *testing.T) {
 	t.Parallel()
 	photo := photograph(t, "jpeg-small.jpg")
 	request := func(id string, length int) string {
 		return fmt.Sprintf("PUT /image HTTP/1.1\r\nHost: herd\r\nX-Request-Id: %s\r\nContent-Length: %d\r\n\r\n", id, length)
 	}
-	leave := func(connection net.Conn, sent string) {
+	disconnect := func(connection net.Conn, sent string) {
 		if _, err := io.WriteString(connection, sent); err != nil {
 			t.Fatal(err)
 		}
@@ -184,24 +186,24 @@ func TestClientsThatLeave(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// The fixed policy holds pictures in the queue until two are there.
+	// With the fixed policy an image waits in the queue until there are two.
 	s := start(t, "--wait-policy", "fixed", "--max-wait", "1h", "--request-timeout", "0", "--max-queue-size", "1", module("negate.pt"))
 
-	leave(s.dial(), request("while sending", len(photo))+string(photo[:1000]))
+	disconnect(s.dial(), request("while sending", len(photo))+string(photo[:1000]))
 	if line := s.log.await(t, "request_id", "while sending", "status", nil); line["status"] != 499.0 && line["status"] != 400.0 {
-		t.Errorf("a client that left while sending was logged as %v", line)
+		t.Errorf("a client that disconnected while sending: logged %v, want status 499 or 400", line)
 	}
 
-	// Of two at once, one takes the queue's only place and the other is refused. Then the first one leaves.
+	// The queue has room for one of two images, and the server refuses the other. Then the client of the first disconnects.
 	refused := make(chan string, 2)
 	cancels := map[string]context.CancelFunc{}
 	for _, id := range []string{"one", "two"} {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancels[id] = cancel
 		go func() {
-			a, err := s.tryWith(ctx, http.MethodPut, "/image", bytes.NewReader(photo), "X-Request-Id", id)
+			r, err := s.tryWith(ctx, http.MethodPut, "/image", bytes.NewReader(photo), "X-Request-Id", id)
 			if err == nil {
-				expectError(t, a, 503, "I'm too busy")
+				expectError(t, r, 503, "I'm too busy")
 				refused <- id
 			}
 		}()
@@ -209,11 +211,11 @@ func TestClientsThatLeave(t *testing.T) {
 	queued := map[string]string{"one": "two", "two": "one"}[<-refused]
 	cancels[queued]()
 	if line := s.log.await(t, "request_id", queued, "status", nil); line["status"] != 499.0 {
-		t.Errorf("a client that left while queued was logged as %v", line)
+		t.Errorf("a client that disconnected while queued: logged %v, want status 499", line)
 	}
-	expectError(t, s.put(photo, "X-Request-Timeout", "100ms"), 504, "deadline") // accepted, so its place is free again
+	expectError(t, s.put(photo, "X-Request-Timeout", "100ms"), 504, "deadline") // accepted, so the queue is empty again
 
-	// One that leaves while its batch runs: the other of the two gets its picture.
+	// One client of a batch of two disconnects while the batch runs. The other gets its image.
 	slow := start(t, "--wait-policy", "fixed", "--max-wait", "1h", "--size", "768x768")
 	batches := slow.log.count("batch", nil, "width", 768.0)
 	connection := slow.dial()
@@ -222,32 +224,32 @@ func TestClientsThatLeave(t *testing.T) {
 	}
 	other := slow.later(photo)
 	slow.log.awaitCount(t, batches+1, "batch", nil, "width", 768.0)
-	leave(connection, "")
+	disconnect(connection, "")
 	if line := slow.log.await(t, "request_id", "while running", "status", nil); line["status"] != 499.0 {
-		t.Errorf("a client that left while running was logged as %v", line)
+		t.Errorf("a client that disconnected while its batch ran: logged %v, want status 499", line)
 	}
-	a := <-other
-	expectImage(t, a)
-	if timing(a)["batch"] != "2" {
-		t.Errorf("they didn't share a batch: %v", timing(a))
+	r := <-other
+	expectImage(t, r)
+	if timing(r)["batch"] != "2" {
+		t.Errorf("got %v, want a batch of 2", timing(r))
 	}
 }
 
-// A model's failure reaches its own batch, in general words; the log has the reason under the request's id.
+// The clients of the failed batch get a fixed text. The log has the reason, under the requests' ids.
 func TestAFailingModelFailsOneBatch(t *testing.T) {
 	t.Parallel()
 	s := start(t, "--wait-policy", "fixed", "--max-wait", "1h", "--size", "16x16", module("fails_on_black.pt"))
 	black, white := solid(t, color.NRGBA{A: 255}), solid(t, color.NRGBA{255, 255, 255, 255})
 	first, second := s.later(black, "X-Request-Id", "unlucky"), s.later(white, "X-Request-Id", "beside")
-	for _, a := range []answer{<-first, <-second} {
-		expectError(t, a, 500, "the model failed")
-		if strings.Contains(string(a.body), "black") {
-			t.Errorf("the answer tells the model's inner text: %s", a.body)
+	for _, r := range []response{<-first, <-second} {
+		expectError(t, r, 500, "the model failed")
+		if strings.Contains(string(r.body), "black") {
+			t.Errorf("the response has the model's error: %s", r.body)
 		}
 	}
 	for _, id := range []string{"unlucky", "beside"} {
 		if line := s.log.await(t, "request_id", id, "error", nil); !strings.Contains(fmt.Sprint(line["error"]), "black") {
-			t.Errorf("the log doesn't say why: %v", line)
+			t.Errorf("logged %v, want the model's error", line)
 		}
 	}
 	first, second = s.later(white), s.later(white)
@@ -255,25 +257,25 @@ func TestAFailingModelFailsOneBatch(t *testing.T) {
 	expectImage(t, <-second)
 }
 
-// Of four pictures three wait for a batch of four, as many as the queue holds, and the fourth is refused.
-func TestBusy(t *testing.T) {
+// The batch size is four, but the queue has room for three images, so the server refuses the fourth.
+func TestAFullQueueRefuses(t *testing.T) {
 	t.Parallel()
 	for _, compat := range []string{"none", "sanic"} {
 		s := start(t, "--compat", compat, "--wait-policy", "fixed", "--max-wait", "1h", "--max-batch-size", "4", module("negate.pt"))
-		answers := make(chan answer, 4)
+		responses := make(chan response, 4)
 		for range 4 {
-			go func() { answers <- <-s.later(photograph(t, "jpeg-small.jpg")) }()
+			go func() { responses <- <-s.later(photograph(t, "jpeg-small.jpg")) }()
 		}
-		refused := <-answers
+		refused := <-responses
 		if refused.status != 503 || string(refused.body) != "I'm too busy" || refused.header.Get("Retry-After") != "1" {
-			t.Errorf("%d %q, Retry-After %q", refused.status, refused.body, refused.header.Get("Retry-After"))
+			t.Errorf("got %d %q, Retry-After %q, want 503 \"I'm too busy\", Retry-After \"1\"", refused.status, refused.body, refused.header.Get("Retry-After"))
 		}
-		drained := s.drain() // which starts the others' batch
+		drained := s.drain() // flushes the others' batch
 		for range 3 {
-			a := <-answers
-			expectImage(t, a)
-			if timing(a)["batch"] != "3" {
-				t.Errorf("batch of %s", timing(a)["batch"])
+			r := <-responses
+			expectImage(t, r)
+			if timing(r)["batch"] != "3" {
+				t.Errorf("batch = %s, want 3", timing(r)["batch"])
 			}
 		}
 		if err := <-drained; err != nil {

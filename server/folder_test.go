@@ -13,8 +13,8 @@ import (
 	"github.com/torchherd/torchherd/server/internal/lifecycle"
 )
 
-// newModelFolder makes a model's folder, called net: its files' names and the modules that they hold, or for model.yaml
-// the text.
+// newModelFolder makes the folder of a model named net. files maps the names of its files to modules in testdata, and
+// model.yaml to its text.
 func newModelFolder(t *testing.T, files map[string]string) string {
 	t.Helper()
 	folder := filepath.Join(t.TempDir(), "net")
@@ -38,7 +38,7 @@ func putSettings(t *testing.T, folder, text string) {
 	putFile(t, filepath.Join(folder, "model.yaml"), []byte(text))
 }
 
-// putFile puts a file in place in one step.
+// putFile replaces a file in one step, as mv does.
 func putFile(t *testing.T, path string, content []byte) {
 	t.Helper()
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
@@ -52,7 +52,7 @@ func putFile(t *testing.T, path string, content []byte) {
 	}
 }
 
-// The policies say which versions of a folder serve; the newest answers those who don't ask for one.
+// The policy in model.yaml selects the versions that serve. Requests that name no version get the newest.
 func TestVersionsOfAFolder(t *testing.T) {
 	t.Parallel()
 	folder := newModelFolder(t, map[string]string{"1/model.pt": "negate.pt", "2/model.pt": "identity.pt", "4/model.pt": "gray.pt"})
@@ -74,22 +74,22 @@ func TestVersionsOfAFolder(t *testing.T) {
 	s.awaitDrained("net")
 	expectVersion(t, s.put(photo), 2)
 	if negated := expectVersion(t, s.putTo("/image/net/versions/1", photo), 1); bytes.Equal(identity, negated) {
-		t.Error("version 1 answers as version 2")
+		t.Error("version 1 responds like version 2")
 	}
 	expectError(t, s.putTo("/image/net/versions/4", photo), 404, "isn't served")
 
-	// A version that isn't there, or settings that are wrong, change nothing.
+	// A missing version or invalid settings change nothing.
 	putSettings(t, folder, "versions: [1, 7]\n")
 	admin := s.admin
-	a := admin.post("/v2/repository/models/net/load", "")
-	expectError(t, a, 400, "version 7 is named in model.yaml but not found")
+	r := admin.post("/v2/repository/models/net/load", "")
+	expectError(t, r, 400, "version 7 is named in model.yaml but not found")
 	putSettings(t, folder, "version: latest\n")
-	a = admin.post("/v2/repository/models/net/load", "")
-	expectError(t, a, 400, `line 1: unknown setting \"version\"; did you mean versions?`)
+	r = admin.post("/v2/repository/models/net/load", "")
+	expectError(t, r, 400, `line 1: unknown setting \"version\"; did you mean versions?`)
 	expectVersion(t, s.putTo("/image/net/versions/1", photo), 1)
 }
 
-// A newer version that is taken away gives its place back to the one before.
+// When the newest version is removed, the one before it serves again. The last version still serves after its file is gone.
 func TestRollback(t *testing.T) {
 	t.Parallel()
 	folder := newModelFolder(t, map[string]string{"1/model.pt": "negate.pt", "2/model.pt": "identity.pt"})
@@ -105,13 +105,13 @@ func TestRollback(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := s.app.Reload(); err == nil {
-		t.Error("a reload of nothing: no error")
+		t.Error("reload of an empty folder: no error")
 	}
 	s.awaitState("net", 0, lifecycle.Failed)
 	expectVersion(t, s.put(photo), 1)
 }
 
-// With --watch nobody has to say that something is new.
+// With --watch a new version is loaded without a command.
 func TestWatch(t *testing.T) {
 	t.Parallel()
 	folder := newModelFolder(t, map[string]string{"1/model.pt": "negate.pt"})
@@ -123,20 +123,20 @@ func TestWatch(t *testing.T) {
 	s.awaitState("net", 1, lifecycle.Unloaded)
 	after := s.put(photo, "Accept", "image/png")
 	if expectVersionOf(t, after, "2"); bytes.Equal(before, after.body) {
-		t.Error("the old answer")
+		t.Error("version 2 responds like version 1")
 	}
-	if size := decodePNG(t, after.body).Bounds().Size(); size != (image.Point{32, 24}) { // as the package wants it
-		t.Errorf("a picture of %v", size)
+	if size := decodePNG(t, after.body).Bounds().Size(); size != (image.Point{32, 24}) { // the input size of the package
+		t.Errorf("size = %v, want 32x24", size)
 	}
-	// One that was unloaded stays so.
-	if a := s.admin.post("/v2/repository/models/net/unload", ""); a.status != 200 {
-		t.Fatalf("%d %s", a.status, a.body)
+	// A model that was unloaded stays unloaded.
+	if r := s.admin.post("/v2/repository/models/net/unload", ""); r.status != 200 {
+		t.Fatalf("unload: got %d %s, want 200", r.status, r.body)
 	}
 	expectError(t, s.put(photo), 503, "isn't ready")
 }
 
-// No link leads to what lies outside the folder.
-func TestLinkOutside(t *testing.T) {
+// Neither symbolic links nor request paths reach files outside of the model's folder.
+func TestFilesOutsideAreNotServed(t *testing.T) {
 	t.Parallel()
 	folder := newModelFolder(t, map[string]string{"1/model.pt": "negate.pt", "2/readme": "negate.pt"})
 	if err := os.Symlink(module("identity.pt"), filepath.Join(folder, "2", "model.pt")); err != nil {
@@ -144,18 +144,18 @@ func TestLinkOutside(t *testing.T) {
 	}
 	s := start(t, folder)
 	if reason := s.awaitState("net", 2, lifecycle.Failed).Reason; !strings.Contains(reason, "escapes") {
-		t.Error(reason)
+		t.Errorf("reason = %q, want \"escapes\"", reason)
 	}
 	photo := photograph(t, "jpeg-420.jpg")
 	expectVersion(t, s.put(photo), 1)
 	for _, path := range []string{"/image/..", "/image/../net", "/image/%2e%2e%2fnet", "/image/net/versions/..%2f2", "/image/net/versions/-1"} {
-		if a := s.putTo(path, photo); a.status != 404 {
-			t.Errorf("%s: %d", path, a.status)
+		if r := s.putTo(path, photo); r.status != 404 {
+			t.Errorf("%s: status = %d, want 404", path, r.status)
 		}
 	}
 }
 
-// Several models in a process have addresses, queues and versions of their own.
+// Each of several models in a process has its own path, queue and versions.
 func TestSeveralModels(t *testing.T) {
 	t.Parallel()
 	folder := newModelFolder(t, map[string]string{"3/model.pt": "identity.pt"})
@@ -166,33 +166,33 @@ func TestSeveralModels(t *testing.T) {
 		t.Error("/image/negate isn't the default model")
 	}
 	if other := expectVersion(t, s.putTo("/image/net", photo), 3); bytes.Equal(other, negated) {
-		t.Error("/image/net answers as /image")
+		t.Error("/image/net responds like /image")
 	}
 	admin := s.admin
-	if a := admin.post("/v2/repository/models/net/unload", ""); a.status != 200 {
-		t.Fatalf("%d %s", a.status, a.body)
+	if r := admin.post("/v2/repository/models/net/unload", ""); r.status != 200 {
+		t.Fatalf("unload: got %d %s, want 200", r.status, r.body)
 	}
 	expectError(t, s.putTo("/image/net", photo), 503, "isn't ready")
 	expectVersion(t, s.put(photo), 1)
 	expectJSON(t, admin.post("/v2/repository/index", `{"ready":true}`), 200, `[{"name":"negate","version":"1","state":"READY","reason":""}]`)
-	if a := s.do("GET", "/readyz", nil); a.status != 503 {
-		t.Errorf("/readyz with a model that isn't ready: %d", a.status)
+	if r := s.do("GET", "/readyz", nil); r.status != 503 {
+		t.Errorf("/readyz with a model that isn't ready: status = %d, want 503", r.status)
 	}
 }
 
-// expectVersionOf checks that a picture of any format is by this version.
-func expectVersionOf(t *testing.T, a answer, version string) {
+// expectVersionOf checks that a response, of any format, is from this version.
+func expectVersionOf(t *testing.T, r response, version string) {
 	t.Helper()
-	if got := a.header.Get("X-Model-Version"); a.status != 200 || got != version {
-		t.Fatalf("status %d, version %s: %.100s", a.status, got, a.body)
+	if got := r.header.Get("X-Model-Version"); r.status != 200 || got != version {
+		t.Fatalf("got status %d, version %s, %.100q, want 200, version %s", r.status, got, r.body, version)
 	}
 }
 
 func decodePNG(t *testing.T, data []byte) image.Image {
 	t.Helper()
-	picture, err := png.Decode(bytes.NewReader(data))
+	img, err := png.Decode(bytes.NewReader(data))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return picture
+	return img
 }

@@ -27,24 +27,24 @@ func TestHealth(t *testing.T) {
 	s := start(t, module("negate.pt"))
 	var out bytes.Buffer
 	if status := cli.Run("test", []string{"health", "--listen", s.address()}, &out, &out); status != 0 || out.String() != "ready\n" {
-		t.Errorf("torchherd health: %d %q", status, out.String())
+		t.Errorf("torchherd health: got status %d, output %q, want 0 and \"ready\"", status, out.String())
 	}
 	for _, path := range []string{"/healthz", "/readyz"} {
-		if a := s.do(http.MethodGet, path, nil); a.status != 200 {
-			t.Errorf("%s: %d %s", path, a.status, a.body)
+		if r := s.do(http.MethodGet, path, nil); r.status != 200 {
+			t.Errorf("%s: got %d %s, want 200", path, r.status, r.body)
 		}
 	}
 }
 
-// An upload is a request whose body arrives piece by piece.
+// An upload is a request whose body is sent in parts.
 type upload struct {
 	body *io.PipeWriter
-	done chan struct{} // closed when answer and err are there
-	answer
+	done chan struct{} // closed when response and err are set
+	response
 	err error
 }
 
-// upload begins to send an image and returns when the server has begun to receive it.
+// upload starts to send an image and returns when the server has started to receive it.
 func (g target) upload(image []byte) *upload {
 	g.t.Helper()
 	reader, writer := io.Pipe()
@@ -52,8 +52,8 @@ func (g target) upload(image []byte) *upload {
 	g.t.Cleanup(func() { _ = writer.Close() })
 	go func() {
 		defer close(u.done)
-		// The server asks for the body when it begins to read it, and the pipe is read only then.
-		u.answer, u.err = g.try(http.MethodPut, "/image", reader, "Expect", "100-continue")
+		// The server sends "100 Continue" when it starts to read the body. The client reads from the pipe only then.
+		u.response, u.err = g.try(http.MethodPut, "/image", reader, "Expect", "100-continue")
 	}()
 	if _, err := writer.Write(image[:100]); err != nil {
 		g.t.Fatal(err)
@@ -61,8 +61,8 @@ func (g target) upload(image []byte) *upload {
 	return u
 }
 
-// finish sends the rest.
-func (u *upload) finish(t *testing.T, image []byte) answer {
+// finish sends the rest of the image and returns the response.
+func (u *upload) finish(t *testing.T, image []byte) response {
 	t.Helper()
 	if _, err := u.body.Write(image[100:]); err != nil {
 		t.Error(err)
@@ -74,35 +74,35 @@ func (u *upload) finish(t *testing.T, image []byte) answer {
 	if u.err != nil {
 		t.Error(u.err)
 	}
-	return u.answer
+	return u.response
 }
 
-// awaitUnready waits until /readyz fails.
+// awaitUnready waits until /readyz returns 503.
 func (g target) awaitUnready() {
 	g.t.Helper()
 	for begin := time.Now(); time.Since(begin) < limit; {
-		if a := g.do(http.MethodGet, "/readyz", nil); a.status == 503 {
-			expectError(g.t, a, 503, "shutting down")
+		if r := g.do(http.MethodGet, "/readyz", nil); r.status == 503 {
+			expectError(g.t, r, 503, "shutting down")
 			return
 		}
 	}
-	g.t.Fatal("/readyz doesn't fail")
+	g.t.Fatal("/readyz still returns 200, want 503")
 }
 
-// awaitRefusal sends images until one is refused, and returns that answer.
-func (g target) awaitRefusal(image []byte) answer {
+// awaitRefusal sends images until one is refused, and returns that response.
+func (g target) awaitRefusal(image []byte) response {
 	g.t.Helper()
 	for begin := time.Now(); time.Since(begin) < limit; {
-		a := g.put(image)
-		if a.status != 200 {
-			return a
+		r := g.put(image)
+		if r.status != 200 {
+			return r
 		}
 	}
-	g.t.Fatal("no image is refused")
-	return answer{}
+	g.t.Fatal("images are still accepted, want a refusal")
+	return response{}
 }
 
-// Readiness falls first; accepted images are answered; new ones are refused; then the process exits with 0.
+// After a signal /readyz returns 503, new requests are refused, requests in flight finish, and the process exits with 0.
 func TestDrain(t *testing.T) {
 	t.Parallel()
 	for _, signal := range []syscall.Signal{interrupt, terminate} {
@@ -114,19 +114,19 @@ func TestDrain(t *testing.T) {
 		refused := p.awaitRefusal(photo)
 		expectError(t, refused, 503, "shutting down")
 		if !refused.close {
-			t.Error("the refusal doesn't close the connection")
+			t.Error("the refusal keeps the connection open, want Connection: close")
 		}
-		if a := p.do(http.MethodGet, "/healthz", nil); a.status != 200 {
-			t.Errorf("/healthz while draining: %d", a.status)
+		if r := p.do(http.MethodGet, "/healthz", nil); r.status != 200 {
+			t.Errorf("/healthz while draining: status = %d, want 200", r.status)
 		}
 		expectImage(t, accepted.finish(t, photo))
 		if state := p.wait(); state.ExitCode() != 0 {
-			t.Errorf("exited with %v", state)
+			t.Errorf("got %v, want exit status 0", state)
 		}
 	}
 }
 
-// With --drain-delay images are still accepted for a while after readiness has fallen.
+// During --drain-delay the server accepts images while /readyz returns 503.
 func TestDrainDelay(t *testing.T) {
 	t.Parallel()
 	p := startProcess(t, "--drain-delay", "1h", module("negate.pt"))
@@ -134,23 +134,23 @@ func TestDrainDelay(t *testing.T) {
 	p.awaitUnready()
 	expectImage(t, p.put(photograph(t, "jpeg-small.jpg")))
 
-	// A short one ends by itself.
+	// After the delay the process exits.
 	p = startProcess(t, "--drain-delay", "1ms", module("negate.pt"))
 	p.signal(terminate)
 	if state := p.wait(); state.ExitCode() != 0 {
-		t.Errorf("exited with %v", state)
+		t.Errorf("got %v, want exit status 0", state)
 	}
 }
 
 func TestASecondSignalExitsAtOnce(t *testing.T) {
 	t.Parallel()
 	p := startProcess(t, module("negate.pt"))
-	p.upload(photograph(t, "jpeg-420.jpg")) // never answered
+	p.upload(photograph(t, "jpeg-420.jpg")) // never finished
 	p.signal(terminate)
 	p.awaitUnready()
 	p.signal(terminate)
 	if status, ok := p.wait().Sys().(syscall.WaitStatus); !ok || !status.Signaled() || status.Signal() != terminate {
-		t.Errorf("exited with %v", p.state)
+		t.Errorf("got %v, want an end by SIGTERM", p.state)
 	}
 }
 
@@ -160,24 +160,24 @@ func TestDrainTimeout(t *testing.T) {
 	cut := p.upload(photograph(t, "jpeg-420.jpg"))
 	p.signal(terminate)
 	if state := p.wait(); state.ExitCode() != 1 {
-		t.Errorf("exited with %v", state)
+		t.Errorf("got %v, want exit status 1", state)
 	}
-	_ = cut.body.CloseWithError(io.ErrUnexpectedEOF) // the client's end gives up only now
+	_ = cut.body.CloseWithError(io.ErrUnexpectedEOF) // the client stops sending
 	if <-cut.done; cut.err == nil {
-		t.Errorf("the request that took too long was answered by %d", cut.status)
+		t.Errorf("the request that took too long: got status %d, want an error", cut.status)
 	}
 }
 
-// A model that isn't there, a file that is no model and wrong settings end the command before the listener opens: the
-// address is taken, and the error isn't about that.
-func TestWrongModelsAreFoundBeforeListening(t *testing.T) {
+// A missing model, a file that isn't a model, and invalid settings end the command before it listens: the address is in use,
+// and the errors are about the models.
+func TestBadModelsAreReportedBeforeListening(t *testing.T) {
 	t.Parallel()
 	taken, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = taken.Close() }()
-	wrongSettings := newModelFolder(t, map[string]string{"1/model.pt": "negate.pt", "model.yaml": "qualty: 90\n"})
+	invalidSettings := newModelFolder(t, map[string]string{"1/model.pt": "negate.pt", "model.yaml": "qualty: 90\n"})
 	for _, test := range []struct{ model, text string }{
 		{module("missing.pt"), "no such file"},
 		{t.TempDir(), "no versions found"},
@@ -185,7 +185,7 @@ func TestWrongModelsAreFoundBeforeListening(t *testing.T) {
 		{module("garbage.pt"), "not a model"},
 		{module("truncated.pt"), "not a model"},
 		{module("checkpoint.pth"), "export it"},
-		{wrongSettings, `unknown setting "qualty"`},
+		{invalidSettings, `unknown setting "qualty"`},
 	} {
 		expectFailure(t, test.text, "--listen", taken.Addr().String(), test.model)
 	}
@@ -193,7 +193,7 @@ func TestWrongModelsAreFoundBeforeListening(t *testing.T) {
 	expectFailure(t, "choose another address by --admin-listen", "--admin-listen", taken.Addr().String(), module("negate.pt"))
 }
 
-// A Start that fails leaves nothing behind: the address can be taken again.
+// After a failed Start, the address can be used again.
 func TestAFailedStartFreesTheAddress(t *testing.T) {
 	t.Parallel()
 	free, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
@@ -214,32 +214,31 @@ func TestAFailedStartFreesTheAddress(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := a.Start(t.Context()); err == nil || errors.Is(err, syscall.EADDRINUSE) {
-			t.Errorf("start: %v", err)
+			t.Errorf("start: got %v, want the error of the model", err)
 		}
 	}
 }
 
-// With the adaptive policy a lone request doesn't wait; with the fixed one it waits for max-wait; a batch of two starts
-// when the second one arrives.
+// With the adaptive policy a single request doesn't wait. With the fixed policy it waits for --max-wait, and a batch of two
+// starts when the second image arrives.
 func TestWaitPolicies(t *testing.T) {
 	t.Parallel()
 	photo := photograph(t, "jpeg-small.jpg")
-	lone := start(t, "--max-wait", "1h", module("negate.pt")).put(photo)
-	expectImage(t, lone)
+	expectImage(t, start(t, "--max-wait", "1h", module("negate.pt")).put(photo))
 
 	fixed := start(t, "--wait-policy", "fixed", "--max-wait", "200ms", module("negate.pt"))
-	a := fixed.put(photo)
-	expectImage(t, a)
-	if queued, err := strconv.ParseFloat(timing(a)["queue"], 64); err != nil || queued < 200 {
-		t.Errorf("a lone request was queued for %v ms", queued)
+	r := fixed.put(photo)
+	expectImage(t, r)
+	if queued, err := strconv.ParseFloat(timing(r)["queue"], 64); err != nil || queued < 200 {
+		t.Errorf("a single request was queued for %v ms, want at least 200", queued)
 	}
 
 	sanic := start(t, "--compat", "sanic", "--max-wait", "1h", module("negate.pt"))
 	first, second := sanic.later(photo), sanic.later(photo)
-	for _, a := range []answer{<-first, <-second} {
-		expectImage(t, a)
-		if timing(a)["batch"] != "2" {
-			t.Errorf("batch of %s", timing(a)["batch"])
+	for _, r := range []response{<-first, <-second} {
+		expectImage(t, r)
+		if timing(r)["batch"] != "2" {
+			t.Errorf("batch = %s, want 2", timing(r)["batch"])
 		}
 	}
 }
@@ -249,16 +248,16 @@ func TestDeadlines(t *testing.T) {
 	s := start(t, "--wait-policy", "fixed", "--max-wait", "1h", "--request-timeout", "100ms", module("negate.pt"))
 	photo := photograph(t, "jpeg-small.jpg")
 	expectError(t, s.put(photo), 504, "deadline")
-	expectError(t, s.put(photo, "X-Request-Timeout", "1h"), 504, "deadline") // can't be made longer
+	expectError(t, s.put(photo, "X-Request-Timeout", "1h"), 504, "deadline") // not longer than --request-timeout
 	expectError(t, s.put(photo, "X-Request-Timeout", "0.01"), 504, "deadline")
 	for _, bad := range []string{"soon", "-1", "0", "1 s"} {
 		expectError(t, s.put(photo, "X-Request-Timeout", bad), 400, "X-Request-Timeout")
 	}
-	// A body that doesn't arrive in time.
+	// The body doesn't arrive in time.
 	reader, writer := io.Pipe()
 	defer func() { _ = writer.Close() }()
 	expectError(t, s.do(http.MethodPut, "/image", reader), 504, "deadline")
-	// A patient server leaves the limit to the client.
-	patient := start(t, "--wait-policy", "fixed", "--max-wait", "1h", "--request-timeout", "0", module("negate.pt"))
-	expectError(t, patient.put(photo, "X-Request-Timeout", "20ms"), 504, "deadline")
+	// Without --request-timeout, the client's limit applies.
+	unlimited := start(t, "--wait-policy", "fixed", "--max-wait", "1h", "--request-timeout", "0", module("negate.pt"))
+	expectError(t, unlimited.put(photo, "X-Request-Timeout", "20ms"), 504, "deadline")
 }

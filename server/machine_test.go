@@ -17,20 +17,20 @@ import (
 	"github.com/torchherd/torchherd/internal/goldens"
 )
 
-// What a server does with the machine that it runs on.
+// The tests in this file are about the server's use of the machine: packages, precision, instances, threads and libraries.
 
-// pixels sends an image and returns the pixels of the answer.
+// pixels sends an image and returns the pixels of the response.
 func (g target) pixels(photo []byte) []byte {
 	g.t.Helper()
-	a := g.put(photo, "Accept", "image/png")
-	img, err := png.Decode(bytes.NewReader(a.body))
+	r := g.put(photo, "Accept", "image/png")
+	img, err := png.Decode(bytes.NewReader(r.body))
 	if err != nil {
-		g.t.Fatalf("answered %d %.100q: %v", a.status, a.body, err)
+		g.t.Fatalf("got %d %.100q, %v, want a PNG", r.status, r.body, err)
 	}
 	return img.(*image.RGBA).Pix
 }
 
-// A package answers as the TorchScript module that it was made of, in the size that its file states.
+// An AOTInductor package responds like the TorchScript module that it was compiled from, at the size in the package.
 func TestPackage(t *testing.T) {
 	t.Parallel()
 	if runtime.GOOS != "linux" || runtime.GOARCH != "amd64" {
@@ -41,10 +41,10 @@ func TestPackage(t *testing.T) {
 	script := start(t, "--size", "32x24", module("negate.pt"))
 	photo := photograph(t, "jpeg-420.jpg")
 	if !bytes.Equal(compiled.pixels(photo), script.pixels(photo)) {
-		t.Error("the package answers otherwise than TorchScript")
+		t.Error("the package responds differently from the TorchScript module")
 	}
 	if left, err := os.ReadDir(folder); err != nil || len(left) > 0 {
-		t.Errorf("unpacked and left: %v, %v", left, err)
+		t.Errorf("unpacked files that are left: %v, %v, want none", left, err)
 	}
 	expectFailure(t, "the package takes items of [3 24 32]", "--size", "64x64", module("negate.pt2"))
 	expectFailure(t, "the package takes batches of 1 to 4", "--max-batch-size", "5", module("negate.pt2"))
@@ -54,9 +54,9 @@ func TestPackage(t *testing.T) {
 func TestPrecision(t *testing.T) {
 	t.Parallel()
 	photo := photograph(t, "jpeg-420.jpg")
-	kept := goldens.PSNR(start(t).pixels(photo), start(t, "--precision", "bf16").pixels(photo))
-	if kept < 35 || math.IsInf(kept, 1) {
-		t.Errorf("in bfloat16 the picture keeps %.1f dB", kept)
+	psnr := goldens.PSNR(start(t).pixels(photo), start(t, "--precision", "bf16").pixels(photo))
+	if psnr < 35 || math.IsInf(psnr, 1) {
+		t.Errorf("PSNR of bf16 with fp32 = %.1f dB, want at least 35, and finite", psnr)
 	}
 	expectFailure(t, "the CPU has fp32 and bf16", "--device", "cpu", "--precision", "fp16")
 	expectFailure(t, "graphs are for CUDA devices", "--device", "cpu", "--cuda-graphs")
@@ -67,18 +67,18 @@ func TestJPEGScale(t *testing.T) {
 	photo := photograph(t, "jpeg-large.jpg")
 	whole := start(t, "--size", "100x100", module("negate.pt"))
 	scaled := start(t, "--size", "100x100", "--jpeg-scale", module("negate.pt"))
-	kept := goldens.PSNR(whole.pixels(photo), scaled.pixels(photo))
-	if kept < 35 || math.IsInf(kept, 1) {
-		t.Errorf("decoded at a fraction of its size the picture keeps %.1f dB", kept)
+	psnr := goldens.PSNR(whole.pixels(photo), scaled.pixels(photo))
+	if psnr < 35 || math.IsInf(psnr, 1) {
+		t.Errorf("PSNR with and without --jpeg-scale = %.1f dB, want at least 35, and finite", psnr)
 	}
 }
 
-// With several instances each request still gets its own picture.
+// With several instances each request gets its own image.
 func TestInstances(t *testing.T) {
 	t.Parallel()
 	s := start(t, "--instances", "3", "--max-queue-size", "64", "--size", "keep", module("identity.pt"))
 	if instances := s.app.Ready().Models[0].Instances; instances != 3 {
-		t.Errorf("%v instances", instances)
+		t.Errorf("instances = %v, want 3", instances)
 	}
 	names := []string{"png-rgb.png", "exif-1.jpg", "jpeg-small.jpg"}
 	var want [][]byte
@@ -86,21 +86,21 @@ func TestInstances(t *testing.T) {
 		want = append(want, s.pixels(photograph(t, name)))
 	}
 	if slices.EqualFunc(want[:1], want[1:2], bytes.Equal) {
-		t.Fatal("the pictures must differ")
+		t.Fatal("two of the images are equal")
 	}
 	var wg sync.WaitGroup
 	for client := range 9 {
 		wg.Go(func() {
 			for round := range 30 {
 				i := (client + round) % len(names)
-				a, err := s.try("PUT", "/image", bytes.NewReader(photograph(t, names[i])), "Accept", "image/png")
+				r, err := s.try("PUT", "/image", bytes.NewReader(photograph(t, names[i])), "Accept", "image/png")
 				if err != nil {
 					t.Error(err)
 					return
 				}
-				img, err := png.Decode(bytes.NewReader(a.body))
+				img, err := png.Decode(bytes.NewReader(r.body))
 				if err != nil || !bytes.Equal(img.(*image.RGBA).Pix, want[i]) {
-					t.Errorf("client %d, round %d: not its own picture (%d, %v)", client, round, a.status, err)
+					t.Errorf("client %d, round %d: got status %d, %v, want its own image", client, round, r.status, err)
 					return
 				}
 			}
@@ -109,7 +109,7 @@ func TestInstances(t *testing.T) {
 	wg.Wait()
 }
 
-// A large model's forward has all cores that the process may use, a small one's has one thread.
+// By default a large model uses all cores that the process may use, and a small one uses one thread.
 func TestThreads(t *testing.T) {
 	t.Parallel()
 	cores := runtime.GOMAXPROCS(0)
@@ -123,7 +123,7 @@ func TestThreads(t *testing.T) {
 		{[]string{"--instances", "2"}, max(1, cores/2)},
 	} {
 		if threads := start(t, test.arguments...).app.Ready().Models[0].Threads; threads != test.want {
-			t.Errorf("%v: %v threads instead of %v", test.arguments, threads, test.want)
+			t.Errorf("%v: threads = %v, want %v", test.arguments, threads, test.want)
 		}
 	}
 	taskset, err := exec.LookPath("taskset")
@@ -133,15 +133,15 @@ func TestThreads(t *testing.T) {
 	command := exec.CommandContext(t.Context(), taskset, append([]string{"--cpu-list", "0", os.Args[0], "serve"}, serveArguments(nil)...)...)
 	command.Env = append(os.Environ(), beTheCommand+"=1")
 	if threads := startCommand(t, command).report.Models[0].Threads; threads != 1 {
-		t.Errorf("%v threads on one core", threads)
+		t.Errorf("with one core: threads = %v, want 1", threads)
 	}
 }
 
-// The libraries' settings stand in the process's environment; what the user set stays.
+// serve sets the libraries' variables in the environment of its process, and keeps those that the user set.
 func TestLibrarySettings(t *testing.T) {
 	t.Parallel()
 	if runtime.GOOS != "linux" {
-		t.Skip("the settings are those of Linux's libraries")
+		t.Skip("the libraries are those of Linux")
 	}
 	command := exec.CommandContext(t.Context(), os.Args[0], append([]string{"serve"}, serveArguments([]string{module("negate.pt")})...)...)
 	command.Env = append(os.Environ(), beTheCommand+"=1", "GOMP_SPINCOUNT=123")
@@ -153,7 +153,7 @@ func TestLibrarySettings(t *testing.T) {
 	settings := strings.Split(string(environment), "\x00")
 	for _, want := range []string{"GOMP_SPINCOUNT=123", "MALLOC_MMAP_MAX_=0", "MALLOC_ARENA_MAX=1"} {
 		if !slices.Contains(settings, want) {
-			t.Errorf("the process runs without %s", want)
+			t.Errorf("%s is missing in the environment of the process", want)
 		}
 	}
 }

@@ -27,8 +27,8 @@ import (
 	"github.com/torchherd/torchherd/server/internal/readiness"
 )
 
-// Most tests run a whole server in this process, from the command line's flags to HTTP, and in parallel. Signals, exit
-// statuses and what belongs to a process are tested on a process of its own: this test program again, which so runs under
+// Most tests run a whole server in this process, from flags to HTTP, and in parallel. Tests of signals, exit statuses and
+// properties of a process start one. It runs this test program, with beTheCommand in its environment, so that it runs under
 // the same detectors as the tests.
 const beTheCommand = "TORCHHERD_TEST_BE_THE_COMMAND"
 
@@ -39,18 +39,18 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// limit ends a test that waits for something that never comes.
+// limit is how long a test waits for an event before it fails.
 const limit = time.Minute
 
-// serveArguments are the arguments after `torchherd serve` that all tests have.
+// serveArguments returns the arguments of `torchherd serve`: those of all tests, then these.
 func serveArguments(arguments []string) []string {
 	return append([]string{"--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--log-format", "json", "--log-level", "debug"}, arguments...)
 }
 
 // A server is a running torchherd.
 type server struct {
-	target        // of the images
-	admin  target // of the administration
+	target        // the address of images
+	admin  target // the admin API
 	log    *logLines
 }
 
@@ -61,8 +61,8 @@ type embedded struct {
 	stop func(context.Context) error // stops the server, once
 }
 
-// start starts a server in this process, as `torchherd serve` with these arguments, and returns when it is ready. The
-// test's end cuts its requests off and stops it.
+// start starts a server in this process, as `torchherd serve` with these arguments does, and returns when it is ready. When
+// the test ends, the server stops without waiting for requests in flight.
 func start(t testing.TB, arguments ...string) *embedded {
 	t.Helper()
 	log := newLogLines()
@@ -93,14 +93,14 @@ func start(t testing.TB, arguments ...string) *embedded {
 	return e
 }
 
-// drain begins to stop the server and returns where the result will come.
+// drain starts to stop the server and returns a channel that receives the result.
 func (e *embedded) drain() <-chan error {
 	done := make(chan error, 1)
 	go func() { done <- e.stop(context.WithoutCancel(e.t.Context())) }()
 	return done
 }
 
-// reload makes the server look for new versions and returns when they are ready.
+// reload reloads the server's models and returns when their new versions are ready.
 func (e *embedded) reload() {
 	e.t.Helper()
 	if err := e.app.Reload(); err != nil {
@@ -114,10 +114,11 @@ type process struct {
 	command *exec.Cmd
 	report  readiness.Report
 	ended   chan struct{}
-	state   *os.ProcessState // after ended
+	state   *os.ProcessState // valid after ended is closed
 }
 
-// startProcess starts `torchherd serve` in a process of its own and returns when it is ready. The test's end kills it.
+// startProcess starts `torchherd serve` in a process of its own and returns when it is ready. When the test ends, the process
+// is killed.
 func startProcess(t testing.TB, arguments ...string) *process {
 	t.Helper()
 	command := exec.Command(os.Args[0], append([]string{"serve"}, serveArguments(arguments)...)...)
@@ -125,7 +126,7 @@ func startProcess(t testing.TB, arguments ...string) *process {
 	return startCommand(t, command)
 }
 
-// startCommand is startProcess for a command of the caller's making.
+// startCommand is startProcess for a given command.
 func startCommand(t testing.TB, command *exec.Cmd) *process {
 	t.Helper()
 	p := &process{command: command, ended: make(chan struct{})}
@@ -170,33 +171,32 @@ func (p *process) signal(s syscall.Signal) {
 	}
 }
 
-// wait returns the state in which the process ended.
+// wait waits for the process to exit and returns its state.
 func (p *process) wait() *os.ProcessState {
 	p.t.Helper()
 	select {
 	case <-p.ended:
 	case <-time.After(limit):
-		p.t.Fatal("the process doesn't end")
+		p.t.Fatal("the process doesn't exit")
 	}
 	return p.state
 }
 
-// expectFailure makes sure that a process of serve with these arguments ends with status 1, before it is ready, and prints
-// this text.
+// expectFailure checks that `torchherd serve` with these arguments exits with status 1 and prints this text.
 func expectFailure(t *testing.T, text string, arguments ...string) {
 	t.Helper()
 	command := exec.CommandContext(t.Context(), os.Args[0], append([]string{"serve"}, serveArguments(arguments)...)...)
 	command.Env = append(os.Environ(), beTheCommand+"=1")
 	out, err := command.CombinedOutput()
 	if command.ProcessState.ExitCode() != 1 || !strings.Contains(string(out), text) {
-		t.Errorf("%v: %v, want status 1 and %q: %s", arguments, err, text, out)
+		t.Errorf("%v: got %v, output %s, want status 1 and %q", arguments, err, out, text)
 	}
 }
 
 // logLines are the lines of a JSON log.
 type logLines struct {
 	mu    sync.Mutex
-	rest  []byte // of a line that isn't complete
+	rest  []byte // an incomplete line
 	lines []map[string]any
 	more  *sync.Cond
 }
@@ -238,14 +238,14 @@ func (l *logLines) print(t testing.TB) {
 	}
 }
 
-// await returns the first line that has all these fields, waiting for it if it isn't there yet. fields are pairs of name
-// and value; the value nil stands for any.
+// await waits for a line that has all these fields, and returns the first one. fields are pairs of name and value; a nil
+// value matches any.
 func (l *logLines) await(t testing.TB, fields ...any) map[string]any {
 	t.Helper()
 	return l.awaitCount(t, 1, fields...)[0]
 }
 
-// awaitCount waits until so many lines have all these fields, and returns them.
+// awaitCount waits until count lines have all these fields, and returns them.
 func (l *logLines) awaitCount(t testing.TB, count int, fields ...any) []map[string]any {
 	t.Helper()
 	late := false
@@ -269,7 +269,7 @@ func (l *logLines) awaitCount(t testing.TB, count int, fields ...any) []map[stri
 		case len(found) >= count:
 			return found
 		case late:
-			t.Fatalf("%d of %d lines have the fields %v", len(found), count, fields)
+			t.Fatalf("%d lines have the fields %v, want %d", len(found), fields, count)
 		}
 		l.more.Wait()
 	}
@@ -298,7 +298,7 @@ func hasFields(line map[string]any, fields []any) bool {
 	return true
 }
 
-// awaitState waits until a version of a model is in a state, and returns the version's status.
+// awaitState waits until a version of a model is in a state, and returns its status.
 func (s *server) awaitState(model string, version int, state lifecycle.State) lifecycle.Status {
 	s.t.Helper()
 	for begin := time.Now(); time.Since(begin) < limit; {
@@ -308,7 +308,7 @@ func (s *server) awaitState(model string, version int, state lifecycle.State) li
 			}
 		}
 	}
-	s.t.Fatalf("version %d of %s doesn't become %s: %+v", version, model, state, s.statuses(model))
+	s.t.Fatalf("version %d of %s isn't %s: %+v", version, model, state, s.statuses(model))
 	return lifecycle.Status{}
 }
 
@@ -321,10 +321,10 @@ func (s *server) awaitDrained(model string) {
 			return
 		}
 	}
-	s.t.Fatalf("a version of %s drains for ever: %+v", model, s.statuses(model))
+	s.t.Fatalf("a version of %s is still draining: %+v", model, s.statuses(model))
 }
 
-// statuses are the versions of a model as GET /models has them.
+// statuses returns the versions of a model from GET /models.
 func (s *server) statuses(model string) []lifecycle.Status {
 	s.t.Helper()
 	var models []admin.Model
@@ -340,86 +340,86 @@ func (s *server) statuses(model string) []lifecycle.Status {
 	return nil
 }
 
-// An answer is a response, read to its end.
-type answer struct {
+// A response is an HTTP response with its complete body.
+type response struct {
 	status int
 	header http.Header
 	body   []byte
-	close  bool // the server asked to close the connection
+	close  bool // Connection: close
 }
 
-// client keeps connections, as a browser does, and waits for "100 Continue" where it expects it.
+// client keeps connections open, as a browser does, and sends a body with "Expect: 100-continue" only after "100 Continue".
 var client = &http.Client{Timeout: limit, Transport: &http.Transport{MaxIdleConnsPerHost: 64, ExpectContinueTimeout: limit}}
 
-// A target is where requests go.
+// A target is an HTTP server that tests send requests to.
 type target struct {
 	t   testing.TB
 	url string // http://127.0.0.1:PORT
 }
 
 // do sends a request; headers are pairs of name and value.
-func (g target) do(method, path string, body io.Reader, headers ...string) answer {
+func (g target) do(method, path string, body io.Reader, headers ...string) response {
 	g.t.Helper()
-	a, err := g.try(method, path, body, headers...)
+	r, err := g.try(method, path, body, headers...)
 	if err != nil {
 		g.t.Fatal(err)
 	}
-	return a
+	return r
 }
 
-// try is do for goroutines of a test, which must not call Fatal.
-func (g target) try(method, path string, body io.Reader, headers ...string) (answer, error) {
+// try is do for goroutines, which must not call Fatal.
+func (g target) try(method, path string, body io.Reader, headers ...string) (response, error) {
 	return g.tryWith(g.t.Context(), method, path, body, headers...)
 }
 
-// tryWith is try for a client that may leave.
-func (g target) tryWith(ctx context.Context, method, path string, body io.Reader, headers ...string) (answer, error) {
+// tryWith is try with a context, by which the client can disconnect.
+func (g target) tryWith(ctx context.Context, method, path string, body io.Reader, headers ...string) (response, error) {
 	request, err := http.NewRequestWithContext(ctx, method, g.url+path, body)
 	if err != nil {
-		return answer{}, err
+		return response{}, err
 	}
 	for i := 0; i < len(headers); i += 2 {
 		request.Header.Set(headers[i], headers[i+1])
 	}
-	response, err := client.Do(request)
+	r, err := client.Do(request)
 	if err != nil {
-		return answer{}, err
+		return response{}, err
 	}
-	defer func() { _ = response.Body.Close() }()
-	data, err := io.ReadAll(response.Body)
-	return answer{response.StatusCode, response.Header, data, response.Close}, err
+	defer func() { _ = r.Body.Close() }()
+	data, err := io.ReadAll(r.Body)
+	return response{r.StatusCode, r.Header, data, r.Close}, err
 }
 
 // put sends an image.
-func (g target) put(image []byte, headers ...string) answer {
+func (g target) put(image []byte, headers ...string) response {
 	g.t.Helper()
 	return g.putTo("/image", image, headers...)
 }
 
-func (g target) putTo(path string, image []byte, headers ...string) answer {
+func (g target) putTo(path string, image []byte, headers ...string) response {
 	g.t.Helper()
 	return g.do(http.MethodPut, path, bytes.NewReader(image), headers...)
 }
 
-func (g target) post(path, body string) answer {
+func (g target) post(path, body string) response {
 	g.t.Helper()
 	return g.do(http.MethodPost, path, strings.NewReader(body))
 }
 
-// later sends an image in a goroutine of its own.
-func (g target) later(image []byte, headers ...string) <-chan answer {
-	answers := make(chan answer, 1)
+// later sends an image in a goroutine and returns a channel that receives the response.
+func (g target) later(image []byte, headers ...string) <-chan response {
+	responses := make(chan response, 1)
 	go func() {
-		a, err := g.try(http.MethodPut, "/image", bytes.NewReader(image), headers...)
+		r, err := g.try(http.MethodPut, "/image", bytes.NewReader(image), headers...)
 		if err != nil {
 			g.t.Error(err)
 		}
-		answers <- a
+		responses <- r
 	}()
-	return answers
+	return responses
 }
 
-// dial opens a connection for what no HTTP client would send.
+// dial opens a connection, for bytes that no HTTP client would send.
 func (g target) dial() net.Conn {
 	g.t.Helper()
 	connection, err := (&net.Dialer{}).DialContext(g.t.Context(), "tcp", g.address())
@@ -433,22 +433,22 @@ func (g target) dial() net.Conn {
 	return connection
 }
 
-// address is the target as host:port.
+// address returns the target's host:port.
 func (g target) address() string { return strings.TrimPrefix(g.url, "http://") }
 
-// expectError compares an answer with a status and a part of its text.
-func expectError(t testing.TB, a answer, status int, text string) {
+// expectError checks a response's status and that its body contains a text.
+func expectError(t testing.TB, r response, status int, text string) {
 	t.Helper()
-	if a.status != status || !strings.Contains(string(a.body), text) {
-		t.Errorf("got %d %q, want %d %q", a.status, a.body, status, text)
+	if r.status != status || !strings.Contains(string(r.body), text) {
+		t.Errorf("got %d %q, want %d %q", r.status, r.body, status, text)
 	}
 }
 
-// expectImage makes sure that an answer is a JPEG.
-func expectImage(t testing.TB, a answer) {
+// expectImage checks that a response is a JPEG.
+func expectImage(t testing.TB, r response) {
 	t.Helper()
-	if a.status != http.StatusOK || a.header.Get("Content-Type") != "image/jpeg" || !bytes.HasPrefix(a.body, []byte{0xff, 0xd8}) {
-		t.Errorf("got %d, %s, %.100q, want a JPEG", a.status, a.header.Get("Content-Type"), a.body)
+	if r.status != http.StatusOK || r.header.Get("Content-Type") != "image/jpeg" || !bytes.HasPrefix(r.body, []byte{0xff, 0xd8}) {
+		t.Errorf("got %d, %s, %.100q, want a JPEG", r.status, r.header.Get("Content-Type"), r.body)
 	}
 }
 

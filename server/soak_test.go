@@ -16,27 +16,27 @@ import (
 	"github.com/torchherd/torchherd/internal/goldens"
 )
 
-// TestSoak sends pictures of all kinds from several clients and follows the process's resident set: after all
-// requests it must be within a tenth of what it was after the first tenth of them. `make soak` runs it.
+// Several clients send images of all kinds. After all requests, the resident set of the process must be within 10 % of its
+// size after a tenth of them. `make soak` runs this test.
 func TestSoak(t *testing.T) {
 	requests := 20000
 	if text := os.Getenv("REQUESTS"); text != "" {
 		n, err := strconv.Atoi(text)
 		if err != nil || n < 100 {
-			t.Fatalf("REQUESTS=%s: give a number from 100 on", text)
+			t.Fatalf("REQUESTS=%s: must be a number, 100 or more", text)
 		}
 		requests = n
 	}
 	s := startProcess(t, "--max-queue-size", "16", "--log-level", "info", "--size", "128x128")
-	var pictures [][]byte
-	for _, p := range goldens.Load(t).Images {
-		pictures = append(pictures, goldens.Read(t, p.File))
+	var images [][]byte
+	for _, g := range goldens.Load(t).Images {
+		images = append(images, goldens.Read(t, g.File))
 	}
-	pictures = append(pictures, []byte("not a picture"), pictures[0][:5000], bomb(t))
+	images = append(images, []byte("not an image"), images[0][:5000], bomb(t))
 
 	const clients = 8
 	every := int64(requests / 20)
-	var sent, answered, refused atomic.Int64
+	var sent, good, refused atomic.Int64
 	var mu sync.Mutex
 	resident := map[int64]int64{}
 	var wg sync.WaitGroup
@@ -47,18 +47,18 @@ func TestSoak(t *testing.T) {
 				if n > int64(requests) {
 					return
 				}
-				a, err := s.try(http.MethodPut, "/image", bytes.NewReader(pictures[int(n)*7%len(pictures)]))
+				r, err := s.try(http.MethodPut, "/image", bytes.NewReader(images[int(n)*7%len(images)]))
 				if err != nil {
 					t.Error(err)
 					return
 				}
-				switch a.status {
+				switch r.status {
 				case 200:
-					answered.Add(1)
+					good.Add(1)
 				case 413, 415, 422, 503:
 					refused.Add(1)
 				default:
-					t.Errorf("answered %d %s", a.status, a.body)
+					t.Errorf("got %d %s, want 200, or a refusal with 413, 415, 422 or 503", r.status, r.body)
 				}
 				if n%every == 0 {
 					mu.Lock()
@@ -78,14 +78,14 @@ func TestSoak(t *testing.T) {
 	}
 	early, late := resident[2*every], resident[int64(requests)/every*every]
 	change := float64(late)/float64(early) - 1
-	fmt.Printf("%d answered with a picture, %d refused; from %d to %d requests the resident set changed by %+.1f %%\n",
-		answered.Load(), refused.Load(), 2*every, requests, 100*change)
+	fmt.Printf("%d images processed, %d refused; from %d to %d requests the resident set changed by %+.1f %%\n",
+		good.Load(), refused.Load(), 2*every, requests, 100*change)
 	if change > 0.1 || change < -0.1 {
-		t.Errorf("the resident set changed by %+.1f %%", 100*change)
+		t.Errorf("the resident set changed by %+.1f %%, want at most 10 %%", 100*change)
 	}
 }
 
-// resident is the process's resident set in KiB.
+// resident returns the resident set of the process in KiB.
 func (p *process) resident() int64 {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.command.Process.Pid))
 	if err != nil {

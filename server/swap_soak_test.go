@@ -23,17 +23,17 @@ import (
 	"github.com/torchherd/torchherd/server/internal/loadgen"
 )
 
-// TestSwapSoak changes the model of a server that is at 80 % of what it can do, again and again, between two models of
-// one size whose answers differ: the bundled one, and the same with its answers inverted. (Its pictures are small, so
-// that 200 swaps take minutes.) No request may fail, none may be answered by another version than it says, and the memory
-// must come back. The latencies beside those without swaps, measured in turns, are printed. `make swap-soak` runs it.
+// A server at 80 % of its capacity swaps between two models of one size with different responses: the bundled model, and the
+// bundled model with an inverted output. Its input is small, so that 200 swaps take minutes. No request may fail, each
+// response must be that of the version it names, and the memory of old versions must be freed. The test prints latencies with
+// and without swaps, which it measures in turns. `make swap-soak` runs it.
 func TestSwapSoak(t *testing.T) {
-	const swapsATurn = 5 // 15 to 30 s, by the machine
+	const swapsATurn = 5 // 15 to 30 s, depending on the machine
 	swaps := 200
 	if text := os.Getenv("SWAPS"); text != "" {
 		var err error
 		if swaps, err = strconv.Atoi(text); err != nil || swaps < 1 {
-			t.Fatalf("SWAPS=%s: give a number from 1 on", text)
+			t.Fatalf("SWAPS=%s: must be a number, 1 or more", text)
 		}
 	}
 	content := goldens.Read(t, "../models/photo2ink/model.pt")
@@ -47,22 +47,22 @@ func TestSwapSoak(t *testing.T) {
 	swap := func() {
 		file.put(models[version%2])
 		version++
-		if a := admin.post("/v2/repository/models/model/load", ""); a.status != http.StatusOK {
-			t.Fatalf("swap to version %d: %d %s", version, a.status, a.body)
+		if r := admin.post("/v2/repository/models/model/load", ""); r.status != http.StatusOK {
+			t.Fatalf("swap to version %d: got %d %s, want 200", version, r.status, r.body)
 		}
 		s.awaitDrained("model")
 	}
 	var want [2][]byte
-	for range 4 { // until memory is what a swap leaves
+	for range 4 { // until the memory in use is that after a swap
 		want[(version-1)%2] = expectVersion(t, s.put(photo), version)
 		swap()
 	}
 	if bytes.Equal(want[0], want[1]) {
-		t.Fatal("the two models answer the same")
+		t.Fatal("the two models have the same response")
 	}
 
-	// A machine's own speed can change within a minute, so that the two kinds take short turns, and each pair of turns has
-	// its own rate.
+	// The speed of a machine can change within a minute. Therefore turns with and without swaps are short, and each pair of
+	// turns has its own rate.
 	var without, with latencies
 	var before int64
 	var swapping time.Duration
@@ -78,15 +78,15 @@ func TestSwapSoak(t *testing.T) {
 		fmt.Printf("%d swaps done; capacity %.1f images/s; the load is %.1f\n", done, capacity.Goodput, rate)
 		without = append(without, s.openLoop(photo, rate, want, 15*time.Second, nil)...)
 		if done == 0 {
-			before = s.resident() // as a load leaves it
+			before = s.resident() // after a load, as below
 		}
-		begun := time.Now()
+		began := time.Now()
 		with = append(with, s.openLoop(photo, rate, want, 0, func() {
 			for range min(swapsATurn, swaps-done) {
 				swap()
 			}
 		})...)
-		swapping += time.Since(begun)
+		swapping += time.Since(began)
 	}
 	after := s.resident()
 	fmt.Printf("%d swaps in %.0f s\n", swaps, swapping.Seconds())
@@ -96,26 +96,26 @@ func TestSwapSoak(t *testing.T) {
 		name string
 		latencies
 	}{{"without swaps", without}, {"with swaps", with}} {
-		fmt.Printf("%-13s %6d requests, p50 %6.1f ms, p90 %6.1f, p99 %6.1f, greatest %6.1f\n", each.name, len(each.latencies),
+		fmt.Printf("%-13s %6d requests, p50 %6.1f ms, p90 %6.1f, p99 %6.1f, max %6.1f\n", each.name, len(each.latencies),
 			each.at(0.5), each.at(0.9), each.at(0.99), each.at(1))
 	}
 	fmt.Printf("p99 with swaps: %.2f of that without\n", with.at(0.99)/without.at(0.99))
 	change := float64(after)/float64(before) - 1
 	fmt.Printf("resident set: %.1f MiB before, %.1f after: %+.1f %%\n", float64(before)/1024, float64(after)/1024, 100*change)
 	if change > 0.05 {
-		t.Errorf("the resident set has grown by %.1f %%", 100*change)
+		t.Errorf("the resident set grew by %.1f %%, want at most 5 %%", 100*change)
 	}
 }
 
-// latencies are in ms.
+// latencies are in milliseconds.
 type latencies []float64
 
-// at returns a quantile of latencies that are sorted.
+// at returns a quantile of sorted latencies.
 func (l latencies) at(quantile float64) float64 { return l[int(quantile*float64(len(l)-1))] }
 
-// openLoop sends requests at random times, whatever the server does, for a duration, or as long as something takes. A
-// latency counts from the time at which its request was to be sent. want is what odd and even versions answer.
-func (g target) openLoop(picture []byte, rate float64, want [2][]byte, duration time.Duration, during func()) latencies {
+// openLoop sends requests at random times, whatever the server does, for a duration and until during returns. A latency
+// counts from the intended start of its request. want has the responses of odd and of even versions.
+func (g target) openLoop(photo []byte, rate float64, want [2][]byte, duration time.Duration, during func()) latencies {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -127,11 +127,11 @@ func (g target) openLoop(picture []byte, rate float64, want [2][]byte, duration 
 	var mu sync.Mutex
 	var all latencies
 	var wg sync.WaitGroup
-	begun := time.Now()
-	for due := begun; ; due = due.Add(time.Duration(random.ExpFloat64() / rate * float64(time.Second))) {
+	began := time.Now()
+	for due := began; ; due = due.Add(time.Duration(random.ExpFloat64() / rate * float64(time.Second))) {
 		select {
 		case <-done:
-			if due.Sub(begun) > duration {
+			if due.Sub(began) > duration {
 				wg.Wait()
 				return all
 			}
@@ -139,14 +139,14 @@ func (g target) openLoop(picture []byte, rate float64, want [2][]byte, duration 
 		}
 		time.Sleep(time.Until(due))
 		wg.Go(func() {
-			a, err := g.try(http.MethodPut, "/image", bytes.NewReader(picture))
+			r, err := g.try(http.MethodPut, "/image", bytes.NewReader(photo))
 			took := time.Since(due)
-			version, _ := strconv.Atoi(a.header.Get("X-Model-Version"))
+			version, _ := strconv.Atoi(r.header.Get("X-Model-Version"))
 			switch {
-			case err != nil || a.status != http.StatusOK:
-				g.t.Errorf("%v, %d %s", err, a.status, a.body)
-			case !bytes.Equal(a.body, want[(version+1)%2]):
-				g.t.Errorf("version %d gave another answer than its own", version)
+			case err != nil || r.status != http.StatusOK:
+				g.t.Errorf("got %d %s, %v, want 200", r.status, r.body, err)
+			case !bytes.Equal(r.body, want[(version+1)%2]):
+				g.t.Errorf("a response of version %d isn't that of its model", version)
 			}
 			mu.Lock()
 			defer mu.Unlock()
@@ -155,7 +155,7 @@ func (g target) openLoop(picture []byte, rate float64, want [2][]byte, duration 
 	}
 }
 
-// withSettings is a model's file with a model.yaml inside.
+// withSettings returns a model's file with a model.yaml inside.
 func withSettings(t *testing.T, content []byte, settings string) []byte {
 	t.Helper()
 	archive, err := zip.NewReader(bytes.NewReader(content), int64(len(content)))

@@ -16,12 +16,13 @@ import (
 	"github.com/torchherd/torchherd/server/internal/lifecycle"
 )
 
-// A modelFile is a file that a server serves, at first a module that negates, in which others are put.
+// A modelFile is a model's file that tests replace.
 type modelFile struct {
 	t    *testing.T
 	path string
 }
 
+// newModelFile returns a file with negate.pt.
 func newModelFile(t *testing.T) modelFile {
 	f := modelFile{t, filepath.Join(t.TempDir(), "model.pt")}
 	f.put(goldens.Read(t, "modules/negate.pt"))
@@ -39,16 +40,16 @@ func (f modelFile) put(content []byte) {
 	}
 }
 
-// clients send a picture again and again until they are stopped, and check each answer: no request may fail, and each
-// answer is exactly that of the version that it names.
+// clients send an image repeatedly until they are stopped, and check each response: no request may fail, and each response
+// must be that of the version it names.
 type clients struct {
 	stop chan struct{}
 	wg   sync.WaitGroup
 	mu   sync.Mutex
-	seen map[int]int // answers by version
+	seen map[int]int // number of responses by version
 }
 
-// load starts clients. want is what each version answers; it is asked from their goroutines.
+// load starts clients. want returns the expected response of a version; the clients' goroutines call it.
 func (g target) load(count int, photo []byte, want func(version int) []byte) *clients {
 	l := &clients{stop: make(chan struct{}), seen: map[int]int{}}
 	for range count {
@@ -59,14 +60,14 @@ func (g target) load(count int, photo []byte, want func(version int) []byte) *cl
 					return
 				default:
 				}
-				a, err := g.try("PUT", "/image", bytes.NewReader(photo))
-				version, _ := strconv.Atoi(a.header.Get("X-Model-Version"))
-				if err != nil || a.status != 200 {
-					g.t.Errorf("%v, status %d, version %q, %s", err, a.status, a.header.Get("X-Model-Version"), a.body)
+				r, err := g.try("PUT", "/image", bytes.NewReader(photo))
+				version, _ := strconv.Atoi(r.header.Get("X-Model-Version"))
+				if err != nil || r.status != 200 {
+					g.t.Errorf("got %d, version %q, %s, %v, want 200", r.status, r.header.Get("X-Model-Version"), r.body, err)
 					return
 				}
-				if !bytes.Equal(a.body, want(version)) {
-					g.t.Errorf("version %d gave another answer than its own", version)
+				if !bytes.Equal(r.body, want(version)) {
+					g.t.Errorf("a response of version %d isn't that of its model", version)
 					return
 				}
 				l.mu.Lock()
@@ -78,8 +79,8 @@ func (g target) load(count int, photo []byte, want func(version int) []byte) *cl
 	return l
 }
 
-// answers is how many there were so far.
-func (l *clients) answers() int {
+// responses returns the number of responses so far.
+func (l *clients) responses() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	sum := 0
@@ -89,14 +90,14 @@ func (l *clients) answers() int {
 	return sum
 }
 
-// end stops the clients and tells how many answers came from each version.
+// end stops the clients and returns the number of responses by version.
 func (l *clients) end() map[int]int {
 	close(l.stop)
 	l.wg.Wait()
 	return l.seen
 }
 
-// Under load one version follows the other: no request fails, and each is answered by the version that it names.
+// While versions are swapped under load, no request fails, and each response is that of the version it names.
 func TestSwapUnderLoad(t *testing.T) {
 	t.Parallel()
 	const swaps = 20
@@ -105,7 +106,7 @@ func TestSwapUnderLoad(t *testing.T) {
 	s := start(t, file.path, "--max-queue-size", "64")
 	photo := photograph(t, "jpeg-420.jpg")
 
-	// What each model answers; version 1 is of the first, version 2 of the second, and so on.
+	// The response of each model. Versions 1, 3, ... are of the first model, versions 2, 4, ... of the second.
 	var want [2][]byte
 	swap := func(version int) {
 		file.put(models[(version-1)%2])
@@ -115,7 +116,7 @@ func TestSwapUnderLoad(t *testing.T) {
 	swap(2)
 	want[1] = expectVersion(t, s.put(photo), 2)
 	if bytes.Equal(want[0], want[1]) {
-		t.Fatal("the two models answer the same")
+		t.Fatal("the two models have the same response")
 	}
 
 	load := s.load(4, photo, func(version int) []byte { return want[(version+1)%2] })
@@ -126,21 +127,21 @@ func TestSwapUnderLoad(t *testing.T) {
 	s.awaitDrained("model")
 	expectVersion(t, s.put(photo), swaps+2)
 	if len(seen) < swaps/2 {
-		t.Errorf("answers came of %d versions only, so hardly a swap was under load", len(seen))
+		t.Errorf("responses of %d versions, want at least %d: too few swaps were under load", len(seen), swaps/2)
 	}
 }
 
-// expectVersion checks that an answer is a picture by this version, and returns it.
-func expectVersion(t *testing.T, a answer, version int) []byte {
+// expectVersion checks that a response is a JPEG from this version, and returns it.
+func expectVersion(t *testing.T, r response, version int) []byte {
 	t.Helper()
-	expectImage(t, a)
-	if got := a.header.Get("X-Model-Version"); got != strconv.Itoa(version) {
-		t.Fatalf("version %s answered, not %d", got, version)
+	expectImage(t, r)
+	if got := r.header.Get("X-Model-Version"); got != strconv.Itoa(version) {
+		t.Fatalf("version = %s, want %d", got, version)
 	}
-	return a.body
+	return r.body
 }
 
-// A file that can't be served changes nothing, and the log, the metric and GET /models say why.
+// A file that can't be served changes nothing. The log and GET /models have the reason, and a metric counts it.
 func TestBadSwaps(t *testing.T) {
 	t.Parallel()
 	file := newModelFile(t)
@@ -150,7 +151,7 @@ func TestBadSwaps(t *testing.T) {
 	first := expectVersion(t, s.put(photo), 1)
 	load := s.load(2, photo, func(version int) []byte {
 		if version != 1 {
-			t.Errorf("version %d answered", version)
+			t.Errorf("version = %d, want 1", version)
 		}
 		return first
 	})
@@ -188,34 +189,34 @@ func TestBadSwaps(t *testing.T) {
 			bad.meanwhile()
 		}
 		if err := <-reloaded; err == nil {
-			t.Errorf("%s: the reload had no error", bad.name)
+			t.Errorf("%s: reload: no error", bad.name)
 		}
 		reason := s.awaitState("model", version, lifecycle.Failed).Reason
 		s.log.await(t, "level", "error", "model", "model", "version", strconv.Itoa(version), "error", reason)
 		if !strings.Contains(reason, bad.reason) {
-			t.Errorf("%s: %s", bad.name, reason)
+			t.Errorf("%s: reason = %q, want %q in it", bad.name, reason, bad.reason)
 		}
 		versions := s.statuses("model")
 		if last := versions[len(versions)-1]; versions[0].State != "ready" || last.State != "failed" || last.Reason != reason {
-			t.Errorf("%s: %+v", bad.name, versions)
+			t.Errorf("%s: got %+v, want version 1 ready and the last one failed with %q", bad.name, versions, reason)
 		}
 		metric := fmt.Sprintf(`torchherd_model_loads_total{model="model",outcome="failed"} %d`, i+1)
 		if metrics := admin.do("GET", "/metrics", nil); !strings.Contains(string(metrics.body), metric) {
-			t.Errorf("%s: no %s in\n%s", bad.name, metric, metrics.body)
+			t.Errorf("%s: got metrics\n%s\nwant %s in them", bad.name, metrics.body, metric)
 		}
 	}
 	if seen := load.end(); seen[1] == 0 {
-		t.Error("there was no load")
+		t.Error("no responses of version 1, so there was no load")
 	}
-	// And a good one after all that takes over.
+	// A good file after all these is swapped in.
 	file.put(goldens.Read(t, "modules/identity.pt"))
 	s.reload()
 	if after := s.put(photo); after.status != 200 || bytes.Equal(first, after.body) {
-		t.Errorf("%d, or the old answer", after.status)
+		t.Errorf("status = %d, want 200 and another response than version 1's", after.status)
 	}
 }
 
-// A version that takes half a minute to load keeps nobody waiting, not even one who stops the server.
+// While a version takes half a minute to load, requests don't wait for it, and neither does Stop.
 func TestSlowSwap(t *testing.T) {
 	t.Parallel()
 	file := newModelFile(t)
@@ -226,14 +227,14 @@ func TestSlowSwap(t *testing.T) {
 	s.awaitState("model", 2, lifecycle.Loading)
 	expectVersion(t, s.put(photograph(t, "jpeg-420.jpg")), 1)
 	if list := admin.do("GET", "/models", nil); !strings.Contains(string(list.body), `"version":2,"state":"loading"`) {
-		t.Errorf("%s", list.body)
+		t.Errorf("GET /models: got %s, want version 2 loading", list.body)
 	}
 	if err := s.stop(t.Context()); err != nil {
 		t.Error(err)
 	}
 }
 
-// A server that is killed while it changes its model starts again on a version that is complete.
+// A server that is killed during a swap restarts with the newest complete version.
 func TestKilledDuringASwap(t *testing.T) {
 	t.Parallel()
 	folder := newModelFolder(t, map[string]string{"1/model.pt": "negate.pt"})
@@ -246,26 +247,26 @@ func TestKilledDuringASwap(t *testing.T) {
 	p.signal(syscall.SIGKILL)
 	p.wait()
 
-	// Version 2 was complete; version 3 is a copy that was killed as well.
+	// Version 2 is complete; version 3 is the start of a file whose copy was killed as well.
 	putModel(t, filepath.Join(folder, "3", "model.pt"), "truncated.pt")
 	s := start(t, folder)
 	if second := expectVersion(t, s.put(photo), 2); bytes.Equal(first, second) {
-		t.Error("version 2 answers as version 1")
+		t.Error("version 2 responds like version 1")
 	}
 	s.awaitState("net", 3, lifecycle.Failed)
 }
 
-// A new file may want pictures of another size.
+// A new version can have another image size.
 func TestSwapToAnotherSize(t *testing.T) {
 	t.Parallel()
 	file := newModelFile(t)
 	s := start(t, file.path)
 	file.put(goldens.Read(t, "modules/sized.pt"))
 	s.reload()
-	a := s.put(photograph(t, "jpeg-420.jpg"))
-	expectImage(t, a)
-	answer, err := jpeg.DecodeConfig(bytes.NewReader(a.body))
-	if err != nil || answer.Width != 24 || answer.Height != 16 { // as models/fixtures.py makes it
-		t.Errorf("%dx%d, %v", answer.Width, answer.Height, err)
+	r := s.put(photograph(t, "jpeg-420.jpg"))
+	expectImage(t, r)
+	config, err := jpeg.DecodeConfig(bytes.NewReader(r.body))
+	if err != nil || config.Width != 24 || config.Height != 16 { // the size in sized.pt
+		t.Errorf("got %dx%d, %v, want 24x16", config.Width, config.Height, err)
 	}
 }

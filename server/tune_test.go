@@ -94,7 +94,7 @@ func (tu *tuning) wait() int {
 	return tu.process.ProcessState.ExitCode()
 }
 
-// expect compares the exit status, and looks for texts in stdout and stderr.
+// expect waits for the process, and checks its exit status and texts in stdout and stderr.
 func (tu *tuning) expect(status int, out, stderr string) {
 	tu.t.Helper()
 	if got := tu.wait(); got != status || !strings.Contains(tu.out.String(), out) ||
@@ -106,7 +106,7 @@ func (tu *tuning) expect(status int, out, stderr string) {
 // short makes rounds as small as possible.
 var short = []string{"--duration=1ms", "--budget=5m", "--clients=2"}
 
-// The whole command with real servers, then a server with the command line that it printed.
+// The test runs the whole command with real servers, then a server with the command line that it printed.
 func TestTune(t *testing.T) {
 	t.Parallel()
 	settings := filepath.Join(t.TempDir(), "model.yaml")
@@ -121,31 +121,31 @@ func TestTune(t *testing.T) {
 	want := fmt.Sprintf("# mine\nquality: 90\nmax-batch-size: %s # for now\ninstances: %s\nthreads: %s\nprecision: %s\ncuda-graphs: false\nmax-wait: %s\nmax-queue-size: 3\n",
 		chosen["max-batch-size"], chosen["instances"], chosen["threads"], chosen["precision"], chosen["max-wait"])
 	if err != nil || string(written) != want {
-		t.Errorf("wrote %s, %v, want %s", written, err, want)
+		t.Errorf("wrote %q, %v, want %q", written, err, want)
 	}
 	if r.BudgetSpent || r.Interrupted || !r.MetTarget || r.SpeedUp <= 0 || r.Chosen.Rounds != 3 {
-		t.Errorf("%+v", r)
+		t.Errorf("got %+v, want a complete search", r)
 	}
 	var tried []string
 	for _, trial := range r.Trials {
 		m := trial.Measurement
 		if trial.Failure != "" || m.ImagesPerSecond <= 0 || m.P50 <= 0 || m.P99 < m.P50 || m.Threads < 1 || m.CUDA {
-			t.Errorf("%+v", trial)
+			t.Errorf("got %+v, want a complete measurement on the CPU", trial)
 		}
 		if fp32, same := trial.Settings["precision"] == "fp32", m.PSNR == 0; fp32 != same || !same && m.PSNR < 35 {
-			t.Errorf("%v has %v dB", trial.Settings, m.PSNR)
+			t.Errorf("%v: PSNR = %v dB, want none with fp32, else at least 35", trial.Settings, m.PSNR)
 		}
 		tried = append(tried, trial.Settings["max-batch-size"], trial.Settings["precision"])
 	}
 	for _, value := range []string{"1", "2", "fp32", "bf16"} {
 		if !slices.Contains(tried, value) {
-			t.Errorf("%q wasn't tried: %v", value, tried)
+			t.Errorf("tried %v, want %q among them", tried, value)
 		}
 	}
 	c := r.Command
 	if len(c) < 5 || !slices.Equal(c[:3], []string{"torchherd", "serve", module("negate.pt")}) ||
 		!slices.Equal(c[len(c)-2:], []string{"--size", "64x32"}) {
-		t.Fatalf("%q", c)
+		t.Fatalf("got the command %q, want torchherd serve %s ... --size 64x32", c, module("negate.pt"))
 	}
 	expectImage(t, start(t, c[2:]...).put(photograph(t, "jpeg-small.jpg")))
 }
@@ -210,7 +210,7 @@ func TestTuneMissesTheTarget(t *testing.T) {
 		"serve '" + model + "' --max-batch-size 1",
 	} {
 		if !strings.Contains(tu.out.String(), part) {
-			t.Errorf("no %q", part)
+			t.Errorf("no %q in stdout", part)
 		}
 	}
 	if len(tu.stderr) != 1 {

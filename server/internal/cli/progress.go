@@ -36,7 +36,7 @@ func (l *progressLine) show(elapsed time.Duration, text string) {
 	case l.terminal:
 		fmt.Fprint(l.to, eraseLine+text)
 		l.shown = true
-	case elapsed-l.last >= logInterval-time.Second/2: // progress comes once a second, a little early or late
+	case elapsed-l.last >= logInterval-time.Second/2: // progress is reported about once a second
 		l.print(elapsed, text)
 	}
 }

@@ -32,8 +32,8 @@ func startBench(t *testing.T, arguments ...string) *benchmark {
 	return b
 }
 
-// result waits for the process and returns its result. On a busy machine the load generator may fall behind; then the exit
-// status must be 3.
+// result waits for the process, checks its exit status and returns its result. The status is 0, or 3 if the load generator
+// fell behind, which it can do on a busy machine.
 func (b *benchmark) result() *loadgen.Result {
 	b.t.Helper()
 	err := b.process.Wait()
@@ -55,7 +55,6 @@ func (b *benchmark) result() *loadgen.Result {
 	return r
 }
 
-// Both whole commands: bench measures serve.
 func TestBenchMeasuresServe(t *testing.T) {
 	t.Parallel()
 	s := start(t, "--max-batch-size", "8", "--max-queue-size", "16", module("negate.pt"))
@@ -63,18 +62,18 @@ func TestBenchMeasuresServe(t *testing.T) {
 		"--duration", limit.String(), "--warm-up", "0s").result()
 	if r.Mode != loadgen.Closed || r.Clients != 16 || r.Requests != 200 || r.Good != 200 ||
 		r.Statuses[200] != 200 || len(r.Errors) != 0 {
-		t.Errorf("%+v", r)
+		t.Errorf("got %+v, want 200 good responses", r)
 	}
 	images, largest := 0, 0
 	for size, count := range r.BatchSizes {
 		images, largest = images+count, max(largest, size)
 	}
 	if images != 200 || largest < 2 || largest > 8 {
-		t.Errorf("batches %v", r.BatchSizes)
+		t.Errorf("batch sizes by response = %v, want 200 responses, the largest size 2 to 8", r.BatchSizes)
 	}
 	for _, stage := range []string{"receive", "decode", "queue", "forward", "encode"} {
 		if s, ok := r.Stages[stage]; !ok || s.P99 > r.Latency.Max {
-			t.Errorf("%s: %+v", stage, s)
+			t.Errorf("%s: got %+v, want at most the latency", stage, s)
 		}
 	}
 	responses := 0
@@ -83,7 +82,7 @@ func TestBenchMeasuresServe(t *testing.T) {
 	}
 	if l := r.Latency; responses != 200 || r.Goodput <= 0 ||
 		!slices.IsSorted([]float64{l.P50, l.P90, l.P95, l.P99, l.P999, l.Max}) {
-		t.Errorf("%+v", r)
+		t.Errorf("got %+v, want the throughput of 200 responses and sorted percentiles", r)
 	}
 }
 
@@ -96,6 +95,6 @@ func TestCtrlCEndsBenchWithAResult(t *testing.T) {
 		t.Fatal(err)
 	}
 	if r := b.result(); !r.Interrupted || r.Good < 100-16 || r.Good != r.Requests || r.Seconds >= limit.Seconds() {
-		t.Errorf("%+v", r)
+		t.Errorf("got %+v, want an interrupted run with good responses only", r)
 	}
 }
