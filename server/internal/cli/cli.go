@@ -73,7 +73,7 @@ func (p program) run(arguments []string) int {
 	}
 	if failure != nil {
 		_ = reportError(p.err, failure)
-		fmt.Fprintf(p.err, "Run '%s --help' for usage.\n", commandOf(failure))
+		fmt.Fprintf(p.err, "Run \"%s --help\" for usage.\n", commandOf(failure))
 		return 2
 	}
 	if failure := context.Run(); failure != nil {

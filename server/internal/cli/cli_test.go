@@ -170,9 +170,9 @@ func TestHelpAndVersion(t *testing.T) {
 
 func TestUsageErrorsNameTheCommand(t *testing.T) {
 	for want, arguments := range map[string][]string{
-		"Run 'torchherd --help' for usage.\n":             nil,
-		"Run 'torchherd serve --help' for usage.\n":       {"serve", "--fast"},
-		"Run 'torchherd models load --help' for usage.\n": {"models", "load"},
+		"Run \"torchherd --help\" for usage.\n":             nil,
+		"Run \"torchherd serve --help\" for usage.\n":       {"serve", "--fast"},
+		"Run \"torchherd models load --help\" for usage.\n": {"models", "load"},
 	} {
 		if status, out, err := run(arguments...); status != 2 || out != "" || !strings.HasSuffix(err, want) {
 			t.Errorf("%q: got status %d, stdout %q, stderr %q, want status 2 and %q", arguments, status, out, err, want)
