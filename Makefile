@@ -46,7 +46,7 @@ GOTEST ?= $(GO) test
 test: build ## build and run all tests (RACE=1: under the race detector)
 	@ctest --test-dir build/csrc --output-on-failure
 	$(GOTEST) -count=1 $(if $(RACE),-race) ./...
-	$(if $(RACE),$(GOTEST) -count=1 -run Allocations ./server)
+	$(if $(RACE),$(GOTEST) -count=1 -run TestARequestAllocatesLittle ./server)
 
 race: ## all tests, under the race detector
 	@$(MAKE) --no-print-directory test RACE=1

@@ -113,6 +113,7 @@ func TestOneLoadAtATime(t *testing.T) {
 			time.Sleep(300 * time.Millisecond)
 		}
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		if f.most != 1 {
 			t.Errorf("%d loads at the same time", f.most)
 		}
