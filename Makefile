@@ -10,18 +10,20 @@ export CGO_CFLAGS := -O2 -g -DTHD_HEADER=$(shell cksum csrc/include/torchherd.h 
 LDFLAGS := -X main.version=$(VERSION)
 BENCHSTAT := $(GO) run golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da
 GOLANGCI_LINT := $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
-# Python's virtual environments lie beside LibTorch in the user's cache.
+# Python's packages are in virtual environments in the user's cache, which all checkouts share. Those in build/ add the
+# checkout's own tools/.
 CACHE := $(or $(TORCHHERD_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/torchherd)
 ifeq ($(HOME),) # Go's caches are in HOME; without one they lie in the same cache
 export GOCACHE ?= $(CACHE)/go-build
 export GOPATH ?= $(CACHE)/go
 endif
 LINT_BIN := $(CACHE)/lint/bin
-PYTHON := $(CACHE)/python/bin/python
-PEERS_PYTHON := $(CACHE)/peers/bin/python
+PYTHON := build/python/bin/python
+PEERS_PYTHON := build/peers/bin/python
+TOOLS := $(PYTHON) -m torchherd_tools
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run build test race asan fuzz bench bench-go bench-resize floors soak swap-soak parity models-test model-smoke horse2zebra photo2ink showcase goldens docs dist gpu-check gpu-bundle lint fmt clean
+.PHONY: help setup run build test race asan fuzz bench bench-go bench-resize floors soak swap-soak parity tools-test model-smoke horse2zebra photo2ink showcase goldens docs dist gpu-check gpu-bundle lint fmt clean
 .PHONY: shim floors-build python peers lint-tools lint-go lint-c lint-python lint-shell
 
 help: ## list the targets
@@ -65,8 +67,8 @@ fuzz: build ## fuzz the batcher and the image decoder (FUZZTIME=30s each)
 
 BENCH_SECONDS ?= 2
 BENCH_ROUNDS ?= 3
-bench: build floors-build peers ## compare with other servers, 45 minutes; writes docs/benchmarks.md (BENCH_ONLY, DEMO, ...: CONTRIBUTING.md)
-	@$(PYTHON) bench/compare.py run --seconds $(BENCH_SECONDS) --rounds $(BENCH_ROUNDS) --only "$(BENCH_ONLY)" \
+bench: build floors-build peers ## compare with other servers, 45 minutes; writes docs/benchmarks.md (BENCH_ONLY, DEMO, ...: docs/development.md)
+	@$(TOOLS) bench run --seconds $(BENCH_SECONDS) --rounds $(BENCH_ROUNDS) --only "$(BENCH_ONLY)" \
 		--regimes "$(BENCH_REGIMES)" --demo "$(DEMO)" --peers-python $(PEERS_PYTHON)
 
 FLOORS := build/csrc/floors
@@ -93,47 +95,49 @@ soak: build ## 20,000 requests of mixed pictures; prints the curve of the reside
 swap-soak: build ## 200 new versions under 80 % load; prints latencies beside those without, and the memory (SWAPS=N to change)
 	$(GO) test -count=1 -v -tags soak -run TestSwapSoak -timeout 120m ./server
 
-python: ## the virtual environment for models/ and bench/ (5.8 GB, once)
+python: ## the virtual environment of tools/, build/python (5.8 GB in the cache, once)
 	@scripts/setup.sh python3:ensurepip=python3-venv
-	@scripts/venv.sh $(CACHE)/python models/requirements.txt
+	@scripts/venv.sh "$(CACHE)/python" tools/requirements.txt
+	@scripts/venv.sh build/python tools "$(CACHE)/python"
 
 peers: python
-	@scripts/venv.sh $(CACHE)/peers bench/requirements.txt $(CACHE)/python
+	@scripts/venv.sh "$(CACHE)/peers" tools/requirements-peers.txt "$(CACHE)/python"
+	@scripts/venv.sh build/peers tools "$(CACHE)/peers"
 
 docs: shim ## generate docs/model.schema.json, and the tables of settings and flags in the documentation
 	@$(GO) run ./server/internal/docgen
 
-models-test: build floors-build python ## the tests of models/ and bench/, with full PyTorch
-	$(PYTHON) -m pytest -q models
+tools-test: build floors-build python ## the tests of tools/, with full PyTorch
+	$(PYTHON) -m pytest -q -n 2 tools
 
-model-smoke: build python ## train 20 steps, export, serve and translate a picture
-	$(PYTHON) -m pytest -q models/tests/test_smoke.py
+model-smoke: build python ## train 20 steps, export, serve and translate an image
+	$(PYTHON) -m pytest -q tools/torchherd_tools/training/tests/test_smoke.py
 
-REFERENCE ?= $(PYTHON) bench/reference.py
-parity: build python ## compare live answers with the Python reference server's (REFERENCE=command to change)
-	@$(PYTHON) models/parity.py \
+REFERENCE ?= $(TOOLS) reference
+parity: build python ## compare live responses with the Python reference server's (REFERENCE=command to change)
+	@$(TOOLS) parity \
 		--server-command "bin/torchherd serve --compat sanic --max-wait 0s --listen 127.0.0.1:{port} --admin-listen off models/photo2ink/model.pt" \
 		--reference-command "$(REFERENCE) models/photo2ink/model.pt --port {port} --wait 0.01" \
 		$(filter-out %/jpeg-cmyk.jpg,$(wildcard testdata/pictures/jpeg-*.jpg testdata/pictures/exif-*.jpg testdata/pictures/webp-lossy.webp))
 
 horse2zebra: python ## fetch the book's weights (45 MB), verify and export them to models/horse2zebra/model.pt
-	@$(PYTHON) models/horse2zebra.py
+	@$(TOOLS) horse2zebra
 
-photo2ink: python ## make the bundled model anew, in WORK (hours; the packages that its make.sh names)
-	@PYTHON=$(PYTHON) models/photo2ink/make.sh $(abspath $(or $(WORK),build/photo2ink))
+photo2ink: python ## make the bundled model again, in WORK (hours; the packages that its make.sh names)
+	@PYTHON=$(PYTHON) models/photo2ink/make.sh "$(or $(WORK),build/photo2ink)"
 
 # The photographs were never trained on; those in /usr/share are in the package lomiri-wallpapers-16.04.
-SHOW = $(PYTHON) models/showcase.py --server-command "bin/torchherd serve --size keep --log-level error --listen 127.0.0.1:{port} --admin-listen off"
+SHOW = $(TOOLS) showcase --server-command "bin/torchherd serve --size keep --log-level error --listen 127.0.0.1:{port} --admin-listen off"
 SUNSET = /usr/share/backgrounds/sunset_by_Aitzol_Berasategi.jpg
-showcase: build python ## the before-and-after pictures of the README and of the bundled model's card
+showcase: build python ## the before-and-after images of the README and of the bundled model's card
 	$(SHOW) --pair docs/pictures skimage:chelsea.png
 	$(SHOW) models/photo2ink/held-out-228.jpg skimage:chelsea.png skimage:astronaut.png skimage:coffee.png skimage:rocket.jpg
 	$(SHOW) models/photo2ink/held-out-512.jpg --side 512 skimage:astronaut.png $(SUNSET)
 	$(SHOW) models/photo2ink/held-out-1024.jpg --side 1024 $(SUNSET)
 
-goldens: python ## make testdata/ and its goldens anew
-	$(PYTHON) models/fixtures.py
-	$(PYTHON) models/goldens.py
+goldens: python ## make testdata/ and its goldens again
+	$(TOOLS) fixtures
+	$(TOOLS) goldens
 
 dist: build ## pack a tarball that runs without Go and Python
 	@scripts/dist.sh $(VERSION)
@@ -147,7 +151,7 @@ gpu-bundle: build ## pack what gpu-check needs on a machine without Go and netwo
 C_FILES = $(wildcard csrc/include/*.h csrc/src/*.h csrc/src/*.cc csrc/test/*.c csrc/test/*.cc bench/*.cc)
 # cuda_graph.cc can be read only where CUDA's headers are.
 TIDY_FILES = $(filter-out csrc/src/cuda_graph.cc,$(filter %.cc %.c,$(C_FILES)))
-PYTHON_FOLDERS := models bench scripts
+PYTHON_FOLDERS := tools scripts
 lint-tools:
 	@scripts/setup.sh shellcheck=shellcheck python3:ensurepip=python3-venv
 	@scripts/venv.sh "$(CACHE)/lint" scripts/lint-requirements.txt

@@ -14,7 +14,8 @@ rm -rf "$folder"
 mkdir -p "$folder/jpeg/include" "$folder/jpeg/lib" "$folder/torch" "$folder/server"
 
 scripts/gpu_programs.sh "$folder/build/gpu/bin" "$root/bin/lib"
-git ls-files -z -- CMakeLists.txt LICENSE csrc scripts testdata bench 'models/*.py' models/photo2ink/model.pt ':!:models/tests' ':!:bench/peers' |
+git ls-files -z -- CMakeLists.txt LICENSE csrc scripts testdata bench tools models/photo2ink/model.pt \
+  ':(exclude,glob)tools/**/tests/**' ':!tools/torchherd_tools/bench/peers' |
   tar --null --files-from - -c | tar -x -C "$folder"
 
 # The libjpeg-turbo that this machine's compiler finds.

@@ -15,7 +15,7 @@ libraries="$programs/lib"
 logs="$work/logs"
 model="$work/cyclegan.pt"
 packages=("$work/cyclegan-fp32.pt2" "$work/cyclegan-bf16.pt2")
-batch=32 # the packages' largest batch, the same as in bench/gpu.py
+batch=32 # largest batch of a package, as the benchmark sends it
 mkdir -p "$logs" "$libraries"
 
 refuse() {
@@ -55,14 +55,17 @@ cpu() {
     go_tests server 'TORCHHERD_DEVICE=cpu' -test.skip 'CUDA'
 }
 
+# tools ARGUMENT...: runs a command of tools/, which needs no installation in its own folder. Paths must be absolute.
+tools() { (cd tools && python3 -m torchherd_tools "$@"); }
+
 # Exports the full CycleGAN with seeded weights, and its packages for this GPU.
 models() {
-  local export=(python3 models/export.py --random --seed 0)
-  [ -e "$model" ] || "${export[@]}" -o "$model" || return 1
+  local random=(export --random --seed 0)
+  [ -e "$model" ] || tools "${random[@]}" -o "$model" || return 1
   local package
   for package in "${packages[@]}"; do
     local dtype=${package##*-}
-    "${export[@]}" -o "$package" --format pt2 --device cuda --dtype "${dtype%.pt2}" --dynamic-batch "1:$batch" || return 1
+    tools "${random[@]}" -o "$package" --format pt2 --device cuda --dtype "${dtype%.pt2}" --dynamic-batch "1:$batch" || return 1
   done
 }
 
@@ -83,7 +86,7 @@ torch() {
 server() { gpu_tests server; }
 
 bench() {
-  python3 bench/gpu.py --programs "$programs" --floors "$work/csrc/floors" --model "$model" --packages "${packages[1]}" --out "$work/bench.json"
+  tools gpu --programs "$programs" --floors "$work/csrc/floors" --model "$model" --packages "${packages[1]}" --out "$work/bench.json"
 }
 
 # go_tests FOLDER ENVIRONMENT ARGUMENT...: runs a test program in its package's folder, as `go test` does.

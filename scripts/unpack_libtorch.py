@@ -1,5 +1,7 @@
-"""Unpacks what the build and a CPU server need of PyTorch's wheels: headers, and the libraries that
-libtorch_cpu stands on. LibTorch's CUDA libraries, its Python part and its tools stay behind.
+"""Unpack the parts of PyTorch's wheels that the build and a CPU server need.
+
+These are the headers, and the libraries that libtorch_cpu depends on. The CUDA libraries, the
+Python part and the tools are left out.
 
     unpack_libtorch.py FOLDER WHEEL...
 """
@@ -16,7 +18,7 @@ NOTICES = ("license", "notice", "copying", "copyright")
 
 
 def target(name: str) -> pathlib.Path | None:
-    """Where a member of a wheel belongs below the folder, or None when it isn't kept."""
+    """Return the path of a wheel's member below the folder, or None if it is left out."""
     path = pathlib.PurePosixPath(name)
     if name.startswith("torch/include/"):
         return pathlib.Path(*path.parts[1:])
@@ -28,7 +30,7 @@ def target(name: str) -> pathlib.Path | None:
 
 
 def main() -> None:
-    """Unpacks the wheels that the arguments name."""
+    """Unpack the wheels that the arguments name."""
     folder = pathlib.Path(sys.argv[1])
     for wheel in sys.argv[2:]:
         with zipfile.ZipFile(wheel) as archive:

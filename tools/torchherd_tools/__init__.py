@@ -1,0 +1,1 @@
+"""The Python tools of torchherd: models, training, test data, parity and the benchmark."""

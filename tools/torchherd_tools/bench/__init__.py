@@ -1,0 +1,1 @@
+"""The comparison of torchherd with other servers."""

@@ -1,0 +1,1 @@
+"""The servers that torchherd is compared with. They need requirements-peers.txt."""

@@ -1,0 +1,1 @@
+"""A model's network, its files, and what is made of them."""

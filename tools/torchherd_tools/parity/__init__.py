@@ -1,0 +1,1 @@
+"""Responses compared with those of a reference server."""

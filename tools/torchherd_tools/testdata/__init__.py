@@ -1,0 +1,1 @@
+"""What the tests of torchherd read: the files in testdata/."""
