@@ -8,25 +8,12 @@ import (
 	"testing"
 
 	"github.com/rs/zerolog"
-
-	"github.com/torchherd/torchherd/server/internal/app"
-	"github.com/torchherd/torchherd/server/internal/cli"
 )
 
 // serveNegate serves negate.pt in this process, without a log and without a batching delay.
 func serveNegate(t testing.TB) target {
 	t.Helper()
-	options, err := cli.ServeOptions("test", []string{"--listen", "127.0.0.1:0", "--admin-listen", "off", "--max-wait", "0s", module("negate.pt")}, zerolog.Nop())
-	if err != nil {
-		t.Fatal(err)
-	}
-	a, err := app.New(options)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := a.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	a := startApp(t, zerolog.Nop(), []string{"--listen", "127.0.0.1:0", "--admin-listen", "off", "--max-wait", "0s", module("negate.pt")})
 	t.Cleanup(func() { _ = a.Stop(context.Background()) })
 	return target{t, "http://" + a.Addr()}
 }

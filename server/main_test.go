@@ -61,12 +61,11 @@ type embedded struct {
 	stop func(context.Context) error // stops the server, once
 }
 
-// start starts a server in this process, as `torchherd serve` with these arguments does, and returns when it is ready. When
-// the test ends, the server stops without waiting for requests in flight.
-func start(t testing.TB, arguments ...string) *embedded {
+// startApp starts a server in this process with the arguments of `torchherd serve`, and returns it when it is ready. The
+// caller must stop it.
+func startApp(t testing.TB, log zerolog.Logger, arguments []string) *app.App {
 	t.Helper()
-	log := newLogLines()
-	options, err := cli.ServeOptions("test", serveArguments(arguments), zerolog.New(log).Level(zerolog.DebugLevel))
+	options, err := cli.ServeOptions("test", arguments, log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,6 +76,15 @@ func start(t testing.TB, arguments ...string) *embedded {
 	if err := a.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	return a
+}
+
+// start starts a server in this process, as `torchherd serve` with these arguments does, and returns when it is ready. When
+// the test ends, the server stops without waiting for requests in flight.
+func start(t testing.TB, arguments ...string) *embedded {
+	t.Helper()
+	log := newLogLines()
+	a := startApp(t, zerolog.New(log).Level(zerolog.DebugLevel), serveArguments(arguments))
 	e := &embedded{server: server{target{t, "http://" + a.Addr()}, target{t, "http://" + a.AdminAddr()}, log}, app: a}
 	var once sync.Once
 	var stopped error
