@@ -23,7 +23,7 @@ PEERS_PYTHON := build/peers/bin/python
 TOOLS := $(PYTHON) -m torchherd_tools
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run build test race asan fuzz bench bench-go bench-resize floors soak swap-soak parity tools-test model-smoke horse2zebra photo2ink showcase goldens docs dist gpu-check gpu-bundle lint fmt clean
+.PHONY: help setup run build test race asan fuzz bench bench-go bench-resize floors soak swap-soak parity tools-test model-smoke horse2zebra photo2ink showcase goldens docs dist image image-cuda image-test gpu-check gpu-bundle lint fmt clean
 .PHONY: shim floors-build python peers lint-tools lint-go lint-c lint-python lint-shell
 
 help: ## list the targets
@@ -142,6 +142,17 @@ goldens: python ## make testdata/ and its goldens again
 dist: build ## pack a tarball that runs without Go and Python
 	@scripts/dist.sh $(VERSION)
 
+# By Docker or Podman if one answers, else by buildah (ENGINE=docker, podman or buildah to choose). See
+# docs/decisions/0013-images.md.
+image: ## build the container image torchherd for the CPU
+	@scripts/image.sh Dockerfile torchherd
+
+image-cuda: ## build the container image torchherd:cuda for NVIDIA GPUs (20 GB of disk during the build)
+	@scripts/image.sh Dockerfile.cuda torchherd:cuda
+
+image-test: image ## start the CPU image with a read-only root and check its response, health, user and size
+	@scripts/image_test.sh torchherd 600000000
+
 gpu-check: ## on a machine with a GPU: build against its own PyTorch, test, compare, measure (docs/gpu.md; PARTS="build torch" to choose)
 	@scripts/gpu_check.sh $(PARTS)
 
@@ -170,7 +181,7 @@ lint-python: lint-tools
 	@"$(LINT_BIN)/ruff" format --check $(PYTHON_FOLDERS)
 
 lint-shell: lint-tools
-	@shellcheck scripts/*.sh models/photo2ink/make.sh .ci/run .ci/checks
+	@shellcheck --external-sources scripts/*.sh models/photo2ink/make.sh .ci/run .ci/checks
 	@"$(LINT_BIN)/hadolint" Dockerfile Dockerfile.cuda
 
 fmt: lint-tools ## format Go, C++ and Python
