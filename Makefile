@@ -107,8 +107,9 @@ peers: python
 docs: shim ## generate docs/model.schema.json, and the tables of settings and flags in the documentation
 	@$(GO) run ./server/internal/docgen
 
+# The tests of a file share what their fixtures make, so a file stays in one process; long files come first.
 tools-test: build floors-build python ## the tests of tools/, with full PyTorch
-	$(PYTHON) -m pytest -q -n 2 tools
+	$(PYTHON) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tools
 
 model-smoke: build python ## train 20 steps, export, serve and translate an image
 	$(PYTHON) -m pytest -q tools/torchherd_tools/training/tests/test_smoke.py
@@ -187,8 +188,8 @@ lint-shell: lint-tools
 fmt: lint-tools ## format Go, C++ and Python
 	@$(GOLANGCI_LINT) fmt ./...
 	@$(LINT_BIN)/clang-format -i $(C_FILES)
-	@$(LINT_BIN)/ruff check --quiet --select I --fix $(PYTHON_FOLDERS)
-	@$(LINT_BIN)/ruff format $(PYTHON_FOLDERS)
+	@"$(LINT_BIN)/ruff" check --quiet --select I --fix $(PYTHON_FOLDERS)
+	@"$(LINT_BIN)/ruff" format $(PYTHON_FOLDERS)
 
 clean: ## remove what was built (the cache with LibTorch stays)
 	rm -rf bin build dist

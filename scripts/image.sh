@@ -15,11 +15,12 @@ case "$ENGINE" in
   podman) exec podman build --format docker --file "$root/$dockerfile" --tag "$name" "$root" ;;
 esac
 
-while read -r base; do
+mapfile -t bases < <(sed -n 's/^FROM \([^ ]*\).*/\1/p' "$root/$dockerfile")
+for base in "${bases[@]}"; do
   if ! "${engine[@]}" inspect --type image "$base" >/dev/null 2>&1 && ! "${engine[@]}" pull "$base"; then
     "$root/scripts/image_base.sh" "$base"
   fi
-done < <(sed -n 's/^FROM \([^ ]*\).*/\1/p' "$root/$dockerfile")
+done
 
 certificates=$(copy_certificates)
 trap 'rm -rf "$certificates"' EXIT

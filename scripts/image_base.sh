@@ -22,7 +22,7 @@ cleanup() {
 
 container="" work=$(mktemp -d) certificates=$(copy_certificates)
 trap cleanup EXIT
-echo "image: making $base from Debian's packages, since no registry answers" >&2
+echo "image: making $base from Debian's packages, since it could not be pulled" >&2
 case "$base" in
   debian:*-slim)
     suite=${tag%-slim}

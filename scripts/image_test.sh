@@ -8,7 +8,7 @@
 set -euo pipefail
 # shellcheck source=scripts/image_engine.sh
 . "$(dirname "$0")/image_engine.sh"
-"$root/scripts/setup.sh" curl=curl
+command -v curl >/dev/null 2>&1 || "$root/scripts/setup.sh" curl=curl
 name=$1 max_bytes=${2:-}
 user=65532:65532
 patience=120 # seconds until the server is ready; busy machines load slowly

@@ -32,7 +32,7 @@ def start(
 ) -> BaseProcess:
     """Call a function in a new process, with its result as the exit status.
 
-    stdout and stderr are files or pipes; environment is added to that of the process.
+    stdout and stderr are files, pipes or terminals; environment is added to that of the process.
     """
     process = _SERVER.Process(
         target=_call,
@@ -81,7 +81,7 @@ def _call(
     environment: Mapping[str, str],
 ) -> None:
     for path, stream in ((stdout, 1), (stderr, 2)):
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOCTTY)
         os.dup2(file, stream)
         os.close(file)
     os.chdir(cwd)

@@ -1,13 +1,12 @@
-import contextlib
 import csv
 import dataclasses
 import functools
+import multiprocessing.connection
 import os
 import re
 import signal
-import subprocess
-import sys
 import termios
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -516,17 +515,16 @@ def test_progress_is_lines_without_a_terminal(capsys):
 def test_progress_is_a_bar_on_a_terminal(folders, tmp_path):
     terminal, inside = os.openpty()
     termios.tcsetwinsize(inside, (24, 120))
-    command = [sys.executable, "-m", "torchherd_tools", "train", str(tmp_path), *FLAGS]
-    command += ["--log-every", "10"]
     a, b = map(str, folders)
-    process = subprocess.Popen([*command, "--a", a, "--b", b], stdout=inside)
-    os.close(inside)
+    arguments = [str(tmp_path), "--a", a, "--b", b, *FLAGS, "--log-every", "10"]
+    process = testing.start(train.main, arguments, stdout=Path(os.ttyname(inside)))
     shown = b""
-    # The last read fails, since the other side of the terminal is closed.
-    with contextlib.suppress(OSError):
-        while part := os.read(terminal, 4096):
-            shown += part
+    while terminal in (ready := multiprocessing.connection.wait([terminal, process.sentinel])):
+        shown += os.read(terminal, 4096)
+    assert ready == [process.sentinel]
+    process.join()
     os.close(terminal)
-    assert process.wait(timeout=60) == 0
+    os.close(inside)
+    assert process.exitcode == 0
     for part in (b"20/20", b"\r", b"cycle"):
         assert part in shown
