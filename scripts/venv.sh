@@ -13,7 +13,7 @@ stamp="$folder/pins.txt" # written last: an environment with a stamp is complete
 
 sources() {
   if [ -d "$packages" ]; then (cd "$packages" && pwd && cat pyproject.toml); else cat "$packages"; fi
-  if [ -n "$base" ]; then grep '^version' "$base/pyvenv.cfg"; fi
+  if [ -n "$base" ]; then echo "$base" && grep '^version' "$base/pyvenv.cfg"; fi
 }
 # Comments don't count: only a changed pin makes an environment of gigabytes out of date.
 current() {
