@@ -54,7 +54,7 @@ func loadOn(t testing.TB, path string, options torch.Options) *torch.Module {
 func packages(t *testing.T) []string {
 	t.Helper()
 	if *packageFiles == "" {
-		t.Skip("no packages for CUDA; make them with models/export.py --format pt2 --device cuda and pass them with -packages")
+		t.Skip("no packages for CUDA; make them with torchherd_tools export --format pt2 --device cuda and pass them with -packages")
 	}
 	return strings.Split(*packageFiles, ",")
 }
@@ -400,7 +400,7 @@ func TestSecondCUDADevice(t *testing.T) {
 }
 
 // This measures the forward alone, of the models in -model and -packages. As in the server, batches are copied to the
-// device, run and copied back at the same time. bench/gpu.py parses the output.
+// device, run and copied back at the same time. torchherd_tools gpu parses the output.
 func BenchmarkCUDAForward(b *testing.B) {
 	device := cuda(b, "cuda:0")
 	files := []string{*modelFile}

@@ -108,7 +108,7 @@ func (f *File) Size() int64 {
 // Load loads the model onto a device. Each call returns another module.
 //
 // A package is machine code: load only packages from a trusted source. The same holds for TorchScript. If a package has
-// a record extra/torchherd.json (models/export.py writes it), each input is checked against it; otherwise the package
+// a record extra/torchherd.json (torchherd_tools export writes it), each input is checked against it; otherwise the package
 // checks its inputs itself.
 //
 // Errors: ErrNotAModule; ErrDevice, also for a package that was compiled for another device; ErrOutOfMemory;

@@ -221,11 +221,11 @@ type limits struct {
 	Batch [2]int64 `json:"batch"` // the smallest and the largest number of items
 }
 
-// statement is the record that models/export.py writes into a package. It is zero for a package without the record.
+// statement is the record that torchherd_tools export writes into a package. It is zero for a package without the record.
 type statement struct {
 	limits
 	Precision string `json:"precision"`
-	MadeBy    string `json:"made_by"` // such as "torchherd models/export.py, PyTorch 2.15.0"
+	MadeBy    string `json:"made_by"` // such as "torchherd_tools export, PyTorch 2.15.0"
 }
 
 func (a archive) statement() (statement, error) {

@@ -127,12 +127,12 @@ func TestPackageOfAnotherPyTorch(t *testing.T) {
 	version := strings.Split(torch.Version(), ".")
 	this := version[0] + "." + version[1]
 	for madeBy, want := range map[string]string{
-		"torchherd models/export.py, PyTorch " + this + ".99":      "",
-		"torchherd models/export.py, PyTorch " + this + ".0+cu130": "",
-		"somebody":     "",
-		"PyTorch main": "",
-		"torchherd models/export.py, PyTorch 1.13.1":          "made by PyTorch 1.13, and this is LibTorch " + this + ": export it again with PyTorch " + this,
-		"torchherd models/export.py, PyTorch " + this + "9.0": "made by PyTorch " + this + "9,",
+		"torchherd_tools export, PyTorch " + this + ".99":      "",
+		"torchherd_tools export, PyTorch " + this + ".0+cu130": "",
+		"somebody":                               "",
+		"PyTorch main":                           "",
+		"torchherd_tools export, PyTorch 1.13.1": "made by PyTorch 1.13, and this is LibTorch " + this + ": export it again with PyTorch " + this,
+		"torchherd_tools export, PyTorch " + this + "9.0": "made by PyTorch " + this + "9,",
 	} {
 		path := changed(t, func(records map[string][]byte) {
 			const record = "archive/extra/torchherd.json"

@@ -1,5 +1,5 @@
 // Package goldens reads the images, modules and expected outputs in testdata/ for tests. They are made by
-// models/goldens.py and models/fixtures.py with Pillow, torchvision and PyTorch.
+// torchherd_tools goldens and fixtures (tools/) with Pillow, torchvision and PyTorch.
 package goldens
 
 import (
@@ -124,7 +124,7 @@ func RGB(t testing.TB, name string) []byte {
 	return pixels
 }
 
-// Noise returns count bytes of the generator that models/goldens.py uses.
+// Noise returns count bytes of the generator that torchherd_tools goldens uses.
 func Noise(seed uint32, count int) []byte {
 	noise := make([]byte, count)
 	for i := range noise {
