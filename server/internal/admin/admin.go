@@ -1,5 +1,5 @@
-// Package admin is the HTTP interface for operators: what is served, how to change it, and metrics. It authenticates
-// nobody, so its address must not be reachable by everybody.
+// Package admin is the HTTP interface for operators: what is served, how to change it, and metrics. It has no
+// authentication, so its address must not be public.
 package admin
 
 import (

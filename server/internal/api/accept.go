@@ -9,9 +9,9 @@ import (
 	"github.com/torchherd/torchherd/server/internal/settings"
 )
 
-// responseFormat returns the format that a client asks for: by ?format=, or else by Accept, or else the model's default.
-// Among formats that the client accepts equally, the model's default comes first, then JPEG, then PNG. A client that
-// accepts none of them gets the model's default all the same, since clients of the Sanic demo never said what they accept.
+// responseFormat returns the format of the response: that of ?format=, or else the best in Accept, or else the model's
+// default. Among formats that the client accepts equally, the model's default comes first, then JPEG, then PNG. A client
+// that accepts none of them gets the model's default, because clients of the Sanic demo may send any Accept header.
 func responseFormat(request *http.Request, modelDefault settings.Format) (settings.Format, error) {
 	if request.URL.RawQuery != "" { // parsing an empty one allocates as well
 		if name := request.URL.Query().Get("format"); name != "" {

@@ -15,8 +15,8 @@ func TestInBackgroundReturnsTheError(t *testing.T) {
 	}
 }
 
-// On an idle machine, Throttle.Do leaves unused at least what a piece of work asks for; without cores it doesn't wait,
-// and an error returns at once.
+// On an idle machine, Throttle.Do leaves at least idlePerWork times the work's processor time unused. Without cores it
+// doesn't wait, and an error is returned at once.
 func TestThrottleLeavesTimeUnused(t *testing.T) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()

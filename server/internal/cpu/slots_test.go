@@ -37,7 +37,7 @@ func (c *client) run(ctx context.Context, wg *sync.WaitGroup, mu *sync.Mutex) {
 	}
 }
 
-// Under overload each queue gets the share of the slots' time that its weight asks for, however long it holds a slot.
+// Under overload each queue gets the share of the slots' time that corresponds to its weight, however long it holds a slot.
 func TestSlotsShareTimeByWeight(t *testing.T) {
 	for _, count := range []int{1, 3} {
 		synctest.Test(t, func(t *testing.T) {

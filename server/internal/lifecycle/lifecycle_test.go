@@ -135,7 +135,7 @@ func TestTakeoverHasNoGap(t *testing.T) {
 	})
 }
 
-// A file with the same number that was replaced takes over likewise.
+// A version whose file was replaced takes over from its earlier self.
 func TestTakeoverOfTheSameNumber(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, src, f := newModel(t, nil, file(1, "a"))

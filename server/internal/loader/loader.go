@@ -66,7 +66,7 @@ type Loaded struct {
 type Description struct {
 	servable.Info
 	WarmUp  WarmUp
-	Timings []Timing // of the first instance, if Shared.TimedRuns asks for them and the warm-up succeeded
+	Timings []Timing // of the first instance; empty if Shared.TimedRuns is 0 or the warm-up failed
 }
 
 // WarmUp is how the warm-up went.
@@ -144,8 +144,8 @@ func (l *Loader) check(version repository.Version, beside string) error {
 	return err
 }
 
-// ConfiguredWeight returns the weight that the newest version asks for, or the default where that can't be read, so that
-// Shares can be set before any model is loaded. Load reports what is wrong.
+// ConfiguredWeight returns the weight in the newest version's settings, so that Shares can be set before any model is
+// loaded. If the settings can't be read it returns the default, and Load reports the error.
 func (l *Loader) ConfiguredWeight() int {
 	file, beside, err := l.openNewest()
 	if err != nil {

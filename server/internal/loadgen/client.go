@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// An outcome tells a client how to go on after a request.
+// An outcome is how a client continues after a request.
 type outcome int
 
 const (

@@ -119,7 +119,7 @@ func (s *Servable) Run(instance int, items []imagecodec.Image) ([]imagecodec.Ima
 // batch. It returns the first error.
 func (s *Servable) OnEachRunner(f func(instance int) error) error { return s.batcher.OnEachRunner(f) }
 
-// Options are what a request asks for.
+// Options are the parameters of one request.
 type Options struct {
 	// Length is the size of the body in bytes as the client announced it; -1: unknown. It only sizes the buffer.
 	Length int64
@@ -215,7 +215,7 @@ func (s *Servable) receive(ctx context.Context, body io.Reader, o Options, stage
 	return input, err
 }
 
-// DefaultFormat is the format of responses whose request asks for none.
+// DefaultFormat is the default response format.
 func (s *Servable) DefaultFormat() settings.Format { return s.config.Settings.Format }
 
 // Info describes a model.
