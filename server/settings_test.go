@@ -180,9 +180,9 @@ func (p *process) nices() []int {
 // saturated model at a time, not for one of each of its clients.
 func TestABusyModelDoesntStarveAnother(t *testing.T) {
 	// Not in parallel: the shares of the two models are measured in a process that has the machine to itself.
-	const clients, rounds = 48, 30
+	const clients, rounds = 128, 30
 	folder := newModelFolder(t, map[string]string{"1/model.pt": "identity.pt"})
-	s := startProcess(t, module("negate.pt"), folder, "--max-queue-size", "64")
+	s := startProcess(t, module("negate.pt"), folder, "--max-queue-size", "160")
 	photo := photograph(t, "jpeg-large.jpg")
 	want := expectVersion(t, s.put(photo), 1)
 	busy := s.load(clients, photo, func(int) []byte { return want })
