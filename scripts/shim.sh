@@ -14,7 +14,7 @@ mkdir -p "$build"
 "$here/libs.sh" link "$libtorch" "$libraries"
 log="$build/build.log"
 if ! { cmake -S "$here/.." -B "$build" -DLIBTORCH="$libtorch" -DCMAKE_LIBRARY_OUTPUT_DIRECTORY="$libraries" "$@" &&
-  cmake --build "$build" --parallel; } >"$log" 2>&1; then
+  cmake --build "$build" --parallel "$(getconf _NPROCESSORS_ONLN)"; } >"$log" 2>&1; then
   cat "$log" >&2
   echo "shim: build failed; the output above is in $log" >&2
   exit 1
