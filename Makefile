@@ -13,9 +13,10 @@ GOLANGCI_LINT := $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lin
 # Python's packages are in virtual environments in the user's cache, which all checkouts share. Those in build/ add the
 # checkout's own tools/.
 CACHE := $(or $(TORCHHERD_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/torchherd)
-ifeq ($(HOME),) # Go's caches are in HOME; without one they lie in the same cache
+ifeq ($(HOME),) # these caches are in HOME; without one they are in the same cache as LibTorch
 export GOCACHE ?= $(CACHE)/go-build
 export GOPATH ?= $(CACHE)/go
+export GOLANGCI_LINT_CACHE ?= $(CACHE)/golangci-lint
 endif
 LINT_BIN := $(CACHE)/lint/bin
 PYTHON := build/python/bin/python
