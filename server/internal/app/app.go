@@ -176,7 +176,7 @@ func (a *App) start(ctx context.Context) error {
 	if err := a.startAdmin(ctx); err != nil {
 		return err
 	}
-	if err := a.startWatching(); err != nil {
+	if err := a.startWatching(); err != nil { //nolint:contextcheck // loads have the model's context, which Close ends
 		return err
 	}
 	return a.loadModels(ctx)
@@ -221,7 +221,7 @@ func (a *App) startWatching() error {
 // loadModels loads the models, one after the other.
 func (a *App) loadModels(ctx context.Context) error {
 	done := make(chan error, 1)
-	go func() {
+	go func() { //nolint:contextcheck // loads have the model's context, which Close ends
 		for i, model := range a.models {
 			// An error beside a ready version is a newer version's. It has been logged.
 			if err := model.Reload(); !model.Ready() {
