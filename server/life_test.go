@@ -181,9 +181,9 @@ func TestBadModelsAreReportedBeforeListening(t *testing.T) {
 	for _, test := range []struct{ model, text string }{
 		{module("missing.pt"), "no such file"},
 		{t.TempDir(), "no versions found"},
-		{photographPath("jpeg-420.jpg"), "not a model"},
-		{module("garbage.pt"), "not a model"},
-		{module("truncated.pt"), "not a model"},
+		{photographPath("jpeg-420.jpg"), "not a module"},
+		{module("garbage.pt"), "not a module"},
+		{module("truncated.pt"), "not a module"},
 		{module("checkpoint.pth"), "export it"},
 		{invalidSettings, `unknown setting "qualty"`},
 	} {

@@ -85,13 +85,13 @@ func writeRecord(file *zip.File, path string, mode fs.FileMode) error {
 	return errors.Join(err, out.Close())
 }
 
-// problem says why the archive of a file of this size can't be a model's; empty: it can.
+// problem returns why a file of this size with this archive can't be a model, or "" if it can.
 func (a archive) problem(size int64) string {
 	switch {
 	case size == 0:
 		return "the file is empty"
 	case len(a.zip.File) == 0:
-		return "not a model: neither TorchScript (torch.jit.save) nor an AOTInductor package"
+		return "neither TorchScript (torch.jit.save) nor an AOTInductor package"
 	case len(a.packageFiles()) > 0:
 		return ""
 	}
@@ -100,5 +100,5 @@ func (a archive) problem(size int64) string {
 			return ""
 		}
 	}
-	return "not a model but a checkpoint (torch.save) or another archive; export it as TorchScript"
+	return "a checkpoint (torch.save) or another archive; export it as TorchScript"
 }
