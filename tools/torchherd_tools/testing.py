@@ -6,7 +6,6 @@ first process, and exits with the tests.
 
 import multiprocessing
 import os
-import runpy
 import subprocess
 import sys
 import tempfile
@@ -62,14 +61,22 @@ def run(
         )
 
 
-def run_script(path: Path, **options: object) -> subprocess.CompletedProcess[str]:
-    """Run a Python file in a new process, like `python FILE`."""
-    return run(_script, path, **options)
+def run_script(
+    path: Path, *, cwd: Path | None = None, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a Python file as a user does, by `python FILE`, and return its status and output.
 
-
-def _script(path: Path) -> None:
-    sys.path.insert(0, str(path.parent))
-    runpy.run_path(str(path), run_name="__main__")
+    The fork server can't do that: a script may import its neighbours.
+    """
+    return subprocess.run(
+        [sys.executable, path],
+        cwd=cwd,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | dict(environment or {}),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
 
 
 def _call(
