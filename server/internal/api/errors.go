@@ -4,13 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
+	"strconv"
+	"time"
 
 	"github.com/labstack/echo/v4"
 
 	"github.com/torchherd/torchherd/server/internal/batch"
 	"github.com/torchherd/torchherd/server/internal/imagecodec"
 	"github.com/torchherd/torchherd/server/internal/lifecycle"
+	"github.com/torchherd/torchherd/server/internal/memory"
 	"github.com/torchherd/torchherd/server/internal/servable"
 )
 
@@ -19,6 +23,8 @@ type failure struct {
 	status int
 	sanic  int    // the Sanic demo's status for it; 0: the same
 	text   string // for the client
+	// retryAfter is when the client may try again; 0: it says nothing about that.
+	retryAfter time.Duration
 }
 
 func (f *failure) Error() string { return f.text }
@@ -29,10 +35,10 @@ const statusClientClosed = 499
 
 // The failures of this package. "I'm too busy" and "Too large" are the demo's own texts.
 var (
-	errBusy         = &failure{status: http.StatusServiceUnavailable, text: "I'm too busy"}
+	errReceiving    = &failure{status: http.StatusServiceUnavailable, text: "I'm too busy", retryAfter: time.Second}
 	errTooLarge     = &failure{status: http.StatusRequestEntityTooLarge, sanic: http.StatusInternalServerError, text: "Too large"}
 	errDraining     = &failure{status: http.StatusServiceUnavailable, text: "the server is shutting down: send the image to another one"}
-	errNotReady     = &failure{status: http.StatusServiceUnavailable, text: "the model isn't ready: try again soon"}
+	errNotReady     = &failure{status: http.StatusServiceUnavailable, text: "the model isn't ready: try again soon", retryAfter: time.Second}
 	errDeadline     = &failure{status: http.StatusGatewayTimeout, text: "the request's deadline passed before its image was ready"}
 	errClientClosed = &failure{status: statusClientClosed, text: "the client closed the connection"}
 	errBadTimeout   = &failure{status: http.StatusBadRequest, text: "X-Request-Timeout must be seconds or a duration above 0, such as 2.5 or 500ms"}
@@ -43,6 +49,15 @@ var (
 	errNotFound     = &failure{status: http.StatusNotFound, text: "not found: send an image to /image by curl -T photo.jpg"}
 	errMethod       = &failure{status: http.StatusMethodNotAllowed, text: "send an image by PUT or POST: curl -T photo.jpg"}
 )
+
+// busy is the response to an image for which there is no place. The text is the demo's.
+func busy(err *batch.BusyError) *failure {
+	text := "I'm too busy"
+	if errors.Is(err, batch.ErrLate) {
+		text = "I'm too busy: the image would wait longer than the request's time limit"
+	}
+	return &failure{status: http.StatusServiceUnavailable, text: text, retryAfter: max(err.Drain, time.Second)}
+}
 
 // versionNotServed is the response to a path with a version that isn't ready.
 func versionNotServed(version string, model *lifecycle.Model) *failure {
@@ -64,6 +79,8 @@ func explain(err error) (response *failure, cause error) {
 		own       *failure
 		ofModel   *servable.ModelError
 		unusable  *imagecodec.Error
+		full      *batch.BusyError
+		tooLarge  *memory.TooLargeError
 		httpError *echo.HTTPError
 	)
 	switch {
@@ -73,8 +90,15 @@ func explain(err error) (response *failure, cause error) {
 		return errModelFailed, ofModel.Cause
 	case errors.As(err, &unusable):
 		return &failure{status: imageStatuses[unusable.Reason], sanic: http.StatusInternalServerError, text: unusable.Text}, nil
-	case errors.Is(err, batch.ErrFull):
-		return errBusy, nil
+	case errors.As(err, &full):
+		return busy(full), nil
+	case errors.Is(err, servable.ErrReceiving):
+		return errReceiving, nil
+	case errors.As(err, &tooLarge):
+		return &failure{
+			status: http.StatusRequestEntityTooLarge, sanic: http.StatusInternalServerError,
+			text: fmt.Sprintf("decoding the image takes %d MiB of memory, and --max-decode-memory is %d MiB", tooLarge.Need>>20, tooLarge.Size>>20),
+		}, nil
 	case errors.Is(err, batch.ErrClosed):
 		return errDraining, nil
 	case errors.Is(err, context.Canceled):
@@ -106,9 +130,10 @@ func (s *Server) respondError(err error, c echo.Context) {
 		status = response.sanic
 	}
 	header := c.Response().Header()
+	if response.retryAfter > 0 {
+		header.Set("Retry-After", strconv.Itoa(int(math.Ceil(response.retryAfter.Seconds()))))
+	}
 	switch response {
-	case errBusy, errNotReady:
-		header.Set("Retry-After", "1")
 	case errDraining, errTooLarge: // after errTooLarge the rest of the body isn't read
 		header.Set("Connection", "close")
 	case errMethod:

@@ -3,6 +3,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,6 +21,7 @@ import (
 	"github.com/torchherd/torchherd/server/internal/cpu"
 	"github.com/torchherd/torchherd/server/internal/lifecycle"
 	"github.com/torchherd/torchherd/server/internal/loader"
+	"github.com/torchherd/torchherd/server/internal/memory"
 	"github.com/torchherd/torchherd/server/internal/readiness"
 	"github.com/torchherd/torchherd/server/internal/repository"
 	"github.com/torchherd/torchherd/server/internal/settings"
@@ -33,9 +35,12 @@ type Options struct {
 	Listen      string // host:port of the images; port 0: a free one
 	AdminListen string // host:port of the administration; empty: none
 
-	MaxUpload      int64         // bytes of a request's body
-	MaxPixels      int64         // of an image as sent
-	RequestTimeout time.Duration // 0: no limit
+	MaxUpload int64 // bytes of a request's body
+	MaxPixels int64 // of an image as sent
+	// Bytes of the bodies that are being received, and of the memory of decodes, of all requests together. 0: a part of
+	// what the process may use.
+	MaxReceiveMemory, MaxDecodeMemory int64
+	RequestTimeout                    time.Duration // 0: no limit
 	// Sanic answers as the Sanic demo does: its statuses, its fixed wait, no EXIF orientation, no palette images.
 	Sanic bool
 
@@ -65,6 +70,7 @@ type App struct {
 	failed  chan error // capacity 1: why the main listener ended
 
 	main, admin *http.Server
+	trimmer     *memory.Trimmer
 	addr        string
 	adminAddr   string
 
@@ -77,12 +83,16 @@ type App struct {
 //
 // Errors: a model that isn't there, a file that can't be a model, wrong settings, two models with one name.
 func New(o Options) (*App, error) {
-	a := &App{options: o, failed: make(chan error, 1)}
+	a := &App{options: o, failed: make(chan error, 1), trimmer: memory.NewTrimmer()}
 	if !o.CPUOnly {
 		loader.ProbeCUDA()
 	}
+	limit := memory.Limit()
 	shared := &loader.Shared{
-		Slots: cpu.NewSlots(cpu.SlotCount(o.Cores)), Cores: o.Cores, Shares: cpu.NewShares(),
+		Received: memory.NewBudget(cmp.Or(o.MaxReceiveMemory, limit/receiveShare)),
+		Decoding: memory.NewBudget(cmp.Or(o.MaxDecodeMemory, limit/decodeShare)),
+		Trimmer:  a.trimmer,
+		Slots:    cpu.NewSlots(cpu.SlotCount(o.Cores)), Cores: o.Cores, Shares: cpu.NewShares(),
 		MaxPixels: o.MaxPixels, RefusePalette: o.Sanic, PackageFolder: o.PackageFolder, MaxMemory: o.MaxModelMemory,
 		Override: a.override, Log: o.Log,
 	}
@@ -94,6 +104,13 @@ func New(o Options) (*App, error) {
 	a.handler = api.New(api.Config{MaxUpload: o.MaxUpload, RequestTimeout: o.RequestTimeout, Sanic: o.Sanic}, models, o.Log)
 	return a, nil
 }
+
+// These parts of the memory that the process may use are for bodies that are being received, and for decodes. The rest is
+// for models, forward passes and results.
+const (
+	receiveShare = 8
+	decodeShare  = 4
+)
 
 // override changes a model's settings last: by the options, and then for the demo's sake.
 func (a *App) override(to *settings.Settings) {
@@ -159,6 +176,9 @@ func (a *App) start(ctx context.Context) error {
 	o := &a.options
 	// The models close last: the requests of the connections must have ended by then.
 	a.onCleanUp(a.models.Close)
+	trimming, stopTrimming := context.WithCancel(context.WithoutCancel(ctx))
+	a.onCleanUp(stopTrimming)
+	go a.trimmer.Run(trimming)
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", o.Listen)
 	if err != nil {
 		return fmt.Errorf("%w; choose another address by --listen", err)

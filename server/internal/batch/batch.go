@@ -6,11 +6,16 @@
 //     accepted, and results[i] goes to the item that was items[i].
 //   - Replies: every Submit returns exactly once, with the item's result or with an error.
 //   - Waiting: a full batch (MaxBatchSize items) is due at once. An incomplete batch is due when its oldest item has
-//     waited for MaxWait, however many items follow that one. Without FixedWait it is also due when no Arrival is
-//     pending. An Arrival is pending until it submits, leaves or is MaxWait old.
+//     waited for MaxWait, however many items follow that one. Without FixedWait it is due earlier, as soon as no Arrival
+//     is expected by then. Expect says when an Arrival is expected, and until when that holds. One that never called
+//     Expect, that is late, has submitted or has left isn't expected.
 //   - Launching: a free runner launches the due batch with the oldest item, so no shape starves.
-//   - Refusal: Submit on a full queue returns ErrFull without blocking. Only waiting items count; the items of a running
-//     batch have left the queue.
+//   - Places: at most MaxQueueSize items have a place in the queue. An item gets its place by Admit, before it is
+//     prepared, or else by Submit, and gives it back when its batch starts, when it is cancelled, or by Leave. So the work
+//     of preparing an item isn't lost to a full queue.
+//   - Refusal: Admit and Submit never block for a place. On a full queue they return a *BusyError of ErrFull. Admit also
+//     refuses an item whose predicted result would come after its context's deadline, with a *BusyError of ErrLate. It
+//     never does so while no other item has a place.
 //   - Cancellation: an item whose context is done never enters a batch. Its Submit returns the context's cause at once,
 //     and its place in the queue is free. If its batch is already running, Submit returns the cause at once as well, and
 //     the result is dropped.
@@ -31,7 +36,6 @@
 package batch
 
 import (
-	"container/list"
 	"context"
 	"errors"
 	"fmt"
@@ -42,20 +46,34 @@ import (
 	"time"
 )
 
-// ErrFull is returned by Submit while MaxQueueSize items are waiting. A later call may succeed.
+// ErrFull is the reason of a refusal while MaxQueueSize items have a place in the queue.
 var ErrFull = errors.New("batch: the queue is full")
 
-// ErrClosed is returned by Submit after Close.
+// ErrLate is the reason of a refusal if the item's result would come after its deadline.
+var ErrLate = errors.New("batch: the queue is longer than the item's deadline allows")
+
+// A BusyError is the refusal of an item that may be accepted later.
+type BusyError struct {
+	Reason error // ErrFull or ErrLate
+	// Drain is how long the queue would take to drain at the present rate; 0: unknown.
+	Drain time.Duration
+}
+
+func (e *BusyError) Error() string { return e.Reason.Error() }
+
+func (e *BusyError) Unwrap() error { return e.Reason }
+
+// ErrClosed is returned by Admit and Submit after Close.
 var ErrClosed = errors.New("batch: closed")
 
 // Config configures a Batcher. T is the type of an item, R of its result, K of a shape.
 type Config[K comparable, T, R any] struct {
 	MaxBatchSize int           // maximum number of items in a batch; 1 or more
-	MaxQueueSize int           // maximum number of waiting items; 1 or more
+	MaxQueueSize int           // maximum number of items with a place in the queue; 1 or more
 	MaxWait      time.Duration // maximum batching delay of an item; 0: none
 
 	// FixedWait makes every incomplete batch wait the full MaxWait, as the Sanic demo does; otherwise a batch waits only
-	// while another request is being received or decoded, that is, while an Arrival is pending.
+	// for Arrivals that are expected within MaxWait.
 	FixedWait bool
 
 	// Runners is the number of batches that run at the same time; 1 or more.
@@ -112,10 +130,14 @@ type Batcher[K comparable, T, R any] struct {
 	mu sync.Mutex
 	// INVARIANT: a bucket in the map is not empty; its items are waiting, and sorted by number.
 	buckets map[K][]*item[T, R]
-	// INVARIANT: the sum of the buckets' lengths, at most MaxQueueSize.
+	// INVARIANT: the sum of the buckets' lengths.
 	waiting int
-	// arrivals holds the Arrivals that have neither submitted nor left, oldest first.
-	arrivals list.List
+	// INVARIANT: waiting plus the number of admitted Arrivals, at most MaxQueueSize.
+	places int
+	// The Arrivals with an expectation, in no order. Late ones may still be in it.
+	expected []*Arrival[K, T, R]
+	running  int // batches that were launched and haven't ended
+	drain    drain
 	accepted uint64 // number of items accepted so far
 	flushing bool   // set by StopWaiting: every batch is due at once
 	closed   bool
@@ -162,14 +184,6 @@ func New[K comparable, T, R any](config Config[K, T, R]) (*Batcher[K, T, R], err
 	return b, nil
 }
 
-// Full reports whether the queue is full at this moment. A caller can use it to skip the preparation of an item that
-// Submit would most likely refuse.
-func (b *Batcher[K, T, R]) Full() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.waiting >= b.config.MaxQueueSize
-}
-
 // StopWaiting makes every batch due at once, now and later. Items are still accepted: a server that shuts down calls it
 // when requests that are being received or decoded are the last ones.
 func (b *Batcher[K, T, R]) StopWaiting() {
@@ -189,47 +203,126 @@ func (b *Batcher[K, T, R]) Close() {
 	b.ended.Wait()
 }
 
-// An Arrival announces an item that is being received or decoded. It must not be used by two goroutines at the same time.
-type Arrival[K comparable, T, R any] struct {
-	batcher *Batcher[K, T, R]
-	at      time.Time
-	element *list.Element // in batcher.arrivals; nil after Submit or Leave; guarded by batcher.mu
-}
-
-// Arrive announces an item, so that incomplete batches wait for it. The caller must call Submit or Leave.
-func (b *Batcher[K, T, R]) Arrive() *Arrival[K, T, R] {
-	a := &Arrival[K, T, R]{batcher: b, at: time.Now()}
+// Admissible returns the error with which Admit would refuse an item at this moment, or nil. It lets a caller refuse an
+// item before receiving it.
+func (b *Batcher[K, T, R]) Admissible(ctx context.Context) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	a.element = b.arrivals.PushBack(a.at)
-	return a
+	return b.refusalLocked(ctx)
 }
 
-// endLocked removes the arrival from the list and reports whether it was there.
-func (a *Arrival[K, T, R]) endLocked() bool {
-	if a.element == nil {
+// refusalLocked returns why an item can't have a place; nil: it can.
+func (b *Batcher[K, T, R]) refusalLocked(ctx context.Context) error {
+	switch deadline, limited := ctx.Deadline(); {
+	case b.closed:
+		return ErrClosed
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case b.places >= b.config.MaxQueueSize:
+		return &BusyError{ErrFull, b.drain.of(b.places)}
+	case limited && b.places > 0 && b.drain.of(b.places)+b.drain.run > time.Until(deadline):
+		return &BusyError{ErrLate, b.drain.of(b.places)}
+	}
+	return nil
+}
+
+// An Arrival is an item that is being received or prepared. It must not be used by two goroutines at the same time.
+type Arrival[K comparable, T, R any] struct {
+	batcher *Batcher[K, T, R]
+	// The fields below are guarded by batcher.mu.
+	admitted bool
+	at       time.Time // when the item is expected; zero: it isn't in batcher.expected
+	until    time.Time // until when that holds; not after at
+	index    int       // in batcher.expected
+}
+
+// Arrive announces an item. The caller must call Submit or Leave.
+func (b *Batcher[K, T, R]) Arrive() *Arrival[K, T, R] { return &Arrival[K, T, R]{batcher: b} }
+
+// Expect says when the item is expected to be submitted, and until when that holds unless Expect is called again. An
+// incomplete batch waits for the item if its oldest item may wait that long, but not after until.
+func (a *Arrival[K, T, R]) Expect(at, until time.Time) {
+	b := a.batcher
+	if b.config.FixedWait || b.config.MaxBatchSize == 1 {
+		return // no batch waits for it
+	}
+	if at.Before(until) {
+		until = at
+	}
+	b.mu.Lock()
+	// A batch may wait for what isn't expected in time any more. An expectation that only holds longer needs no signal: the
+	// runner looks again when the one before has ended.
+	wake := b.waiting > 0 && !a.at.IsZero() && (at.After(a.at) || until.Before(a.until))
+	if a.at.IsZero() {
+		a.index = len(b.expected)
+		b.expected = append(b.expected, a)
+	}
+	a.at, a.until = at, until
+	b.mu.Unlock()
+	if wake {
+		b.signal()
+	}
+}
+
+// forgetLocked ends the expectation and reports whether there was one.
+func (a *Arrival[K, T, R]) forgetLocked() bool {
+	if a.at.IsZero() {
 		return false
 	}
-	a.batcher.arrivals.Remove(a.element)
-	a.element = nil
+	b := a.batcher
+	last := len(b.expected) - 1
+	b.expected[a.index] = b.expected[last]
+	b.expected[a.index].index = a.index
+	b.expected[last] = nil
+	b.expected = b.expected[:last]
+	a.at = time.Time{}
 	return true
 }
 
-// Leave withdraws the announcement. After Submit or an earlier Leave it does nothing.
+// Admit gives the item its place in the queue. Errors: *BusyError, ErrClosed, or the context's cause.
+func (a *Arrival[K, T, R]) Admit(ctx context.Context) error {
+	b := a.batcher
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if a.admitted {
+		return nil
+	}
+	if err := b.refusalLocked(ctx); err != nil {
+		return err
+	}
+	a.admitted = true
+	b.takePlaceLocked()
+	return nil
+}
+
+// takePlaceLocked counts a place, which is free.
+func (b *Batcher[K, T, R]) takePlaceLocked() {
+	if b.places == 0 {
+		b.drain.begin(b.running >= b.config.Runners)
+	}
+	b.places++
+}
+
+// Leave withdraws the announcement and gives back the place. After Submit or an earlier Leave it does nothing.
 func (a *Arrival[K, T, R]) Leave() {
-	a.batcher.mu.Lock()
-	left := a.endLocked()
-	a.batcher.mu.Unlock()
-	if left {
-		a.batcher.signal() // a batch may have been waiting for it
+	b := a.batcher
+	b.mu.Lock()
+	wake := a.forgetLocked() && b.waiting > 0 // a batch may have been waiting for it
+	if a.admitted {
+		a.admitted = false
+		b.places--
+	}
+	b.mu.Unlock()
+	if wake {
+		b.signal()
 	}
 }
 
 // Submit queues the item and waits for its result. The announcement ends in the same step, so a batch that waited for the
 // item isn't launched without it.
 //
-// Errors: ErrFull, ErrClosed, the context's cause, or a *RunError. After an error a running batch may still use the item,
-// so its memory must not be reused.
+// Errors: *BusyError, unless the item was admitted; ErrClosed; the context's cause; or a *RunError. After an error a
+// running batch may still use the item, so its memory must not be reused.
 func (a *Arrival[K, T, R]) Submit(ctx context.Context, value T) (Reply[R], error) {
 	b := a.batcher
 	it := &item[T, R]{ctx: ctx, value: value, done: make(chan outcome[R], 1)}
@@ -252,15 +345,20 @@ func (a *Arrival[K, T, R]) enqueue(it *item[T, R]) error {
 	shape := b.config.Shape(it.value)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	a.endLocked()
+	a.forgetLocked()
+	if a.admitted {
+		a.admitted = false
+		b.places--
+	}
 	switch {
 	case b.closed:
 		return ErrClosed
 	case it.ctx.Err() != nil:
 		return context.Cause(it.ctx)
-	case b.waiting >= b.config.MaxQueueSize:
-		return ErrFull
+	case b.places >= b.config.MaxQueueSize:
+		return &BusyError{ErrFull, b.drain.of(b.places)}
 	}
+	b.takePlaceLocked()
 	it.accepted = time.Now()
 	it.number = b.accepted
 	b.accepted++
@@ -288,6 +386,7 @@ func (b *Batcher[K, T, R]) removeLocked(shape K, at, n int) {
 		it.waiting = false
 	}
 	b.waiting -= n
+	b.places -= n
 	rest := slices.Delete(b.buckets[shape], at, at+n)
 	if len(rest) == 0 {
 		delete(b.buckets, shape)
@@ -414,6 +513,10 @@ func (b *Batcher[K, T, R]) takeLocked(shape K) []*item[T, R] {
 		taken = append(taken, it)
 	}
 	b.removeLocked(shape, 0, seen)
+	if len(taken) > 0 {
+		b.drain.launched(len(taken), len(taken) == b.config.MaxBatchSize, b.places)
+		b.running++
+	}
 	return taken
 }
 
@@ -441,18 +544,15 @@ func (b *Batcher[K, T, R]) dueLocked(bucket []*item[T, R]) time.Time {
 	if len(bucket) >= b.config.MaxBatchSize || b.flushing || b.closed {
 		return oldest
 	}
-	due := oldest.Add(b.config.MaxWait)
+	limit := oldest.Add(b.config.MaxWait)
 	if b.config.FixedWait {
-		return due
+		return limit
 	}
-	// An arrival counts only for MaxWait, so a client that sends a byte a second delays no batch for longer. The newest
-	// one counts longest.
-	newest := b.arrivals.Back()
-	if newest == nil {
-		return oldest
-	}
-	if until := newest.Value.(time.Time).Add(b.config.MaxWait); until.Before(due) {
-		return until
+	due := oldest
+	for _, a := range b.expected {
+		if a.until.After(due) && !a.at.After(limit) {
+			due = a.until
+		}
 	}
 	return due
 }
@@ -473,7 +573,7 @@ func (b *Batcher[K, T, R]) start(runner int, batch []*item[T, R]) *running[T, R]
 	run := &running[T, R]{batch: batch, start: time.Now()}
 	complete, err := recoverPanic(func() (func() ([]R, error), error) { return b.config.Run(runner, values) })
 	if err != nil {
-		run.deliver(nil, err)
+		b.end(run, nil, err)
 		return nil
 	}
 	run.complete = complete
@@ -484,13 +584,18 @@ func (b *Batcher[K, T, R]) start(runner int, batch []*item[T, R]) *running[T, R]
 func (b *Batcher[K, T, R]) completer(started <-chan *running[T, R]) {
 	defer b.ended.Done()
 	for run := range started {
-		run.deliver(recoverPanic(run.complete))
+		results, err := recoverPanic(run.complete)
+		b.end(run, results, err)
 	}
 }
 
-// deliver sends each item its result, or all items the error.
-func (r *running[T, R]) deliver(results []R, err error) {
+// end ends a batch and sends each item its result, or all items the error.
+func (b *Batcher[K, T, R]) end(r *running[T, R], results []R, err error) {
 	took := time.Since(r.start)
+	b.mu.Lock()
+	b.running--
+	b.drain.ran(took)
+	b.mu.Unlock()
 	if err == nil && len(results) != len(r.batch) {
 		err = fmt.Errorf("%d results for %d items", len(results), len(r.batch))
 	}

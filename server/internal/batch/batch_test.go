@@ -49,6 +49,9 @@ func (r *recorder) ids() [][]int {
 	return all
 }
 
+// forever is later than the end of every test.
+var forever = epoch.AddDate(1, 0, 0)
+
 // epoch is the time at which the clock of a synctest bubble starts.
 var epoch = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
 
@@ -165,7 +168,8 @@ func TestAFullBatchIsLaunchedAtOnce(t *testing.T) {
 			c := config(r)
 			c.FixedWait = fixedWait
 			b := start(t, c)
-			pending := b.Arrive() // without FixedWait, a batch waits for it
+			pending := b.Arrive()
+			pending.Expect(time.Now().Add(time.Millisecond), forever) // without FixedWait, a batch waits for it
 			first := submit(b, t.Context(), entry{"s", 1})
 			expectIDs(t, r)
 			second := submit(b, t.Context(), entry{"s", 2})
@@ -270,17 +274,32 @@ func TestALoneItemDoesNotWait(t *testing.T) {
 	})
 }
 
-func TestABatchWaitsForPendingArrivals(t *testing.T) {
-	const young, old = 300 * time.Millisecond, 5 * time.Second
+func TestABatchWaitsForExpectedArrivals(t *testing.T) {
+	type arrival = *batch.Arrival[string, entry, int]
+	holding := func(d, hold time.Duration) func(arrival) {
+		return func(a arrival) { a.Expect(time.Now().Add(d), time.Now().Add(hold)) }
+	}
+	in := func(d time.Duration) func(arrival) { return holding(d, time.Hour) }
+	const ms = time.Millisecond
 	tests := []struct {
-		name string
-		age  time.Duration // of the arrival when the item is submitted
-		then func(*batch.Arrival[string, entry, int])
-		want time.Duration // until Submit returns
+		name  string
+		first func(arrival) // before the item is submitted
+		then  func(arrival) // 200 ms later
+		want  time.Duration // until Submit returns
 	}{
-		{"that leave", young, func(a *batch.Arrival[string, entry, int]) { a.Leave() }, 200 * time.Millisecond},
-		{"that stay", young, nil, 700 * time.Millisecond},
-		{"that are older than MaxWait", old, nil, 0},
+		{"that said nothing", nil, nil, 0},
+		{"until they are late", in(300 * ms), nil, 300 * ms},
+		{"that are late already", in(-1 * ms), nil, 0},
+		{"within MaxWait", in(1000 * ms), nil, 1000 * ms},
+		{"not beyond MaxWait", in(1001 * ms), nil, 0},
+		{"until they leave", in(700 * ms), func(a arrival) { a.Leave() }, 200 * ms},
+		{"longer if they are slow", in(300 * ms), in(250 * ms), 450 * ms},
+		{"less long if they are fast", in(700 * ms), in(50 * ms), 250 * ms},
+		{"until they can't come in time", in(300 * ms), in(time.Hour), 200 * ms},
+		{"while that holds", holding(700*ms, 300*ms), nil, 300 * ms},
+		{"while it still holds", holding(700*ms, 300*ms), holding(500*ms, 300*ms), 500 * ms},
+		{"until it holds no longer", holding(700*ms, 500*ms), holding(500*ms, 100*ms), 300 * ms},
+		{"not if they hold long and come late", holding(1001*ms, 300*ms), nil, 0},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -289,13 +308,15 @@ func TestABatchWaitsForPendingArrivals(t *testing.T) {
 				c := config(r)
 				c.FixedWait = false
 				b := start(t, c)
-				pending := b.Arrive()
-				defer pending.Leave()
-				time.Sleep(test.age)
+				arrival := b.Arrive()
+				defer arrival.Leave()
+				if test.first != nil {
+					test.first(arrival)
+				}
 				item := submit(b, t.Context(), entry{"s", 1})
 				if test.then != nil {
 					time.Sleep(200 * time.Millisecond)
-					test.then(pending)
+					test.then(arrival)
 				}
 				got := <-item
 				expectResult(t, got, 1)
@@ -312,13 +333,19 @@ func TestNewArrivalsDoNotExtendMaxWait(t *testing.T) {
 		c := config(&recorder{})
 		c.FixedWait = false
 		b := start(t, c)
-		t.Cleanup(b.Arrive().Leave)
+		expect := func() {
+			arrival := b.Arrive()
+			arrival.Expect(time.Now().Add(310*time.Millisecond), forever)
+			t.Cleanup(arrival.Leave)
+		}
+		expect()
 		item := submit(b, t.Context(), entry{"s", 1})
 		for range 4 {
 			time.Sleep(300 * time.Millisecond)
-			t.Cleanup(b.Arrive().Leave)
+			expect()
 		}
-		if got := <-item; got.err != nil || got.at != time.Second {
+		// The arrival after 900 ms is expected after 1,210 ms, which is too late; the one before after 910 ms.
+		if got := <-item; got.err != nil || got.at != 910*time.Millisecond {
 			t.Errorf("got %v after %v", got.err, got.at)
 		}
 	})
@@ -348,19 +375,114 @@ func TestAFullQueueRefusesAtOnce(t *testing.T) {
 		b := start(t, config(r))
 		var returned []<-chan submission
 		for id := range 5 { // 0 and 1 run, the others wait
-			if b.Full() {
-				t.Errorf("full before item %d was submitted", id)
+			if err := b.Admissible(t.Context()); err != nil {
+				t.Errorf("before item %d was submitted: %v", id, err)
 			}
 			returned = append(returned, submit(b, t.Context(), entry{"s", id}))
 		}
-		if !b.Full() {
-			t.Error("not full with three waiting items")
+		if err := b.Admissible(t.Context()); !errors.Is(err, batch.ErrFull) {
+			t.Errorf("with three waiting items: %v", err)
 		}
 		if got := <-submit(b, t.Context(), entry{"s", 5}); !errors.Is(got.err, batch.ErrFull) || got.at != 0 {
 			t.Errorf("the sixth item: got %v after %v", got.err, got.at)
 		}
 		for id, a := range returned {
 			expectResult(t, <-a, id)
+		}
+	})
+}
+
+// An item that was admitted has its place while it is prepared, and can't be refused afterwards.
+func TestAdmittedItemsHaveAPlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &recorder{takes: time.Minute}
+		c := config(r)
+		c.FixedWait = false
+		b := start(t, c)
+		running := submit(b, t.Context(), entry{"s", 0})
+		type arrival = *batch.Arrival[string, entry, int]
+		var admitted []arrival
+		for range 3 {
+			a := b.Arrive()
+			for range 2 { // a second Admit takes no second place
+				if err := a.Admit(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			admitted = append(admitted, a)
+		}
+		for name, err := range map[string]error{
+			"Admit":      b.Arrive().Admit(t.Context()),
+			"Submit":     (<-submit(b, t.Context(), entry{"s", 9})).err,
+			"Admissible": b.Admissible(t.Context()),
+		} {
+			if !errors.Is(err, batch.ErrFull) {
+				t.Errorf("%s: got %v", name, err)
+			}
+		}
+		if reply, err := admitted[0].Submit(t.Context(), entry{"s", 1}); err != nil || reply.Queue != time.Minute {
+			t.Errorf("an admitted item: got %v, queued for %v", err, reply.Queue)
+		}
+		expectResult(t, <-running, 0)
+		admitted[1].Leave() // and with it the place
+		admitted[1].Leave()
+		expectResult(t, <-submit(b, t.Context(), entry{"s", 2}), 2)
+		left := errors.New("the client left")
+		ctx, cancel := context.WithCancelCause(t.Context())
+		cancel(left)
+		if _, err := admitted[2].Submit(ctx, entry{"s", 3}); !errors.Is(err, left) {
+			t.Errorf("a cancelled item: got %v", err)
+		}
+		for range 3 { // all places are free again
+			if err := b.Arrive().Admit(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}
+		b.Close()
+		if err := b.Arrive().Admit(t.Context()); !errors.Is(err, batch.ErrClosed) {
+			t.Errorf("after Close: got %v", err)
+		}
+	})
+}
+
+// The batches take a minute each, so the queue drains by two items a minute.
+func TestItemsThatWouldBeLateAreRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &recorder{takes: time.Minute}
+		c := config(r)
+		c.MaxQueueSize = 9
+		b := start(t, c)
+		within := func(limit time.Duration) error {
+			ctx, cancel := context.WithTimeout(t.Context(), limit)
+			defer cancel()
+			return b.Admissible(ctx)
+		}
+		if err := within(time.Nanosecond); err != nil {
+			t.Errorf("an empty queue: got %v", err)
+		}
+		var last <-chan submission
+		for id := range 10 {
+			last = submit(b, t.Context(), entry{"s", id})
+			if err := within(time.Nanosecond); err != nil && id < 2 {
+				t.Errorf("before anything was measured, with %d items: got %v", id+1, err)
+			}
+		}
+		time.Sleep(90 * time.Second) // the first batch has run, the second is running, six items wait
+		// They take three minutes to leave the queue, and the item's own batch takes one.
+		if err := within(5 * time.Minute); err != nil {
+			t.Errorf("five minutes: got %v", err)
+		}
+		err := within(3 * time.Minute)
+		var busy *batch.BusyError
+		if !errors.Is(err, batch.ErrLate) || !errors.As(err, &busy) || busy.Drain < 2*time.Minute || busy.Drain > 4*time.Minute {
+			t.Errorf("three minutes: got %v, %+v", err, busy)
+		}
+		if err := b.Admissible(t.Context()); err != nil {
+			t.Errorf("without a deadline: got %v", err)
+		}
+		expectResult(t, <-last, 9)
+		if err := within(time.Nanosecond); err != nil {
+			t.Errorf("when the queue is empty again: got %v", err)
 		}
 	})
 }
@@ -661,6 +783,7 @@ func TestStopWaiting(t *testing.T) {
 		c.MaxWait = time.Hour
 		b := start(t, c)
 		pending := b.Arrive()
+		pending.Expect(time.Now().Add(time.Hour), forever)
 		waiting := submit(b, t.Context(), entry{"s", 1})
 		time.Sleep(time.Minute)
 		b.StopWaiting()

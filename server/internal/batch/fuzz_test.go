@@ -14,13 +14,14 @@ import (
 // FuzzContract runs a random script of arrivals, submissions, cancellations and failures through a Batcher and through
 // the plain model below, and compares every reply, its time, and every batch.
 //
-// No two events of a script happen at the same moment, since their order would be undefined: arrivals, submissions and
-// cancellations happen at whole milliseconds plus 0, 100 and 200 microseconds, waits add nanoseconds, and runs add
-// up to 99 microseconds.
+// No two events of a script happen at the same moment, since their order would be undefined: arrivals, submissions,
+// cancellations and expectations are at whole milliseconds plus 0, 100, 200 and 300 microseconds, waits add nanoseconds,
+// and runs add up to 99 microseconds.
 func FuzzContract(f *testing.F) {
-	f.Add([]byte{2, 3, 0, 50, 40, 0, 0, 5, 0, 1, 0, 5, 0, 9, 0, 0, 0})
-	f.Add([]byte{3, 4, 1, 90, 10, 1, 3, 1, 0, 0, 3, 30, 2, 4, 0, 7, 1, 0, 60, 0, 3, 3})
-	f.Add([]byte{1, 1, 1, 0, 200, 0, 0, 0, 0, 1, 0, 0, 0, 1, 9, 9, 0})
+	f.Add([]byte{2, 3, 0, 50, 40, 0, 0, 5, 0, 20, 1, 0, 5, 0, 0, 9, 0, 0, 0, 129})
+	f.Add([]byte{3, 4, 1, 90, 10, 1, 3, 1, 0, 7, 0, 3, 30, 2, 130, 4, 0, 7, 1, 0, 0, 60, 0, 3, 3})
+	f.Add([]byte{1, 1, 1, 0, 200, 0, 0, 0, 0, 128, 1, 0, 0, 0, 0, 1, 9, 9, 0, 250})
+	f.Add([]byte{4, 2, 0, 100, 5, 3, 0, 40, 1, 170, 0, 0, 10, 1, 30, 0, 0, 60, 2, 160, 1, 0, 2, 1, 0})
 	f.Fuzz(func(t *testing.T, data []byte) {
 		s, ok := readScript(data)
 		if !ok {
@@ -42,6 +43,8 @@ type script struct {
 type step struct {
 	shape            string
 	arrives, submits time.Duration // since the start
+	expects          time.Duration // the item's Expect, called when it arrives; 0: none
+	admits           bool          // asks for its place when it arrives
 	cancels          time.Duration // 0: never
 	fails            bool          // its batch fails
 	leaves           bool          // leaves instead of submitting
@@ -50,10 +53,11 @@ type step struct {
 const (
 	cancelOffset = 200 * time.Microsecond
 	submitOffset = 100 * time.Microsecond
+	expectOffset = 300 * time.Microsecond
 )
 
 func readScript(data []byte) (script, bool) {
-	const head, size = 5, 4
+	const head, size = 5, 5
 	if len(data) < head+size || len(data) > head+40*size {
 		return script{}, false
 	}
@@ -79,6 +83,10 @@ func readScript(data []byte) (script, bool) {
 			leaves:  data[1]&0x70 == 0x70,
 			arrives: free(now),
 			submits: free(now + time.Duration(data[2]%64)*time.Millisecond + submitOffset),
+		}
+		st.admits = data[4]&0x80 != 0
+		if delay := time.Duration(data[4] & 0x7f); delay > 0 {
+			st.expects = st.arrives + delay*time.Millisecond + expectOffset
 		}
 		if data[3]%4 == 0 {
 			st.cancels = free(st.submits - submitOffset + time.Duration(data[3])*time.Millisecond + cancelOffset)
@@ -108,6 +116,7 @@ type expected struct {
 func (s *script) expect() expectation {
 	const (
 		absent = iota
+		admitted
 		waiting
 		running
 		done
@@ -133,13 +142,13 @@ func (s *script) expect() expectation {
 		if s.fixedWait {
 			return max(limit, now)
 		}
-		latest := now // when the last arrival stops being pending
-		for _, st := range s.steps {
-			if st.arrives <= now && now < st.submits {
-				latest = max(latest, st.arrives+s.wait)
+		latest := now // when the last item that can be awaited is expected
+		for i, st := range s.steps {
+			if st.arrives <= now && now < st.submits && st.expects <= limit && state[i] != done {
+				latest = max(latest, st.expects)
 			}
 		}
-		return max(min(limit, latest), now)
+		return latest
 	}
 	now := time.Duration(0)
 	for {
@@ -183,7 +192,7 @@ func (s *script) expect() expectation {
 		}
 		for i, st := range s.steps {
 			for _, at := range []time.Duration{st.arrives, st.submits, st.cancels} {
-				if at > now && (state[i] == absent || at == st.cancels && state[i] != done) {
+				if at > now && (state[i] == absent || state[i] == admitted || at == st.cancels && state[i] != done) {
 					next = min(next, at)
 				}
 			}
@@ -207,18 +216,24 @@ func (s *script) expect() expectation {
 			busyUntil = -1
 		}
 		for i, st := range s.steps {
-			switch {
-			case now == st.submits && state[i] == absent:
-				count := 0
-				for _, other := range state {
-					if other == waiting {
-						count++
-					}
+			places := 0
+			for _, other := range state {
+				if other == waiting || other == admitted {
+					places++
 				}
+			}
+			switch {
+			case now == st.arrives && state[i] == absent && st.admits:
+				if places >= s.queue {
+					reply(i, batch.ErrFull, now)
+				} else {
+					state[i] = admitted
+				}
+			case now == st.submits && (state[i] == absent || state[i] == admitted):
 				switch {
 				case st.leaves:
 					reply(i, nil, now)
-				case count >= s.queue:
+				case places >= s.queue && state[i] == absent:
 					reply(i, batch.ErrFull, now)
 				default:
 					state[i] = waiting
@@ -255,6 +270,15 @@ func (s *script) play(t *testing.T, want expectation) {
 			defer func() { done <- i }()
 			time.Sleep(st.arrives)
 			arrival := b.Arrive()
+			if st.admits {
+				if err := arrival.Admit(t.Context()); err != nil {
+					got[i] = expected{err, time.Since(epoch)}
+					return
+				}
+			}
+			if st.expects > 0 {
+				arrival.Expect(epoch.Add(st.expects), forever)
+			}
 			time.Sleep(st.submits - st.arrives)
 			if st.leaves {
 				arrival.Leave()

@@ -20,6 +20,7 @@ import (
 	"github.com/torchherd/torchherd/server/internal/app"
 	"github.com/torchherd/torchherd/server/internal/cpu"
 	"github.com/torchherd/torchherd/server/internal/logging"
+	"github.com/torchherd/torchherd/server/internal/memory"
 	"github.com/torchherd/torchherd/server/internal/readiness"
 	"github.com/torchherd/torchherd/server/internal/settings"
 	"github.com/torchherd/torchherd/torch"
@@ -32,9 +33,11 @@ type Serve struct {
 	modelFlags
 	sharedFlags
 
-	MaxUpload bytesFlag `default:"4MiB" help:"Maximum size of a request body in bytes. In the Sanic demo: MAX_SIZE." group:"Images"`
-	MaxPixels int64     `default:"${max_pixels}" help:"Maximum number of pixels of an image; checked before the image is decoded." group:"Images"`
-	Compat    string    `default:"none" enum:"none,sanic" help:"sanic: behave like the Sanic demo, with its statuses and its fixed wait, without EXIF orientation and palette images." group:"Images"`
+	MaxUpload        bytesFlag `default:"4MiB" help:"Maximum size of a request body in bytes. In the Sanic demo: MAX_SIZE." group:"Images"`
+	MaxReceiveMemory bytesFlag `default:"0" help:"Maximum memory in bytes for the request bodies that are being received, all together. 0: an eighth of what the cgroup or the machine has." group:"Images"`
+	MaxDecodeMemory  bytesFlag `default:"0" help:"Maximum memory in bytes for decoding images, all together. An image that needs more is refused. 0: a quarter of what the cgroup or the machine has." group:"Images"`
+	MaxPixels        int64     `default:"${max_pixels}" help:"Maximum number of pixels of an image; checked before the image is decoded." group:"Images"`
+	Compat           string    `default:"none" enum:"none,sanic" help:"sanic: behave like the Sanic demo, with its statuses and its fixed wait, without EXIF orientation and palette images." group:"Images"`
 
 	Listen         string        `default:":8000" help:"Address to listen on." group:"Server"`
 	AdminListen    string        `default:"${admin_listen}" help:"Admin API address (unauthenticated); off disables it." group:"Server"`
@@ -69,6 +72,9 @@ func (s *Serve) Run(p program) error {
 	cores := cpu.Cores()
 	if p.process {
 		runtime.GOMAXPROCS(cpu.SlotCount(cores))
+		if err := memory.LimitGo(memory.Limit()); err != nil {
+			return err
+		}
 	}
 	a, err := app.New(s.options(p.version, cores, log))
 	if err != nil {
@@ -107,7 +113,8 @@ func (s *Serve) drain(a *app.App) error {
 func (s *Serve) options(version string, cores int, log zerolog.Logger) app.Options {
 	o := app.Options{
 		Models: s.Model, Listen: s.Listen, AdminListen: s.AdminListen,
-		MaxUpload: int64(s.MaxUpload), MaxPixels: s.MaxPixels, RequestTimeout: s.RequestTimeout, Sanic: s.Compat == "sanic",
+		MaxUpload: int64(s.MaxUpload), MaxPixels: s.MaxPixels,
+		MaxReceiveMemory: int64(s.MaxReceiveMemory), MaxDecodeMemory: int64(s.MaxDecodeMemory), RequestTimeout: s.RequestTimeout, Sanic: s.Compat == "sanic",
 		Watch: s.Watch, Settle: s.Settle, DrainDelay: s.DrainDelay,
 		PackageFolder: s.PackageFolder, MaxModelMemory: int64(s.MaxModelMemory), Override: s.override,
 		CPUOnly: s.Device != nil && slices.Equal(*s.Device, settings.Devices{torch.CPU}),

@@ -12,6 +12,7 @@ import (
 
 	"github.com/torchherd/torchherd/server/internal/cpu"
 	"github.com/torchherd/torchherd/server/internal/imagecodec"
+	"github.com/torchherd/torchherd/server/internal/memory"
 	"github.com/torchherd/torchherd/server/internal/repository"
 	"github.com/torchherd/torchherd/server/internal/servable"
 	"github.com/torchherd/torchherd/server/internal/settings"
@@ -29,6 +30,9 @@ type Shared struct {
 	PackageFolder string // see torch.Options
 	// MaxMemory bounds the weights of a version's instances together, in bytes. 0: no limit.
 	MaxMemory int64
+	// See servable.Config.
+	Received, Decoding *memory.Budget
+	Trimmer            *memory.Trimmer
 	// TimedRuns is how often each batch size is timed after the warm-up. 0: not at all.
 	TimedRuns int
 	// Override, if set, changes each version's settings last.

@@ -67,7 +67,8 @@ func (p *preparation) run() (*Loaded, error) {
 	l := p.loader
 	s, err := servable.New(servable.Config{
 		Name: l.source.Name(), Settings: p.cfg, Modules: p.modules, Codec: p.codec, Threads: p.threads,
-		Shares: l.shared.Shares, Log: l.shared.Log,
+		Shares: l.shared.Shares, Received: l.shared.Received, Decoding: l.shared.Decoding, Trimmer: l.shared.Trimmer,
+		Log: l.shared.Log,
 	})
 	if err != nil {
 		return nil, err

@@ -16,6 +16,7 @@ import (
 	"github.com/torchherd/torchherd/server/internal/batch"
 	"github.com/torchherd/torchherd/server/internal/cpu"
 	"github.com/torchherd/torchherd/server/internal/imagecodec"
+	"github.com/torchherd/torchherd/server/internal/memory"
 	"github.com/torchherd/torchherd/server/internal/settings"
 	"github.com/torchherd/torchherd/torch"
 )
@@ -29,7 +30,11 @@ type Config struct {
 	Codec   *imagecodec.Codec
 	Threads int // that a forward may use on the CPU; 1 or more
 	Shares  *cpu.Shares
-	Log     zerolog.Logger
+	// Received and Decoding limit the bytes of the bodies and the memory of the decodes of all requests in the process.
+	// nil: no limit.
+	Received, Decoding *memory.Budget
+	Trimmer            *memory.Trimmer // nil: none
+	Log                zerolog.Logger
 }
 
 // A Servable is a loaded model that answers requests. Its methods are safe for concurrent use.
@@ -37,6 +42,8 @@ type Servable struct {
 	config  Config
 	batcher *batcher
 	bodies  bodyPool
+	// decoding is the mean duration of the recent decodes, the wait for a decoder included.
+	decoding mean
 }
 
 // shape is what must be equal for images to share a batch.
@@ -157,21 +164,21 @@ type ModelError struct{ Cause error }
 
 func (e *ModelError) Error() string { return "the model failed on a batch: " + e.Cause.Error() }
 
-// Process reads an image's bytes from body and returns the model's encoded response. From the first byte on, other
-// requests may wait for this one to share a batch.
+// Process reads an image's bytes from body and returns the model's encoded response. On its way the request passes through
+// the admission of package servable (see admission.go).
 //
-// Errors: those of body's Read, as they are; *imagecodec.Error for bytes that aren't a usable image; batch.ErrFull;
-// batch.ErrClosed; the cause of ctx; *ModelError; and else a failure of the encoder. On an error the Response has the
-// stages that were reached.
+// Errors: those of body's Read, as they are; *imagecodec.Error for bytes that aren't a usable image; *batch.BusyError;
+// batch.ErrClosed; ErrReceiving; *memory.TooLargeError for an image that could never be decoded; the cause of ctx;
+// *ModelError; and else a failure of the encoder. On an error the Response has the stages that were reached.
 func (s *Servable) Process(ctx context.Context, body io.Reader, o Options) (Response, error) {
 	var r Response
-	arrival := s.batcher.Arrive()
-	defer arrival.Leave()
-	input, err := s.receive(ctx, body, o, &r.Stages)
+	a := admission{servable: s, ctx: ctx, stages: &r.Stages}
+	defer a.end()
+	input, err := a.admit(body, o.Length)
 	if err != nil {
 		return r, err
 	}
-	reply, err := arrival.Submit(ctx, input)
+	reply, err := a.arrival.Submit(ctx, input)
 	if err != nil {
 		// The image may still be in a running batch, so its memory isn't recycled.
 		if run := (*batch.RunError)(nil); errors.As(err, &run) {
@@ -192,27 +199,6 @@ func (s *Servable) Process(ctx context.Context, body io.Reader, o Options) (Resp
 	codec.Recycle(reply.Result.Pixels)
 	r.Body, r.codec = encoded, codec
 	return r, nil
-}
-
-// receive reads the body and decodes it.
-func (s *Servable) receive(ctx context.Context, body io.Reader, o Options, stages *Stages) (imagecodec.Image, error) {
-	start := time.Now()
-	data, err := s.bodies.read(body, o.Length)
-	stages.Receive = time.Since(start)
-	if err != nil {
-		return imagecodec.Image{}, err
-	}
-	defer s.bodies.recycle(data)
-	stages.Received = len(data)
-	// Decoding is most of the work outside the model. While the queue is full, the next batch is complete, and this image
-	// would most likely be refused after all that work.
-	if s.batcher.Full() {
-		return imagecodec.Image{}, batch.ErrFull
-	}
-	start = time.Now()
-	input, err := s.config.Codec.Decode(ctx, data)
-	stages.Decode = time.Since(start)
-	return input, err
 }
 
 // DefaultFormat is the default response format.

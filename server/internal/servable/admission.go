@@ -1,0 +1,115 @@
+package servable
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+
+	"github.com/torchherd/torchherd/server/internal/batch"
+	"github.com/torchherd/torchherd/server/internal/imagecodec"
+	"github.com/torchherd/torchherd/server/internal/memory"
+)
+
+// ErrReceiving is returned while the bodies that are being received leave no memory for another one. A later call may
+// succeed.
+var ErrReceiving = errors.New("servable: the bodies that are being received use all memory for bodies")
+
+// An admission takes one request to its place in a batch. It refuses what can't be answered before work is spent on it:
+//
+//	| state              | limited by                                                        | else             |
+//	|--------------------|-------------------------------------------------------------------|------------------|
+//	| before the body    | the queue is full, or the predicted result comes too late         | *batch.BusyError |
+//	| receiving          | the bytes of all bodies                                           | ErrReceiving     |
+//	| received           | as before the body; from here on the request has its place        | *batch.BusyError |
+//	| waiting for memory | the memory of all decodes, by what the header says, in order      | waits            |
+//	| waiting, decoding  | the slots of the codec                                            | waits            |
+//	| queued, running    | the place in the queue is given back when the batch starts        | waits            |
+//
+// While the request is on its way, other requests may wait for it to share a batch: it tells the batcher when it expects
+// to be there, by the pace at which its bytes arrive and by how long decodes take.
+//
+// An admission belongs to one call of Process.
+type admission struct {
+	servable *Servable
+	ctx      context.Context //nolint:containedctx // lives as long as the call
+	stages   *Stages
+	arrival  *batch.Arrival[shape, imagecodec.Image, imagecodec.Image]
+	received memory.Reservation
+	decoding memory.Reservation
+	peak     int64 // bytes of memory that the request needed
+}
+
+// end gives back all that the request has. It may be called in every state.
+func (a *admission) end() {
+	if a.arrival != nil {
+		a.arrival.Leave()
+	}
+	a.received.Release()
+	a.decoding.Release()
+	a.servable.config.Trimmer.Used(a.peak)
+}
+
+// admit receives and decodes an image that has a place in the queue.
+func (a *admission) admit(body io.Reader, length int64) (imagecodec.Image, error) {
+	b := a.servable.batcher
+	if err := b.Admissible(a.ctx); err != nil {
+		return imagecodec.Image{}, err
+	}
+	a.arrival = b.Arrive()
+	data, err := a.receive(body, length)
+	if err != nil {
+		return imagecodec.Image{}, err
+	}
+	defer a.servable.bodies.recycle(data)
+	if err := a.arrival.Admit(a.ctx); err != nil {
+		return imagecodec.Image{}, err
+	}
+	start := time.Now()
+	img, err := a.decode(data)
+	a.stages.Decode = time.Since(start)
+	if err == nil {
+		a.servable.decoding.add(a.stages.Decode)
+	}
+	return img, err
+}
+
+// receive reads the body.
+func (a *admission) receive(body io.Reader, length int64) ([]byte, error) {
+	start := time.Now()
+	p := pace{start: start, length: length}
+	data, err := a.servable.bodies.read(body, length, func(more int) error {
+		if !a.received.Grow(a.servable.config.Received, int64(more)) {
+			return ErrReceiving
+		}
+		return nil
+	}, func(received int) {
+		if at, known := p.expect(received, time.Now()); known {
+			a.arrival.Expect(at.Add(a.decodeTime()), time.Now().Add(stall))
+		}
+	})
+	a.stages.Receive = time.Since(start)
+	a.stages.Received = len(data)
+	return data, err
+}
+
+// decode decodes the image, as soon as there is memory for it.
+func (a *admission) decode(data []byte) (imagecodec.Image, error) {
+	codec := a.servable.config.Codec
+	in, err := codec.Prepare(data)
+	if err != nil {
+		return imagecodec.Image{}, err
+	}
+	expected := time.Now().Add(a.decodeTime())
+	a.arrival.Expect(expected, expected)
+	if a.decoding, err = a.servable.config.Decoding.Reserve(a.ctx, in.Memory); err != nil {
+		return imagecodec.Image{}, err
+	}
+	a.peak = in.Memory
+	img, err := codec.Decode(a.ctx, in)
+	a.decoding.Shrink(int64(len(img.Pixels)))
+	return img, err
+}
+
+// decodeTime returns how long a decode may take before it counts as late.
+func (a *admission) decodeTime() time.Duration { return 2 * a.servable.decoding.value() }
