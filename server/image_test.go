@@ -70,7 +70,7 @@ func decodeJPEG(t testing.TB, data []byte) []byte {
 		t.Fatal(err)
 	}
 	pixels := make([]byte, header.Width*header.Height*3)
-	if err := torch.DecodeJPEG(data, torch.DecodeOptions{Orientation: torch.Upright}, header.Width, header.Height, pixels); err != nil {
+	if err := torch.DecodeJPEG(t.Context(), data, torch.DecodeOptions{Orientation: torch.Upright}, header.Width, header.Height, pixels); err != nil {
 		t.Fatal(err)
 	}
 	return pixels

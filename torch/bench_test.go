@@ -43,7 +43,7 @@ func BenchmarkDecodeJPEG(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				if err := torch.DecodeJPEG(data, torch.DecodeOptions{}, 228, 228, pixels); err != nil {
+				if err := torch.DecodeJPEG(b.Context(), data, torch.DecodeOptions{}, 228, 228, pixels); err != nil {
 					b.Fatal(err)
 				}
 			}

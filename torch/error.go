@@ -32,6 +32,10 @@ const (
 	ErrNotRGB Kind = C.THD_ERROR_NOT_RGB
 	// ErrInternal: a defect of this package or of a library below it.
 	ErrInternal Kind = C.THD_ERROR_INTERNAL
+	// ErrTooMuchWork: the image needs more work than the caller's limit.
+	ErrTooMuchWork Kind = C.THD_ERROR_TOO_MUCH_WORK
+	// ErrCancelled: the caller ended the call. The functions of this package return the context's cause instead.
+	ErrCancelled Kind = C.THD_ERROR_CANCELLED
 	// ErrClosed: the file or module is closed, or the output was read before.
 	ErrClosed Kind = 100
 	// ErrShape: shapes don't match: a tensor's data and its shape, or the items of a stack.
@@ -52,6 +56,8 @@ var kindTexts = map[Kind]string{
 	ErrTooManyPixels:   "too many pixels",
 	ErrNotRGB:          "not an RGB image",
 	ErrInternal:        "internal error",
+	ErrTooMuchWork:     "too much work",
+	ErrCancelled:       "cancelled",
 	ErrClosed:          "closed",
 	ErrShape:           "wrong shape",
 	ErrDType:           "wrong dtype",

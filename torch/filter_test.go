@@ -26,7 +26,7 @@ func TestFilterNames(t *testing.T) {
 	for _, absent := range []torch.Filter{-1, 6} {
 		expectKind(t, torch.Resize(pixels, 228, 228, 3, torch.Upright, absent, 1, 1, make([]byte, 3)), torch.ErrInvalidArgument)
 		options := torch.DecodeOptions{Filter: absent}
-		expectKind(t, torch.DecodeJPEG(goldens.Read(t, "pictures/jpeg-420.jpg"), options, 228, 228, pixels), torch.ErrInvalidArgument)
+		expectKind(t, torch.DecodeJPEG(t.Context(), goldens.Read(t, "pictures/jpeg-420.jpg"), options, 228, 228, pixels), torch.ErrInvalidArgument)
 	}
 }
 
@@ -38,13 +38,13 @@ func TestDecodeJPEGByEachFilter(t *testing.T) {
 		t.Fatal(err)
 	}
 	stored := make([]byte, header.Width*header.Height*3)
-	if err := torch.DecodeJPEG(jpeg, torch.DecodeOptions{Orientation: torch.Upright}, header.Width, header.Height, stored); err != nil {
+	if err := torch.DecodeJPEG(t.Context(), jpeg, torch.DecodeOptions{Orientation: torch.Upright}, header.Width, header.Height, stored); err != nil {
 		t.Fatal(err)
 	}
 	seen := map[string]torch.Filter{}
 	for _, filter := range filters {
 		got, want := make([]byte, 50*40*3), make([]byte, 50*40*3)
-		if err := torch.DecodeJPEG(jpeg, torch.DecodeOptions{Filter: filter}, 50, 40, got); err != nil {
+		if err := torch.DecodeJPEG(t.Context(), jpeg, torch.DecodeOptions{Filter: filter}, 50, 40, got); err != nil {
 			t.Fatal(err)
 		}
 		if err := torch.Resize(stored, header.Width, header.Height, 3, header.Orientation, filter, 50, 40, want); err != nil {
@@ -64,9 +64,9 @@ func TestDecodeJPEGByEachFilter(t *testing.T) {
 func TestDecodeGrayJPEG(t *testing.T) {
 	jpeg := goldens.Read(t, "pictures/jpeg-gray.jpg")
 	pixels := make([]byte, 64*48*3)
-	expectKind(t, torch.DecodeJPEG(jpeg, torch.DecodeOptions{}, 64, 48, pixels), torch.ErrNotRGB)
+	expectKind(t, torch.DecodeJPEG(t.Context(), jpeg, torch.DecodeOptions{}, 64, 48, pixels), torch.ErrNotRGB)
 	for _, scaled := range []bool{false, true} {
-		if err := torch.DecodeJPEG(jpeg, torch.DecodeOptions{Gray: true, Scaled: scaled}, 64, 48, pixels); err != nil {
+		if err := torch.DecodeJPEG(t.Context(), jpeg, torch.DecodeOptions{Gray: true, Scaled: scaled}, 64, 48, pixels); err != nil {
 			t.Fatal(err)
 		}
 		levels := map[byte]bool{}

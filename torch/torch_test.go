@@ -503,14 +503,14 @@ func expectOrientedResize(t *testing.T, size [4]int, filter torch.Filter, o torc
 func TestImageErrors(t *testing.T) {
 	jpeg := goldens.Read(t, "pictures/jpeg-420.jpg")
 	pixels := make([]byte, 228*228*3)
-	expectKind(t, torch.DecodeJPEG(nil, torch.DecodeOptions{}, 228, 228, pixels), torch.ErrBadImage)
-	expectKind(t, torch.DecodeJPEG([]byte("no image"), torch.DecodeOptions{}, 228, 228, pixels), torch.ErrBadImage)
-	expectKind(t, torch.DecodeJPEG(jpeg, torch.DecodeOptions{MaxPixels: 59999}, 228, 228, pixels), torch.ErrTooManyPixels)
-	expectKind(t, torch.DecodeJPEG(jpeg, torch.DecodeOptions{Orientation: 9}, 228, 228, pixels), torch.ErrInvalidArgument)
-	expectKind(t, torch.DecodeJPEG(jpeg, torch.DecodeOptions{}, 228, 227, pixels), torch.ErrShape)
-	expectKind(t, torch.DecodeJPEG(jpeg, torch.DecodeOptions{}, 0, 0, nil), torch.ErrShape)
-	expectKind(t, torch.DecodeJPEG(goldens.Read(t, "pictures/jpeg-gray.jpg"), torch.DecodeOptions{}, 228, 228, pixels), torch.ErrNotRGB)
-	if err := torch.DecodeJPEG(jpeg, torch.DecodeOptions{MaxPixels: 60000}, 228, 228, pixels); err != nil {
+	expectKind(t, torch.DecodeJPEG(t.Context(), nil, torch.DecodeOptions{}, 228, 228, pixels), torch.ErrBadImage)
+	expectKind(t, torch.DecodeJPEG(t.Context(), []byte("no image"), torch.DecodeOptions{}, 228, 228, pixels), torch.ErrBadImage)
+	expectKind(t, torch.DecodeJPEG(t.Context(), jpeg, torch.DecodeOptions{MaxPixels: 59999}, 228, 228, pixels), torch.ErrTooManyPixels)
+	expectKind(t, torch.DecodeJPEG(t.Context(), jpeg, torch.DecodeOptions{Orientation: 9}, 228, 228, pixels), torch.ErrInvalidArgument)
+	expectKind(t, torch.DecodeJPEG(t.Context(), jpeg, torch.DecodeOptions{}, 228, 227, pixels), torch.ErrShape)
+	expectKind(t, torch.DecodeJPEG(t.Context(), jpeg, torch.DecodeOptions{}, 0, 0, nil), torch.ErrShape)
+	expectKind(t, torch.DecodeJPEG(t.Context(), goldens.Read(t, "pictures/jpeg-gray.jpg"), torch.DecodeOptions{}, 228, 228, pixels), torch.ErrNotRGB)
+	if err := torch.DecodeJPEG(t.Context(), jpeg, torch.DecodeOptions{MaxPixels: 60000}, 228, 228, pixels); err != nil {
 		t.Errorf("an image of exactly the limit: %v", err)
 	}
 	_, err := torch.ReadJPEGHeader(jpeg[:10])
@@ -554,7 +554,7 @@ func TestJPEGBound(t *testing.T) {
 func TestScaledDecode(t *testing.T) {
 	decode := func(name string, scaled bool, side int) []byte {
 		pixels := make([]byte, side*side*3)
-		if err := torch.DecodeJPEG(goldens.Read(t, "pictures/"+name), torch.DecodeOptions{Scaled: scaled}, side, side, pixels); err != nil {
+		if err := torch.DecodeJPEG(t.Context(), goldens.Read(t, "pictures/"+name), torch.DecodeOptions{Scaled: scaled}, side, side, pixels); err != nil {
 			t.Fatal(err)
 		}
 		return pixels

@@ -50,7 +50,7 @@ extern "C" {
  * changes when functions, enum values or struct fields are added. An added field begins at or after the sizeof of
  * the struct before it, so that it never overlaps an older caller's padding. */
 #define THD_API_VERSION_MAJOR 1
-#define THD_API_VERSION_MINOR 0
+#define THD_API_VERSION_MINOR 1
 
 /* ---- errors ---- */
 
@@ -76,7 +76,11 @@ typedef enum thd_code {
   /* The image has fewer than three color channels. */
   THD_ERROR_NOT_RGB = 10,
   /* Anything else: a defect of this library or of a library below it. */
-  THD_ERROR_INTERNAL = 11
+  THD_ERROR_INTERNAL = 11,
+  /* The image needs more work than the caller's limit. */
+  THD_ERROR_TOO_MUCH_WORK = 12,
+  /* The caller ended the call. */
+  THD_ERROR_CANCELLED = 13
 } thd_code;
 
 typedef struct thd_error thd_error;
@@ -252,6 +256,10 @@ typedef struct thd_jpeg_info {
   int32_t height;      /* as stored */
   int32_t channels;    /* 1 gray, 3 color, 4 CMYK */
   int32_t orientation; /* EXIF orientation, 1 to 8; 1 if the file has none */
+  int64_t blocks;      /* 8x8 blocks of all components, padding included */
+  int64_t memory;      /* bytes that thd_jpeg_decode allocates at most beside those of the resize */
+  int32_t buffered;    /* 1: all scans are decoded before the first pixel, as in a progressive file; else 0 */
+  int32_t arithmetic;  /* 1: arithmetic coding; 0: Huffman coding */
 } thd_jpeg_info;
 
 /* Reads a JPEG's header. data: borrowed. Errors: BAD_IMAGE. From any thread. */
@@ -279,11 +287,21 @@ typedef struct thd_jpeg_decode_options {
   int32_t scaled;
   thd_filter filter;
   int32_t gray; /* 1: convert a gray image to RGB with equal channels; 0: refuse it */
+  /* Decoding ends with CANCELLED within milliseconds after another thread has set *cancel to a value other than 0.
+   * NULL: nothing ends it. Borrowed. */
+  const volatile int32_t* cancel;
+  /* Limit of the blocks that all scans together decode, where each scan counts THD_JPEG_SCAN_BLOCKS blocks more.
+   * 0: no limit. */
+  int64_t max_blocks;
 } thd_jpeg_decode_options;
+
+/* What reading a scan's header and tables costs, in blocks. */
+#define THD_JPEG_SCAN_BLOCKS 128
 
 /* Decodes a JPEG (baseline or progressive; CMYK is converted) to RGB, applies the orientation, and resizes the oriented
  * image to width x height (see thd_resize). data, options: borrowed. pixels: borrowed, width*height*3 bytes.
- * Errors: BAD_IMAGE, TOO_MANY_PIXELS, NOT_RGB, OUT_OF_MEMORY. From any thread; starts no thread. */
+ * Errors: BAD_IMAGE, TOO_MANY_PIXELS, NOT_RGB, TOO_MUCH_WORK, CANCELLED, OUT_OF_MEMORY. From any thread; starts no
+ * thread. */
 thd_error* thd_jpeg_decode(const uint8_t* data, size_t size, const thd_jpeg_decode_options* options,
                            int32_t width, int32_t height, uint8_t* pixels);
 
@@ -296,6 +314,34 @@ thd_error* thd_jpeg_decode(const uint8_t* data, size_t size, const thd_jpeg_deco
 thd_error* thd_resize(const uint8_t* source, int32_t source_width, int32_t source_height,
                       int32_t source_channels, int32_t orientation, thd_filter filter, int32_t width,
                       int32_t height, uint8_t* pixels);
+
+/* What a resize needs. The numbers are upper bounds, and grow with the size of the source. */
+typedef struct thd_resize_cost {
+  size_t struct_size; /* sizeof(thd_resize_cost) */
+  int64_t memory;     /* bytes allocated, without the pixels of source and target */
+  int64_t weights;    /* weights computed before the first row */
+  int64_t products;   /* products of a weight and a pixel, for the whole image */
+  int64_t step;       /* of those the ones of four rows of the source, which nothing interrupts */
+} thd_resize_cost;
+
+/* *out: the cost of a resize with these arguments, which are those of thd_resize. From any thread. */
+thd_error* thd_resize_estimate(int32_t source_width, int32_t source_height, int32_t orientation,
+                               thd_filter filter, int32_t width, int32_t height, thd_resize_cost* out);
+
+/* A resize that takes the rows of its source in pieces, so that the caller can stop between two of them and the whole
+ * source needn't be in memory. Calls on one handle must not overlap. */
+typedef struct thd_resizer thd_resizer;
+
+/* *out: owned, to be freed with thd_resizer_free. The other arguments are those of thd_resize. From any thread. */
+thd_error* thd_resizer_new(int32_t source_width, int32_t source_height, int32_t orientation, thd_filter filter,
+                           int32_t width, int32_t height, thd_resizer** out);
+/* Takes the next rows of the source. rows: count*source_width*channels bytes, borrowed; channels is 3 or 4, and the
+ * fourth is ignored. pixels: width*height*3 bytes, borrowed, in each call those of the call before. They are complete
+ * after the last row. Errors: INVALID_ARGUMENT, also for more rows than the source has. From any thread. */
+thd_error* thd_resizer_push(thd_resizer* resizer, const uint8_t* rows, int32_t count, int32_t channels,
+                            uint8_t* pixels);
+/* resizer: owned; NULL does nothing. From any thread. */
+void thd_resizer_free(thd_resizer* resizer);
 
 /* Returns the largest number of bytes that thd_jpeg_encode writes for an image of this size, or 0 if JPEG doesn't
  * support it (a side below 1 or above 65500). From any thread. */

@@ -29,8 +29,8 @@ using thd::Failure;
 using thd::require;
 
 constexpr int kCmyk = 4;
-// Malicious progressive files repeat tiny scans of a huge image to take long. Ordinary files have about ten scans.
-constexpr int kMaxScans = 200;
+// The decoder looks at the caller's cancel flag each time it has read this many bytes, and after each row of blocks.
+constexpr size_t kWindow = 256 << 10;
 constexpr uint8_t kExif[] = {'E', 'x', 'i', 'f', 0, 0};
 constexpr unsigned kOrientationTag = 0x0112;
 
@@ -45,7 +45,8 @@ struct ErrorManager {
 [[noreturn]] void on_error(j_common_ptr info) {
   auto* manager = reinterpret_cast<ErrorManager*>(info->err);
   info->err->format_message(info, manager->message);
-  manager->code = info->err->msg_code == JERR_OUT_OF_MEMORY ? THD_ERROR_OUT_OF_MEMORY : THD_ERROR_BAD_IMAGE;
+  const bool memory = info->err->msg_code == JERR_OUT_OF_MEMORY || info->err->msg_code == JERR_NO_BACKING_STORE;
+  manager->code = memory ? THD_ERROR_OUT_OF_MEMORY : THD_ERROR_BAD_IMAGE;
   longjmp(manager->back, 1);  // NOLINT(modernize-avoid-setjmp-longjmp): libjpeg's protocol
 }
 
@@ -72,14 +73,41 @@ jpeg_error_mgr* use(ErrorManager* manager) {
   longjmp(manager->back, 1);  // NOLINT(modernize-avoid-setjmp-longjmp): libjpeg's protocol
 }
 
-boolean on_end_of_data(j_decompress_ptr info) {
+[[noreturn]] void fail_truncated(j_decompress_ptr info) {
   fail(reinterpret_cast<j_common_ptr>(info), THD_ERROR_BAD_IMAGE, "the JPEG is truncated");
 }
 
-void on_progress(j_common_ptr info) {
-  if (reinterpret_cast<j_decompress_ptr>(info)->input_scan_number > kMaxScans) {
-    fail(info, THD_ERROR_BAD_IMAGE, "the JPEG has too many scans");
+// libjpeg's progress monitor, with what ends the decoding.
+struct Monitor {
+  jpeg_progress_mgr base;  // first, so that libjpeg's pointer to it also points to the Monitor
+  const volatile int32_t* cancel;
+  int64_t max_blocks;
+  int64_t blocks;  // those of the scans begun so far
+  int scan;        // the last scan that was counted
+};
+
+void stop_if_cancelled(j_common_ptr info) {
+  const auto* monitor = reinterpret_cast<const Monitor*>(info->progress);
+  if (monitor->cancel != nullptr && __atomic_load_n(monitor->cancel, __ATOMIC_RELAXED) != 0) {
+    fail(info, THD_ERROR_CANCELLED, "cancelled");
   }
+}
+
+// Called once per row of blocks while scans are read, and once per row of pixels.
+void on_progress(j_common_ptr info) {
+  stop_if_cancelled(info);
+  const auto* image = reinterpret_cast<j_decompress_ptr>(info);
+  auto* monitor = reinterpret_cast<Monitor*>(info->progress);
+  if (monitor->max_blocks == 0 || monitor->scan == image->input_scan_number) return;
+  monitor->scan = image->input_scan_number;
+  monitor->blocks +=
+      static_cast<int64_t>(image->MCUs_per_row) * image->MCU_rows_in_scan * image->blocks_in_MCU +
+      THD_JPEG_SCAN_BLOCKS;
+  if (monitor->blocks <= monitor->max_blocks) return;
+  char message[JMSG_LENGTH_MAX];
+  std::snprintf(message, sizeof message, "%d or more scans of %ux%u pixels", monitor->scan, image->image_width,
+                image->image_height);
+  fail(info, THD_ERROR_TOO_MUCH_WORK, message);
 }
 
 // Returns the orientation in EXIF data, which is a TIFF structure; 1 if there is none or it can't be read.
@@ -109,24 +137,63 @@ int read_orientation(const uint8_t* tiff, size_t size) {
   return 1;
 }
 
+// libjpeg's data source. It gives the file to libjpeg in windows, so that a long file can be cancelled between two.
+class Source {
+ public:
+  Source(const uint8_t* data, size_t size) : window_end_(data), end_(data + size) {
+    base_.init_source = [](j_decompress_ptr) {};
+    base_.fill_input_buffer = [](j_decompress_ptr info) -> boolean {
+      // libjpeg's own position may be behind here.
+      if (!of(info)->open(of(info)->window_end_)) fail_truncated(info);
+      stop_if_cancelled(reinterpret_cast<j_common_ptr>(info));
+      return TRUE;
+    };
+    base_.skip_input_data = [](j_decompress_ptr info, long count) {
+      if (count > 0) of(info)->skip(info, static_cast<size_t>(count));
+    };
+    base_.resync_to_restart = jpeg_resync_to_restart;
+    base_.term_source = [](j_decompress_ptr) {};
+    base_.next_input_byte = data;
+  }
+
+  static Source* of(j_decompress_ptr info) { return reinterpret_cast<Source*>(info->src); }
+  jpeg_source_mgr* base() { return &base_; }
+
+  // The rest of the file, in calls from libjpeg that begin with its position.
+  const uint8_t* position() const { return base_.next_input_byte; }
+  size_t rest() const { return static_cast<size_t>(end_ - base_.next_input_byte); }
+
+  void skip(j_decompress_ptr info, size_t count) {
+    if (count > rest()) fail_truncated(info);
+    if (count <= base_.bytes_in_buffer) {
+      base_.next_input_byte += count;
+      base_.bytes_in_buffer -= count;
+    } else {
+      open(base_.next_input_byte + count);
+    }
+  }
+
+ private:
+  // Moves to a position and reports whether the file has bytes there.
+  bool open(const uint8_t* position) {
+    base_.next_input_byte = position;
+    base_.bytes_in_buffer = std::min(kWindow, static_cast<size_t>(end_ - position));
+    window_end_ = position + base_.bytes_in_buffer;
+    return base_.bytes_in_buffer > 0;
+  }
+
+  jpeg_source_mgr base_{};  // first, so that libjpeg's pointer to it also points to the Source
+  const uint8_t* window_end_;
+  const uint8_t* end_;
+};
+static_assert(std::is_standard_layout_v<Source>);
+
 // Reads one JPEG. Every call of libjpeg that can fail is in one of the three private functions with a setjmp.
 class Reader {
  public:
-  Reader(const uint8_t* data, size_t size) {
+  Reader(const uint8_t* data, size_t size) : source_(data, size) {
     info_.err = use(&errors_);
-    source_.init_source = [](j_decompress_ptr) {};
-    source_.fill_input_buffer = on_end_of_data;
-    source_.skip_input_data = [](j_decompress_ptr info, long count) {
-      if (count <= 0) return;
-      if (std::cmp_greater(count, info->src->bytes_in_buffer)) on_end_of_data(info);
-      info->src->next_input_byte += count;
-      info->src->bytes_in_buffer -= count;
-    };
-    source_.resync_to_restart = jpeg_resync_to_restart;
-    source_.term_source = [](j_decompress_ptr) {};
-    source_.next_input_byte = data;
-    source_.bytes_in_buffer = size;
-    progress_.progress_monitor = on_progress;
+    monitor_.base.progress_monitor = on_progress;
   }
   ~Reader() { jpeg_destroy_decompress(&info_); }
   Reader(const Reader&) = delete;
@@ -134,17 +201,21 @@ class Reader {
 
   thd_jpeg_info header() {
     check(read_header());
-    int orientation = 1;
-    for (const auto* marker = info_.marker_list; marker != nullptr; marker = marker->next) {
-      if (marker->data_length <= sizeof kExif || std::memcmp(marker->data, kExif, sizeof kExif) != 0) continue;
-      orientation = read_orientation(marker->data + sizeof kExif, marker->data_length - sizeof kExif);
-      break;
-    }
     return {.struct_size = sizeof(thd_jpeg_info),
             .width = static_cast<int32_t>(info_.image_width),
             .height = static_cast<int32_t>(info_.image_height),
             .channels = info_.num_components,
-            .orientation = orientation};
+            .orientation = orientation_ == 0 ? 1 : orientation_,
+            .blocks = blocks(),
+            .memory = memory(),
+            .buffered = buffered() ? 1 : 0,
+            .arithmetic = info_.arith_code != 0 ? 1 : 0};
+  }
+
+  // Sets what ends the decoding; see thd_jpeg_decode_options. Call it before begin().
+  void limit(const volatile int32_t* cancel, int64_t max_blocks) {
+    monitor_.cancel = cancel;
+    monitor_.max_blocks = max_blocks;
   }
 
   // Selects the smallest of 1/8, 1/4 and 1/2 of the stored size that is at least width x height (before the orientation
@@ -165,6 +236,7 @@ class Reader {
   // Starts decoding to RGB, gray images too, and returns the decoded width and height. Call it after header().
   std::pair<int, int> begin() {
     info_.out_color_space = info_.num_components == kCmyk ? JCS_CMYK : JCS_RGB;
+    info_.mem->max_memory_to_use = static_cast<long>(memory());
     check(start());
     return {static_cast<int>(info_.output_width), static_cast<int>(info_.output_height)};
   }
@@ -185,9 +257,10 @@ class Reader {
   bool read_header() {
     if (setjmp(errors_.back) != 0) return false;  // NOLINT(modernize-avoid-setjmp-longjmp)
     jpeg_create_decompress(&info_);
-    info_.src = &source_;
-    info_.progress = &progress_;
-    jpeg_save_markers(&info_, JPEG_APP0 + 1, 0xFFFF);
+    info_.src = source_.base();
+    info_.progress = &monitor_.base;
+    info_.client_data = this;
+    jpeg_set_marker_processor(&info_, JPEG_APP0 + 1, on_app1);
     jpeg_read_header(&info_, TRUE);
     return true;
   }
@@ -202,6 +275,48 @@ class Reader {
     if (setjmp(errors_.back) != 0) return false;  // NOLINT(modernize-avoid-setjmp-longjmp)
     jpeg_read_scanlines(&info_, &row, 1);
     return true;
+  }
+
+  // Reads the orientation from the first segment with EXIF data. libjpeg could save the segments, but it would allocate
+  // for each of the thousands that a file may have.
+  static boolean on_app1(j_decompress_ptr info) {
+    auto* reader = static_cast<Reader*>(info->client_data);
+    Source& source = reader->source_;
+    constexpr size_t kLength = 2;  // bytes of a segment's length, which counts them
+    if (source.rest() < kLength) fail_truncated(info);
+    const uint8_t* data = source.position() + kLength;
+    const size_t length = std::max<size_t>(source.position()[0] << 8 | source.position()[1], kLength);
+    source.skip(info, length);
+    const size_t size = length - kLength;
+    if (reader->orientation_ == 0 && size > sizeof kExif && std::memcmp(data, kExif, sizeof kExif) == 0) {
+      reader->orientation_ = read_orientation(data + sizeof kExif, size - sizeof kExif);
+    }
+    return TRUE;
+  }
+
+  bool buffered() const { return jpeg_has_multiple_scans(const_cast<jpeg_decompress_struct*>(&info_)) != 0; }
+
+  static int64_t rounded_up(int64_t count, int64_t to) { return (count + to - 1) / to * to; }
+
+  int64_t blocks() const {
+    int64_t sum = 0;
+    for (int i = 0; i < info_.num_components; i++) {
+      const jpeg_component_info& c = info_.comp_info[i];
+      sum += rounded_up(c.width_in_blocks, c.h_samp_factor) * rounded_up(c.height_in_blocks, c.v_samp_factor);
+    }
+    return sum;
+  }
+
+  // Returns the number of bytes that libjpeg allocates at most. Beside the coefficients of a buffered image, which are
+  // nearly all, it allocates for each component a row of blocks before and after the upsampling, and small objects.
+  int64_t memory() const {
+    constexpr int64_t kFixed = 192 << 10;
+    constexpr int64_t kContextRows = DCTSIZE + 4;  // rows of a component per vertical sampling factor
+    const int64_t width = rounded_up(info_.image_width, int64_t{DCTSIZE} * info_.max_h_samp_factor);
+    const int64_t rows = info_.max_v_samp_factor * (kContextRows + 1) + 2;
+    const int64_t output = width * info_.num_components * rows + int64_t{info_.image_width} * kCmyk;
+    const int64_t pointers = info_.image_height * int64_t{sizeof(void*)} * info_.num_components;
+    return kFixed + output + pointers + (buffered() ? blocks() * int64_t{sizeof(JBLOCK)} : 0);
   }
 
   void check(bool read) const {
@@ -223,9 +338,10 @@ class Reader {
   }
 
   jpeg_decompress_struct info_{};
-  jpeg_source_mgr source_{};
-  jpeg_progress_mgr progress_{};
+  Source source_;
+  Monitor monitor_{};
   ErrorManager errors_{};
+  int orientation_ = 0;  // 0 until EXIF data is found
   std::vector<uint8_t> cmyk_row_;
 };
 
@@ -324,6 +440,7 @@ thd_error* thd_jpeg_decode(const uint8_t* data, size_t size, const thd_jpeg_deco
       const bool transposed = thd::swaps_axes(orientation);
       reader.shrink_to(transposed ? height : width, transposed ? width : height);
     }
+    reader.limit(how.cancel, how.max_blocks);
     const auto [decoded_width, decoded_height] = reader.begin();
     thd::Resizer resizer(decoded_width, decoded_height, orientation, how.filter, width, height, pixels);
     reader.decode(&resizer);

@@ -204,6 +204,12 @@ __attribute__((target("avx2"))) void rows_avx2(const Weights& weights, const int
 
 }  // namespace
 
+int Weights::taps_of(int in, int out, thd_filter filter) {
+  if (in == out || filter == THD_NEAREST) return 1;
+  const double scale = static_cast<double>(in) / out;
+  return static_cast<int>(std::ceil(support_of(filter) * std::max(scale, 1.0))) * 2 + 1;
+}
+
 Weights::Weights(int in, int out, thd_filter filter, bool mirrored)
     : mirrored_(mirrored), identity_(in == out), start_(out), count_(out) {
   const double scale = static_cast<double>(in) / out;
@@ -217,7 +223,7 @@ Weights::Weights(int in, int out, thd_filter filter, bool mirrored)
     }
     return;
   }
-  taps_ = static_cast<int>(std::ceil(support_of(filter) * std::max(scale, 1.0))) * 2 + 1;
+  taps_ = taps_of(in, out, filter);
   weights_.assign(static_cast<size_t>(out) * taps_, 0);
   std::vector<double> raw(taps_);
   for (int entry = 0; entry < out; entry++) set_filtered(entry, in, scale, filter, raw.data());
@@ -248,6 +254,31 @@ void Weights::set_filtered(int entry, int in, double scale, thd_filter filter, d
   // NOLINTEND(bugprone-incorrect-roundings)
   start_[entry] = mirrored_ ? in - first - count : first;
   count_[entry] = count;
+}
+
+namespace {
+
+// Returns the number of bytes of Weights: start, count and weight of each output, and the scratch memory.
+int64_t memory_of_weights(int in, int out, thd_filter filter) {
+  const int64_t taps = Weights::taps_of(in, out, filter);
+  return out * (taps + 2) * int64_t{sizeof(int32_t)} + taps * int64_t{sizeof(double)};
+}
+
+// The rows that a ColumnResampler stores. Callers write rows ahead of those that the next target row needs.
+int stored_rows(int in, int taps) { return std::min(in, taps) + kRowsAtOnce - 1; }
+
+}  // namespace
+
+int64_t RowResampler::memory(int in, int out, thd_filter filter) {
+  constexpr int64_t kSpreadGroup = 64;  // bytes; see spread_weights
+  const int64_t groups = (Weights::taps_of(in, out, filter) + kGroup - 1) / kGroup;
+  return memory_of_weights(in, out, filter) + out * groups * kSpreadGroup;
+}
+
+int64_t ColumnResampler::memory(int in, int out, thd_filter filter, int values) {
+  const int taps = Weights::taps_of(in, out, filter);
+  return memory_of_weights(in, out, filter) + (stored_rows(in, taps) + 1) * (int64_t{values} + kRowPadding) +
+         taps * int64_t{sizeof(uint8_t*)};
 }
 
 RowResampler::RowResampler(int in, int out, thd_filter filter, bool mirrored)
@@ -284,8 +315,7 @@ void RowResampler::run(const uint8_t* in, uint8_t* out) const {
 ColumnResampler::ColumnResampler(int in, int out, thd_filter filter, bool mirrored, int values)
     : weights_(in, out, filter, mirrored),
       values_(values),
-      // Callers write rows ahead of those that the next target row needs.
-      ring_rows_(weights_.taps() + kRowsAtOnce - 1),
+      ring_rows_(stored_rows(in, weights_.taps())),
       ring_(ring_rows_ * (static_cast<size_t>(values) + kRowPadding)),
       window_(weights_.taps()),
       out_(static_cast<size_t>(values) + kRowPadding) {}

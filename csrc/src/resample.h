@@ -28,6 +28,9 @@ class Weights {
   // in, out: sizes of the axis, at least 1. mirrored: the axis is reversed in the source.
   Weights(int in, int out, thd_filter filter, bool mirrored);
 
+  // Returns the largest number of taps that an output has.
+  static int taps_of(int in, int out, thd_filter filter);
+
   int outputs() const { return static_cast<int>(start_.size()); }
   // Entries are in ascending order of start; target(entry) is the output of an entry.
   int start(int entry) const { return start_[entry]; }
@@ -57,6 +60,8 @@ class Weights {
 class RowResampler {
  public:
   RowResampler(int in, int out, thd_filter filter, bool mirrored);
+  // Returns the number of bytes that a RowResampler allocates at most.
+  static int64_t memory(int in, int out, thd_filter filter);
   // Resizes one row. Both rows are followed by kRowPadding bytes.
   void run(const uint8_t* in, uint8_t* out) const;
   // Resizes 1 to kRowsAtOnce rows.
@@ -75,6 +80,8 @@ class ColumnResampler {
  public:
   // in, out: the number of source and target rows. values: the number of bytes in a row.
   ColumnResampler(int in, int out, thd_filter filter, bool mirrored, int values);
+  // Returns the number of bytes that a ColumnResampler allocates at most.
+  static int64_t memory(int in, int out, thd_filter filter, int values);
 
   // Returns the memory for the next source row, or for the one `ahead` (below kRowsAtOnce) rows later. It has room for
   // the row's values and kRowPadding bytes.

@@ -7,10 +7,14 @@
 
 namespace thd {
 
-void require_target(int orientation, thd_filter filter, int width, int height, const uint8_t* pixels) {
+void require_target(int orientation, thd_filter filter, int width, int height) {
   require(filter >= THD_NEAREST && filter <= THD_HAMMING, "unknown filter");
   require(orientation >= 1 && orientation <= 8, "orientation must be 1 to 8");
   require(width >= 1 && height >= 1, "width and height must be at least 1");
+}
+
+void require_target(int orientation, thd_filter filter, int width, int height, const uint8_t* pixels) {
+  require_target(orientation, filter, width, height);
   require(pixels != nullptr, "pixels must not be NULL");
 }
 
@@ -54,6 +58,33 @@ Resizer::Resizer(int source_width, int source_height, int orientation, thd_filte
       row_size_(static_cast<size_t>(std::max(source_width, transposed_ ? height : width)) * kChannels +
                 kRowPadding),
       rows_(row_size_ * kRowsAtOnce) {}
+
+thd_resize_cost Resizer::cost(int source_width, int source_height, int orientation, thd_filter filter,
+                              int width, int height) {
+  const bool transposed = swaps_axes(orientation);
+  const int along_out = transposed ? height : width;
+  const int down_out = transposed ? width : height;
+  const bool down_first = transposed ? !columns_first(source_height, source_width, width, height)
+                                     : columns_first(source_width, source_height, width, height);
+  const int64_t along_taps = Weights::taps_of(source_width, along_out, filter);
+  const int64_t down_taps = Weights::taps_of(source_height, down_out, filter);
+  // The rows that the pass along the rows processes, and the pixels of a row that the other pass processes.
+  const int64_t along_rows = down_first ? down_out : source_height;
+  const int64_t down_row = down_first ? source_width : along_out;
+  const int64_t along = along_out * along_taps;
+  // Four rows of the source complete this many rows of the target.
+  const int64_t completed =
+      std::min<int64_t>(down_out, (int64_t{kRowsAtOnce} * down_out + source_height - 1) / source_height + 1);
+  thd_resize_cost cost{};
+  cost.memory =
+      RowResampler::memory(source_width, along_out, filter) +
+      ColumnResampler::memory(source_height, down_out, filter, static_cast<int>(down_row) * kChannels) +
+      (int64_t{std::max(source_width, along_out)} * kChannels + kRowPadding) * kRowsAtOnce;
+  cost.weights = along + down_out * down_taps;
+  cost.products = along_rows * along + down_out * down_row * down_taps;
+  cost.step = (down_first ? completed : kRowsAtOnce) * along + completed * down_row * down_taps;
+  return cost;
+}
 
 void Resizer::push() {
   position_++;

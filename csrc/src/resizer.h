@@ -20,6 +20,8 @@
 namespace thd {
 
 // Throws Failure(THD_ERROR_INVALID_ARGUMENT) unless a Resizer can be made with these arguments.
+void require_target(int orientation, thd_filter filter, int width, int height);
+// The same, with the memory of the target.
 void require_target(int orientation, thd_filter filter, int width, int height, const uint8_t* pixels);
 
 // Reports whether an EXIF orientation makes rows columns.
@@ -32,6 +34,15 @@ class Resizer {
   // the oriented image. pixels: width*height*3 bytes, which must outlive the Resizer.
   Resizer(int source_width, int source_height, int orientation, thd_filter filter, int width, int height,
           uint8_t* pixels);
+
+  // Returns what a Resizer with these arguments needs. Its struct_size is 0.
+  static thd_resize_cost cost(int source_width, int source_height, int orientation, thd_filter filter,
+                              int width, int height);
+
+  // Reports whether `rows` more rows may be pushed.
+  bool expects(int rows) const { return rows <= source_height_ - position_; }
+  // Replaces the target, with the rows written so far in it.
+  void write_to(uint8_t* pixels) { pixels_ = pixels; }
 
   // Returns the memory for the next source row, source_width pixels.
   uint8_t* next() {

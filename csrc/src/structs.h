@@ -24,6 +24,7 @@ constexpr size_t required_size(const thd_jpeg_info* /*type*/) { return THD_END_O
 constexpr size_t required_size(const thd_jpeg_decode_options* /*type*/) {
   return THD_END_OF(thd_jpeg_decode_options, struct_size);
 }
+constexpr size_t required_size(const thd_resize_cost* /*type*/) { return THD_END_OF(thd_resize_cost, step); }
 
 #undef THD_END_OF
 
