@@ -70,6 +70,8 @@ var imageStatuses = map[imagecodec.Reason]int{
 	imagecodec.Broken:        http.StatusUnprocessableEntity,
 	imagecodec.NotRGB:        http.StatusUnprocessableEntity,
 	imagecodec.TooManyPixels: http.StatusRequestEntityTooLarge,
+	imagecodec.TooMuchWork:   http.StatusUnprocessableEntity,
+	imagecodec.TooLong:       http.StatusUnprocessableEntity,
 }
 
 // explain is the one table from errors to responses. An error matches at most one case: a ModelError hides its cause.

@@ -98,7 +98,7 @@ func (c *Config) nearestMultiple(side int) int {
 // rounded returns a/b rounded to the nearest integer, halves up, and at least 1.
 func rounded(a, b int) int { return max(1, (a+b/2)/b) }
 
-// A Reason is why an image cannot be decoded.
+// A Reason is why an image cannot be decoded or encoded.
 type Reason int
 
 // The reasons.
@@ -107,9 +107,11 @@ const (
 	Broken               // damaged, truncated, or of an unsupported kind
 	TooManyPixels        // more than Config.MaxPixels, or a side longer than torch.MaxSide
 	NotRGB               // grayscale, and Config.Grayscale refuses it
+	TooMuchWork          // more than the work that a file of its size may cost; see work.go
+	TooLong              // a side of the result is longer than the response's format allows
 )
 
-// An Error says why an image cannot be decoded. Its text is for the client who sent the image.
+// An Error says why an image cannot be decoded or encoded. Its text is for the client who sent the image.
 type Error struct {
 	Reason Reason
 	Text   string
@@ -139,103 +141,133 @@ func NewCodec(config Config) (*Codec, error) {
 // Target returns the size to which an upright image of width x height is resized.
 func (c *Codec) Target(width, height int) (int, int) { return c.config.Target(width, height) }
 
-// Decode decodes an image file into RGB pixels of the target size. The caller may recycle the pixels. Decode returns an
-// *Error for a bad image, and the context's cause if the context ends while it waits for a slot.
-func (c *Codec) Decode(ctx context.Context, data []byte) (Image, error) {
+// An Input is an image file whose header has been read and found acceptable.
+type Input struct {
+	// Memory is the number of bytes that Decode needs at its peak, in Go, in C and in WebAssembly, at most. It includes the
+	// pixels that Decode returns. It doesn't include the file.
+	Memory int64
+
+	data          []byte
+	format        *format
+	header        header
+	width, height int // of the result
+	work          picoseconds
+	rows          int // of the source, that the resize takes at a time
+}
+
+// Prepare recognizes a file's format, reads its header and makes all checks that the header allows. It is cheap, needs no
+// slot, and keeps the data. Its errors are *Errors.
+func (c *Codec) Prepare(data []byte) (*Input, error) {
 	format := sniff(data)
 	if format == nil {
 		if len(data) == 0 {
-			return Image{}, &Error{UnknownFormat, "the body is empty: send the image as the request body (" + formatNames + ")"}
+			return nil, &Error{UnknownFormat, "the body is empty: send the image as the request body (" + formatNames + ")"}
 		}
-		return Image{}, &Error{UnknownFormat, "unknown image format: send " + formatNames}
+		return nil, &Error{UnknownFormat, "unknown image format: send " + formatNames}
 	}
+	in := &Input{data: data, format: format}
+	if err := c.readHeader(in); err != nil {
+		return nil, err
+	}
+	resize, err := torch.EstimateResize(in.header.width, in.header.height, in.header.orientation, c.config.ResizeFilter, in.width, in.height)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.checkWork(in, resize); err != nil {
+		return nil, err
+	}
+	in.rows = rowsAtATime(in.header, resize)
+	in.Memory = in.header.memory + resize.Memory + 3*int64(in.width)*int64(in.height) + int64(3*in.header.width*in.rows) + memoryOfDecode
+	return in, nil
+}
+
+// readHeader sets the Input's header and the size of its result.
+func (c *Codec) readHeader(in *Input) (err error) {
+	in.header, err = in.format.header(in.data)
+	if err != nil {
+		return broken(in.format.name, err)
+	}
+	h := &in.header
+	if err := c.checkPixels(h.width, h.height); err != nil {
+		return err
+	}
+	if h.gray && c.config.Grayscale != settings.ToRGB || h.palette && c.config.RefusePalette || h.twoChannels {
+		return errNotRGB
+	}
+	if c.config.EXIF == settings.Ignore {
+		h.orientation = torch.Upright
+	}
+	width, height := h.width, h.height
+	if h.orientation.SwapsSides() {
+		width, height = height, width
+	}
+	in.width, in.height, err = c.target(width, height)
+	return err
+}
+
+// Decode decodes an Input of this Codec into RGB pixels of the target size. The caller may recycle the pixels. Decode
+// returns an *Error for a bad image. If the context ends, it returns the context's cause: at once while it waits for a
+// slot, and within 50 ms while it decodes.
+func (c *Codec) Decode(ctx context.Context, in *Input) (Image, error) {
 	release, err := c.queue.Acquire(ctx, cpu.Decoding)
 	if err != nil {
 		return Image{}, err
 	}
 	defer release()
-	if format.decode == nil {
-		return c.decodeJPEG(data)
-	}
-	return c.decodeOther(format, data)
-}
-
-func (c *Codec) decodeJPEG(data []byte) (Image, error) {
-	options := torch.DecodeOptions{
-		MaxPixels: c.config.MaxPixels, Scaled: c.config.JPEGScale, Filter: c.config.ResizeFilter, Gray: c.config.Grayscale == settings.ToRGB,
-	}
-	if c.config.EXIF == settings.Ignore {
-		options.Orientation = torch.Upright
-	}
-	width, height := c.config.Size.Width, c.config.Size.Height
-	if c.config.Size.Keep() {
-		header, err := torch.ReadJPEGHeader(data)
-		if err != nil {
-			return Image{}, explainJPEG(err)
-		}
-		if err := c.checkPixels(header.Width, header.Height); err != nil {
-			return Image{}, err
-		}
-		width, height = header.Width, header.Height
-		if options.Orientation == torch.FromEXIF && header.Orientation.SwapsSides() {
-			width, height = height, width
-		}
-		if width, height, err = c.target(width, height); err != nil {
-			return Image{}, err
-		}
-	}
-	p := c.newImage(width, height)
-	if err := torch.DecodeJPEG(data, options, width, height, p.Pixels); err != nil {
-		return Image{}, explainJPEG(err)
+	p := Image{Width: in.width, Height: in.height, Channels: 3, Pixels: c.pool.get(in.width * in.height * 3)}
+	if err := c.decode(ctx, in, p); err != nil {
+		c.pool.put(p.Pixels)
+		return Image{}, err
 	}
 	return p, nil
 }
 
-// explainJPEG turns torch's errors about the file into this package's.
-func explainJPEG(err error) error {
+func (c *Codec) decode(ctx context.Context, in *Input, p Image) error {
+	if in.format.decode == nil {
+		return c.decodeJPEG(ctx, in, p)
+	}
+	resizer, err := torch.NewResizer(in.header.width, in.header.height, torch.Upright, c.config.ResizeFilter, in.width, in.height, p.Pixels)
+	if err != nil {
+		return err
+	}
+	defer resizer.Close()
+	err = in.format.decode(in, &sink{ctx: ctx, resizer: resizer, width: in.header.width, rows: in.rows})
+	var failure *Error
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case errors.As(err, &failure):
+		return failure
+	}
+	return broken(in.format.name, err)
+}
+
+func (c *Codec) decodeJPEG(ctx context.Context, in *Input, p Image) error {
+	options := torch.DecodeOptions{
+		MaxPixels: c.config.MaxPixels, Scaled: c.config.JPEGScale, Filter: c.config.ResizeFilter, Gray: true,
+		Orientation: in.header.orientation, MaxBlocks: maxBlocks(in),
+	}
+	if in.work < uninterrupted && !in.header.jpeg.Buffered {
+		ctx = context.WithoutCancel(ctx) // it ends soon anyway, and needs no memory for the end of its context
+	}
+	err := torch.DecodeJPEG(ctx, in.data, options, p.Width, p.Height, p.Pixels)
 	var failure *torch.Error
 	if !errors.As(err, &failure) {
 		return err
 	}
 	switch failure.Kind {
 	case torch.ErrBadImage:
-		return broken("JPEG", errors.New(failure.Detail))
-	case torch.ErrTooManyPixels:
-		return &Error{TooManyPixels, "too many pixels: " + failure.Detail}
-	case torch.ErrNotRGB:
-		return errNotRGB
+		return broken(in.format.name, errors.New(failure.Detail))
+	case torch.ErrTooMuchWork:
+		return &Error{TooMuchWork, "too much work: " + failure.Detail + ": send a baseline JPEG, or fewer pixels"}
 	default:
 		return err
 	}
 }
 
 var errNotRGB = &Error{NotRGB, "need rgb image"}
-
-func (c *Codec) decodeOther(format *format, data []byte) (Image, error) {
-	header, err := format.header(data)
-	if err != nil {
-		return Image{}, broken(format.name, err)
-	}
-	if err := c.checkPixels(header.Width, header.Height); err != nil {
-		return Image{}, err
-	}
-	img, err := format.decode(data)
-	if err != nil {
-		return Image{}, broken(format.name, err)
-	}
-	gray := isGray(img) || format.gray != nil && format.gray(data)
-	if gray && c.config.Grayscale != settings.ToRGB || c.config.RefusePalette && isPalette(img) {
-		return Image{}, errNotRGB
-	}
-	width, height, err := c.target(img.Bounds().Dx(), img.Bounds().Dy())
-	if err != nil {
-		return Image{}, err
-	}
-	raw := toRaw(img)
-	p := c.newImage(width, height)
-	err = torch.Resize(raw.pixels, raw.width, raw.height, raw.channels, torch.Upright, c.config.ResizeFilter, width, height, p.Pixels)
-	return p, err
-}
 
 // target returns Target and checks it against the pixel limit, unless all images have one size: where the sides must be
 // multiples, a small image can become a large one.
@@ -258,10 +290,6 @@ func (c *Codec) checkPixels(width, height int) error {
 		return &Error{TooManyPixels, fmt.Sprintf("too many pixels: %dx%d is more than %d pixels", width, height, c.config.MaxPixels)}
 	}
 	return nil
-}
-
-func (c *Codec) newImage(width, height int) Image {
-	return Image{Width: width, Height: height, Channels: 3, Pixels: c.pool.get(width * height * 3)}
 }
 
 // Alloc returns size bytes of undefined content, recycled or newly allocated.

@@ -14,9 +14,34 @@ import (
 	"github.com/torchherd/torchherd/torch"
 )
 
+// The longest sides of a format's images, in pixels.
+const (
+	maxJPEGSide = 65500
+	maxWebPSide = 16383
+)
+
+// Fits returns an *Error if a format can't hold an image of this size.
+func (c *Codec) Fits(width, height int, format settings.Format) error {
+	var longest int
+	var name string
+	switch longer := max(width, height); {
+	case format == settings.JPEG && longer > maxJPEGSide:
+		longest, name = maxJPEGSide, "JPEG"
+	case format == settings.WebP && longer > maxWebPSide:
+		longest, name = maxWebPSide, "WebP"
+	default:
+		return nil
+	}
+	return &Error{TooLong, fmt.Sprintf("the result of %dx%d pixels is too long for %s, whose sides are at most %d pixels: ask for format=png",
+		width, height, name, longest)}
+}
+
 // Encode encodes an image. The caller may recycle the file, and still owns the image. Encode returns the context's cause if
-// the context ends while it waits for a slot, and an error if the format cannot have the image's size.
+// the context ends while it waits for a slot, and the error of Fits if the format can't hold the image.
 func (c *Codec) Encode(ctx context.Context, p Image, format settings.Format) ([]byte, error) {
+	if err := c.Fits(p.Width, p.Height, format); err != nil {
+		return nil, err
+	}
 	release, err := c.queue.Acquire(ctx, cpu.Encoding)
 	if err != nil {
 		return nil, err
@@ -24,11 +49,7 @@ func (c *Codec) Encode(ctx context.Context, p Image, format settings.Format) ([]
 	defer release()
 	switch format {
 	case settings.JPEG:
-		bound := torch.JPEGBound(p.Width, p.Height, p.Channels)
-		if bound == 0 {
-			return nil, fmt.Errorf("imagecodec: a JPEG cannot have %dx%d pixels with %d channels", p.Width, p.Height, p.Channels)
-		}
-		file := c.pool.get(bound)
+		file := c.pool.get(max(1, torch.JPEGBound(p.Width, p.Height, p.Channels)))
 		n, err := torch.EncodeJPEG(p.Pixels, p.Width, p.Height, p.Channels, c.config.Quality, file)
 		return file[:n], err
 	case settings.PNG:

@@ -2,53 +2,51 @@ package imagecodec
 
 import (
 	"bytes"
+	"encoding/binary"
+	"errors"
 	"image"
 	"image/gif"
 	"image/png"
 
 	"golang.org/x/image/bmp"
-	"golang.org/x/image/tiff"
-	"golang.org/x/image/webp"
+
+	"github.com/torchherd/torchherd/torch"
 )
 
 // A format is a format of image files, recognized by its first bytes.
 type format struct {
 	name   string
 	starts []string // alternatives; '?' stands for any byte
-	header func(data []byte) (image.Config, error)
-	decode func(data []byte) (image.Image, error) // nil for JPEG, which decodeJPEG decodes
-	gray   func(data []byte) bool                 // nil: the type of the decoded image shows it
+	header func(data []byte) (header, error)
+	decode func(in *Input, s *sink) error // nil for JPEG, which decodeJPEG decodes
+}
+
+// A header is what the header of a file tells about its decoding.
+type header struct {
+	kind          string // of file, for error texts
+	width, height int    // as stored
+	orientation   torch.Orientation
+	gray, palette bool
+	twoChannels   bool        // a JPEG of a kind that has no colours to speak of
+	memory        int64       // bytes that the decoder allocates, without the resize and its result
+	work, step    picoseconds // without the resize; step: the longest part that nothing interrupts
+	jpeg          torch.JPEGHeader
+	tiff          *tiff
+	webp          *webp
 }
 
 const formatNames = "JPEG, PNG, WebP, GIF, BMP or TIFF"
 
+// memoryOfDecode is the memory of the small objects of a decode: readers, tables and buffers of fixed size.
+const memoryOfDecode = 256 << 10
+
 var formats = []format{
-	{name: "JPEG", starts: []string{"\xff\xd8\xff"}},
-	{
-		name: "PNG", starts: []string{"\x89PNG\r\n\x1a\n"}, gray: grayPNG,
-		header: func(data []byte) (image.Config, error) { return png.DecodeConfig(bytes.NewReader(data)) },
-		decode: func(data []byte) (image.Image, error) { return png.Decode(bytes.NewReader(data)) },
-	},
-	{
-		name: "WebP", starts: []string{"RIFF????WEBPVP8"},
-		header: func(data []byte) (image.Config, error) { return webp.DecodeConfig(bytes.NewReader(data)) },
-		decode: func(data []byte) (image.Image, error) { return webp.Decode(bytes.NewReader(data)) },
-	},
-	{
-		name: "GIF", starts: []string{"GIF87a", "GIF89a"},
-		header: func(data []byte) (image.Config, error) { return gif.DecodeConfig(bytes.NewReader(data)) },
-		decode: decodeGIF,
-	},
-	{
-		name: "BMP", starts: []string{"BM????\x00\x00\x00\x00"},
-		header: func(data []byte) (image.Config, error) { return bmp.DecodeConfig(bytes.NewReader(data)) },
-		decode: func(data []byte) (image.Image, error) { return bmp.Decode(bytes.NewReader(data)) },
-	},
-	{
-		name: "TIFF", starts: []string{"II*\x00", "MM\x00*"},
-		header: func(data []byte) (image.Config, error) { return tiff.DecodeConfig(bytes.NewReader(data)) },
-		decode: func(data []byte) (image.Image, error) { return tiff.Decode(bytes.NewReader(data)) },
-	},
+	{name: "JPEG", starts: []string{"\xff\xd8\xff"}, header: jpegHeader},
+	{name: "PNG", starts: []string{"\x89PNG\r\n\x1a\n"}, header: pngHeader, decode: decodePNG},
+	{name: "WebP", starts: []string{"RIFF????WEBPVP8"}, header: webpHeader, decode: decodeWebP},
+	{name: "GIF", starts: []string{"GIF87a", "GIF89a"}, header: gifHeader, decode: decodeGIF},
+	{name: "BMP", starts: []string{"BM????\x00\x00\x00\x00"}, header: bmpHeader, decode: decodeBMP},
+	{name: "TIFF", starts: []string{"II*\x00", "MM\x00*"}, header: tiffHeader, decode: decodeTIFF},
 }
 
 // sniff returns the format of a file, or nil if it is unknown. It ignores the Content-Type, as the Sanic demo does: curl -T
@@ -76,28 +74,111 @@ func startsWith(data []byte, start string) bool {
 	return true
 }
 
-// grayPNG reports whether a PNG is grayscale, with or without alpha (colour types 0 and 4). The decoder can
-// return RGBA for it, so the type of the decoded image does not show it. The colour type is in the IHDR chunk, always the
-// first.
-func grayPNG(data []byte) bool {
-	const at = 25
-	return len(data) > at && data[at]&2 == 0
+func jpegHeader(data []byte) (header, error) {
+	read, err := torch.ReadJPEGHeader(data)
+	if err != nil {
+		var failure *torch.Error
+		if errors.As(err, &failure) {
+			err = errors.New(failure.Detail)
+		}
+		return header{}, err
+	}
+	h := header{
+		kind: "a JPEG", width: read.Width, height: read.Height, orientation: read.Orientation,
+		gray: read.Channels == 1, twoChannels: read.Channels == 2, memory: read.Memory, jpeg: read,
+	}
+	per := perHuffman
+	if read.Arithmetic {
+		h.kind, per = "an arithmetic-coded JPEG", perArithmetic
+	}
+	// A row of blocks is decoded without interruption. A component has up to four rows of blocks beside each other.
+	h.step = picoseconds(read.Blocks/int64(max(1, (read.Height+31)/32))) * per
+	h.work = picoseconds(len(data))*perJPEGByte + picoseconds(read.Blocks+torch.JPEGScanBlocks)*per +
+		picoseconds(read.Width*read.Height)*perJPEGPixel
+	return h, nil
 }
 
-// decodeGIF returns a GIF's first frame, extended to the GIF's whole area.
-func decodeGIF(data []byte) (image.Image, error) {
-	frame, err := gif.Decode(bytes.NewReader(data))
+// pixels returns the number of an image's pixels as work, each of which is converted to RGB.
+func rowsWork(width, height int) picoseconds {
+	return picoseconds(height)*perRow + picoseconds(width)*picoseconds(height)*perPixel
+}
+
+// Positions in a PNG, whose first chunk is always IHDR.
+const (
+	pngDepth     = 24
+	pngKind      = 25 // bits: 1 palette, 2 colour, 4 alpha
+	pngInterlace = 28
+)
+
+func pngHeader(data []byte) (header, error) {
+	config, err := png.DecodeConfig(bytes.NewReader(data))
 	if err != nil {
-		return nil, err
+		return header{}, err
 	}
+	depth, kind, interlaced := int(data[pngDepth]), data[pngKind], data[pngInterlace] != 0
+	h := header{
+		kind: "a PNG", width: config.Width, height: config.Height, orientation: torch.Upright,
+		gray: kind&2 == 0, palette: kind&1 != 0,
+	}
+	channels, ofPixel := 1, 4 // ofPixel: bytes in the decoded image; grayscale with a transparent colour becomes RGBA
+	switch {
+	case kind&1 != 0:
+		ofPixel = 1
+	case kind&2 != 0:
+		channels = 3
+	}
+	if kind&4 != 0 {
+		channels++
+	}
+	if depth == 16 {
+		h.kind, ofPixel = "a PNG with 16 bits per channel", 8
+	}
+	pixels := int64(h.width) * int64(h.height)
+	row := (int64(h.width)*int64(channels*depth) + 7) / 8
+	h.memory = pixels*int64(ofPixel) + 2*(row+1)
+	h.step = picoseconds(row) * perPNGByte
+	h.work = rowsWork(h.width, h.height) + picoseconds(len(data))*perInflateByte + picoseconds(row+1)*picoseconds(h.height)*perPNGByte
+	if interlaced {
+		// Seven passes, each an image of its own, are merged; the last has half of the pixels.
+		h.kind = "an interlaced PNG"
+		h.memory += h.memory + 14*(row+1)
+		h.work += picoseconds(pixels) * perMergedPixel
+		h.step = max(h.step, picoseconds(pixels/2)*perMergedPixel)
+	}
+	return h, nil
+}
+
+func decodePNG(in *Input, s *sink) error {
+	img, err := png.Decode(&reader{s, in.data})
+	if err != nil {
+		return err
+	}
+	return s.pushImage(img)
+}
+
+func gifHeader(data []byte) (header, error) {
 	config, err := gif.DecodeConfig(bytes.NewReader(data))
 	if err != nil {
-		return nil, err
+		return header{}, err
 	}
-	area := image.Rect(0, 0, config.Width, config.Height)
+	h := header{kind: "a GIF", width: config.Width, height: config.Height, orientation: torch.Upright, palette: true}
+	pixels := int64(h.width) * int64(h.height)
+	h.memory = 3 * pixels // the frame, its rows in order if they are interlaced, and the frame within its area
+	h.work = rowsWork(h.width, h.height) + picoseconds(len(data))*perGIFByte + picoseconds(pixels)*perGIFPixel
+	h.step = picoseconds(pixels) * (nanosecond / 2) // the check of the colours
+	return h, nil
+}
+
+// decodeGIF decodes a GIF's first frame, extended to the GIF's whole area.
+func decodeGIF(in *Input, s *sink) error {
+	frame, err := gif.Decode(&reader{s, in.data})
+	if err != nil {
+		return err
+	}
+	area := image.Rect(0, 0, in.header.width, in.header.height)
 	paletted, ok := frame.(*image.Paletted)
 	if !ok || frame.Bounds() == area {
-		return frame, nil
+		return s.pushImage(frame)
 	}
 	whole := image.NewPaletted(area, paletted.Palette)
 	bounds := paletted.Bounds()
@@ -105,5 +186,32 @@ func decodeGIF(data []byte) (image.Image, error) {
 		from := paletted.Pix[paletted.PixOffset(bounds.Min.X, y):][:bounds.Dx()]
 		copy(whole.Pix[whole.PixOffset(bounds.Min.X, y):], from)
 	}
-	return whole, nil
+	return s.pushImage(whole)
+}
+
+func bmpHeader(data []byte) (header, error) {
+	config, err := bmp.DecodeConfig(bytes.NewReader(data))
+	if err != nil {
+		return header{}, err
+	}
+	const depthAt = 28
+	depth := int64(binary.LittleEndian.Uint16(data[depthAt:]))
+	h := header{kind: "a BMP", width: config.Width, height: config.Height, orientation: torch.Upright, palette: depth <= 8}
+	ofPixel := int64(4)
+	if h.palette {
+		ofPixel = 1
+	}
+	row := int64(h.width)*max(depth, 8)/8 + 4 // a palette's indices are unpacked to bytes
+	h.memory = ofPixel*int64(h.width)*int64(h.height) + row
+	h.step = picoseconds(row) * perBMPByte
+	h.work = rowsWork(h.width, h.height) + picoseconds(row)*picoseconds(h.height)*perBMPByte
+	return h, nil
+}
+
+func decodeBMP(in *Input, s *sink) error {
+	img, err := bmp.Decode(&reader{s, in.data})
+	if err != nil {
+		return err
+	}
+	return s.pushImage(img)
 }

@@ -2,6 +2,10 @@ package imagecodec
 
 import "sync"
 
+// largestKept is the size in bytes above which a pool keeps no slice: an image of 11 megapixels. A slice that large is seldom
+// needed again before the collector empties the pool, and a later small image would hold it.
+const largestKept = 32 << 20
+
 // A pool recycles byte slices. A sync.Pool holds pointers, so each slice needs a box for its header; the pool recycles the
 // boxes as well.
 type pool struct{ full, empty sync.Pool }
@@ -21,7 +25,7 @@ func (p *pool) get(size int) []byte {
 }
 
 func (p *pool) put(memory []byte) {
-	if cap(memory) == 0 {
+	if cap(memory) == 0 || cap(memory) > largestKept {
 		return
 	}
 	box, ok := p.empty.Get().(*[]byte)

@@ -1,0 +1,238 @@
+package imagecodec
+
+import (
+	"context"
+	_ "embed"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/tetratelabs/wazero"
+	"github.com/tetratelabs/wazero/api"
+	"github.com/tetratelabs/wazero/experimental"
+	"golang.org/x/sys/unix"
+
+	"github.com/torchherd/torchherd/torch"
+)
+
+// libwebp's decoder as WebAssembly, made by scripts/webp.sh. Go's own decoder of a WebP can't be stopped: a frame of one
+// colour takes no bytes, so the decoder never reads. libwebp's calls host.continue every 16 rows.
+//
+//go:embed webp/decoder.wasm
+var webpModule []byte
+
+// A webp is the frame of a WebP file: a VP8 or VP8L bitstream without its container. The alpha of a VP8 frame is a
+// bitstream beside it, which isn't decoded.
+type webp struct {
+	frame         []byte
+	lossless      bool
+	width, height int
+}
+
+var errWebP = errors.New("webp: invalid format")
+
+// parseWebP finds the frame in a WebP file. Animations have none at this place.
+func parseWebP(data []byte) (*webp, error) {
+	const container, chunkHeader, canvas = 12, 8, 10 // bytes
+	end := min(len(data), int(binary.LittleEndian.Uint32(data[4:]))+8)
+	var width, height int // of the canvas, if the file states it
+	for at := container; ; {
+		if end-at < chunkHeader {
+			return nil, io.ErrUnexpectedEOF
+		}
+		kind, size := string(data[at:at+4]), int(binary.LittleEndian.Uint32(data[at+4:]))
+		at += chunkHeader
+		if size > end-at {
+			return nil, io.ErrUnexpectedEOF
+		}
+		chunk := data[at : at+size]
+		switch kind {
+		case "VP8X":
+			if size != canvas || width != 0 {
+				return nil, errWebP
+			}
+			width, height = 1+little24(chunk[4:]), 1+little24(chunk[7:])
+		case "VP8 ", "VP8L":
+			w := &webp{frame: chunk, lossless: kind == "VP8L"}
+			if err := w.readSize(); err != nil {
+				return nil, err
+			}
+			if width != 0 && (width != w.width || height != w.height) {
+				return nil, errWebP
+			}
+			return w, nil
+		}
+		at += size + size%2
+	}
+}
+
+func little24(b []byte) int { return int(b[0]) | int(b[1])<<8 | int(b[2])<<16 }
+
+// readSize reads the size of the frame from its header.
+func (w *webp) readSize() error {
+	const mask = 1<<14 - 1 // of a side; VP8 has two bits for upscaling after them, which decoders ignore
+	f := w.frame
+	switch {
+	case w.lossless && len(f) >= 5 && f[0] == 0x2f:
+		sides := binary.LittleEndian.Uint32(f[1:])
+		w.width, w.height = int(sides&mask)+1, int(sides>>14&mask)+1
+	case !w.lossless && len(f) >= 10 && f[0]&1 == 0 && string(f[3:6]) == "\x9d\x01\x2a":
+		w.width, w.height = int(binary.LittleEndian.Uint16(f[6:])&mask), int(binary.LittleEndian.Uint16(f[8:])&mask)
+	default:
+		return errWebP
+	}
+	return nil
+}
+
+// memory returns the size of the WebAssembly memory that decoding needs at most.
+func (w *webp) memory() int64 {
+	const (
+		fixed = 1 << 20 // code's data, stack, tables, and the allocator's own
+		group = 16 << 10
+		// libwebp's encoder never makes more groups of Huffman tables.
+		maxGroups = 2600
+	)
+	width, pixels := int64(w.width)+16, int64(w.width)*int64(w.height)
+	need := fixed + int64(len(w.frame)) + 3*pixels
+	if !w.lossless {
+		return need + 400*width // rows of macroblocks: samples, filters and predictors
+	}
+	// The pixels, three transforms with an entry for each 4x4 pixels, and the tables.
+	tiles := ((width + 3) / 4) * ((int64(w.height) + 3) / 4)
+	return need + 4*pixels + 4*20*width + 4*4*tiles + group*min(tiles, maxGroups, int64(len(w.frame))/8+1)
+}
+
+func webpHeader(data []byte) (header, error) {
+	w, err := parseWebP(data)
+	if err != nil {
+		return header{}, err
+	}
+	h := header{kind: "a WebP", width: w.width, height: w.height, orientation: torch.Upright, memory: w.memory(), webp: w}
+	of := perVP8Pixel
+	if w.lossless {
+		h.kind, of = "a lossless WebP", perVP8LPixel
+	}
+	h.work = rowsWork(w.width, w.height) + picoseconds(len(data))*perWebPByte + picoseconds(w.width*w.height)*of
+	return h, nil
+}
+
+// The numbers of libwebp's VP8StatusCode.
+const (
+	webpOutOfMemory = 1
+	webpTruncated   = 7
+)
+
+// webpRuntime returns the compiled decoder. It is compiled once per process, for the first WebP.
+var webpRuntime = sync.OnceValues(func() (*webpDecoder, error) {
+	ctx := context.Background()
+	runtime := wazero.NewRuntimeWithConfig(ctx, wazero.NewRuntimeConfig())
+	_, err := runtime.NewHostModuleBuilder("host").NewFunctionBuilder().
+		WithGoFunction(api.GoFunc(func(ctx context.Context, stack []uint64) {
+			stack[0] = 1
+			if ctx.Err() != nil {
+				stack[0] = 0
+			}
+		}), nil, []api.ValueType{api.ValueTypeI32}).Export("continue").Instantiate(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("webp: %w", err)
+	}
+	compiled, err := runtime.CompileModule(ctx, webpModule)
+	if err != nil {
+		return nil, fmt.Errorf("webp: %w", err)
+	}
+	return &webpDecoder{runtime, compiled}, nil
+})
+
+// A webpDecoder makes instances of the module, each with a memory of its own.
+type webpDecoder struct {
+	runtime wazero.Runtime
+	module  wazero.CompiledModule
+}
+
+func decodeWebP(in *Input, s *sink) error {
+	decoder, err := webpRuntime()
+	if err != nil {
+		return err
+	}
+	w := in.header.webp
+	memory, err := newLinearMemory(int(w.memory()))
+	if err != nil {
+		return fmt.Errorf("webp: %w", err)
+	}
+	defer memory.release()
+	allocator := experimental.MemoryAllocatorFunc(func(_, _ uint64) experimental.LinearMemory { return memory })
+	ctx := experimental.WithMemoryAllocator(s.ctx, allocator)
+	config := wazero.NewModuleConfig().WithName("").WithStartFunctions("_initialize")
+	instance, err := decoder.runtime.InstantiateModule(ctx, decoder.module, config)
+	if err != nil {
+		return fmt.Errorf("webp: %w", err)
+	}
+	defer func() { _ = instance.Close(context.WithoutCancel(ctx)) }()
+	pixels, err := w.decode(ctx, instance, in.header.kind, len(in.data))
+	if err != nil {
+		return err
+	}
+	return s.push(pixels, 3)
+}
+
+// decode returns the frame's pixels, in the instance's memory.
+func (w *webp) decode(ctx context.Context, instance api.Module, kind string, size int) ([]byte, error) {
+	tooMuch := tooMuchWork(&header{kind: kind, width: w.width, height: w.height}, size)
+	frame, err := allocateIn(ctx, instance, len(w.frame))
+	if err != nil || !instance.Memory().Write(frame, w.frame) {
+		return nil, errors.Join(tooMuch, err)
+	}
+	length := 3 * w.width * w.height
+	out, err := allocateIn(ctx, instance, length)
+	if err != nil {
+		return nil, errors.Join(tooMuch, err)
+	}
+	status, err := instance.ExportedFunction("decode").Call(ctx, uint64(frame), uint64(len(w.frame)), uint64(out), uint64(w.width), uint64(w.height))
+	if err != nil { // a trap, whose text is of no use to a client
+		return nil, errWebP
+	}
+	switch status[0] {
+	case 0:
+		pixels, _ := instance.Memory().Read(out, uint32(length))
+		return pixels, nil
+	case webpOutOfMemory:
+		return nil, tooMuch
+	case webpTruncated:
+		return nil, io.ErrUnexpectedEOF
+	}
+	return nil, errWebP
+}
+
+func allocateIn(ctx context.Context, instance api.Module, size int) (uint32, error) {
+	result, err := instance.ExportedFunction("allocate").Call(ctx, uint64(size))
+	if err != nil {
+		return 0, fmt.Errorf("webp: %w", err)
+	}
+	if result[0] == 0 {
+		return 0, errors.New("webp: out of memory")
+	}
+	return uint32(result[0]), nil
+}
+
+// linearMemory is the memory of a WebAssembly instance. It comes from the system and goes back at once.
+type linearMemory struct{ mapped []byte }
+
+func newLinearMemory(size int) (*linearMemory, error) {
+	mapped, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	return &linearMemory{mapped}, err
+}
+
+// Reallocate returns the first size bytes of the memory, or nil if it is smaller.
+func (m *linearMemory) Reallocate(size uint64) []byte {
+	if size > uint64(len(m.mapped)) {
+		return nil
+	}
+	return m.mapped[:size]
+}
+
+// Free does nothing: decodeWebP releases the memory.
+func (m *linearMemory) Free() {}
+
+func (m *linearMemory) release() { _ = unix.Munmap(m.mapped) }
