@@ -134,12 +134,14 @@ func startProcess(t testing.TB, arguments ...string) *process {
 	return startCommand(t, command)
 }
 
-// startCommand is startProcess for a given command.
+// startCommand is startProcess for a given command. The process has the log only if the command has no Stderr.
 func startCommand(t testing.TB, command *exec.Cmd) *process {
 	t.Helper()
 	p := &process{command: command, ended: make(chan struct{})}
 	p.log = newLogLines()
-	command.Stderr = p.log
+	if command.Stderr == nil {
+		command.Stderr = p.log
+	}
 	ready, err := readiness.Listen(command)
 	if err != nil {
 		t.Fatal(err)

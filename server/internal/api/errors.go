@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"github.com/labstack/echo/v4"
 
 	"github.com/torchherd/torchherd/server/internal/batch"
@@ -99,7 +100,7 @@ func explain(err error) (response *failure, cause error) {
 	case errors.As(err, &tooLarge):
 		return &failure{
 			status: http.StatusRequestEntityTooLarge, sanic: http.StatusInternalServerError,
-			text: fmt.Sprintf("decoding the image takes %d MiB of memory, and --max-decode-memory is %d MiB", tooLarge.Need>>20, tooLarge.Size>>20),
+			text: fmt.Sprintf("decoding the image takes %s of memory, and --max-decode-memory is %s", humanize.IBytes(uint64(tooLarge.Need)), humanize.IBytes(uint64(tooLarge.Size))),
 		}, nil
 	case errors.Is(err, batch.ErrClosed):
 		return errDraining, nil

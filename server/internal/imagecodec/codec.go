@@ -155,6 +155,9 @@ type Input struct {
 	rows          int // of the source, that the resize takes at a time
 }
 
+// Size returns the size of the image that Decode returns, in pixels.
+func (in *Input) Size() (width, height int) { return in.width, in.height }
+
 // Prepare recognizes a file's format, reads its header and makes all checks that the header allows. It is cheap, needs no
 // slot, and keeps the data. Its errors are *Errors.
 func (c *Codec) Prepare(data []byte) (*Input, error) {

@@ -9,6 +9,7 @@ import (
 	"github.com/torchherd/torchherd/server/internal/batch"
 	"github.com/torchherd/torchherd/server/internal/imagecodec"
 	"github.com/torchherd/torchherd/server/internal/memory"
+	"github.com/torchherd/torchherd/server/internal/settings"
 )
 
 // ErrReceiving is returned while the bodies that are being received leave no memory for another one. A later call may
@@ -51,13 +52,13 @@ func (a *admission) end() {
 }
 
 // admit receives and decodes an image that has a place in the queue.
-func (a *admission) admit(body io.Reader, length int64) (imagecodec.Image, error) {
+func (a *admission) admit(body io.Reader, o Options) (imagecodec.Image, error) {
 	b := a.servable.batcher
 	if err := b.Admissible(a.ctx); err != nil {
 		return imagecodec.Image{}, err
 	}
 	a.arrival = b.Arrive()
-	data, err := a.receive(body, length)
+	data, err := a.receive(body, o.Length)
 	if err != nil {
 		return imagecodec.Image{}, err
 	}
@@ -66,7 +67,7 @@ func (a *admission) admit(body io.Reader, length int64) (imagecodec.Image, error
 		return imagecodec.Image{}, err
 	}
 	start := time.Now()
-	img, err := a.decode(data)
+	img, err := a.decode(data, o.Format)
 	a.stages.Decode = time.Since(start)
 	if err == nil {
 		a.servable.decoding.add(a.stages.Decode)
@@ -93,10 +94,15 @@ func (a *admission) receive(body io.Reader, length int64) ([]byte, error) {
 	return data, err
 }
 
-// decode decodes the image, as soon as there is memory for it.
-func (a *admission) decode(data []byte) (imagecodec.Image, error) {
+// decode decodes the image, as soon as there is memory for it. Most models return an image of the size that they get, so an
+// image that the response's format can't hold is refused before it costs a forward pass; Encode refuses the others.
+func (a *admission) decode(data []byte, format settings.Format) (imagecodec.Image, error) {
 	codec := a.servable.config.Codec
 	in, err := codec.Prepare(data)
+	if err == nil {
+		width, height := in.Size()
+		err = codec.Fits(width, height, format)
+	}
 	if err != nil {
 		return imagecodec.Image{}, err
 	}

@@ -174,7 +174,7 @@ func (s *Servable) Process(ctx context.Context, body io.Reader, o Options) (Resp
 	var r Response
 	a := admission{servable: s, ctx: ctx, stages: &r.Stages}
 	defer a.end()
-	input, err := a.admit(body, o.Length)
+	input, err := a.admit(body, o)
 	if err != nil {
 		return r, err
 	}
