@@ -1,8 +1,10 @@
-// Package logging makes the server's logger.
+// Package logging makes the server's logger, whose lines are written in the background.
 package logging
 
 import (
+	"bytes"
 	"fmt"
+	"io"
 	"os"
 	"time"
 
@@ -17,12 +19,12 @@ const (
 	JSON    = "json"    // one JSON object per line
 )
 
-// NewLog returns a logger that writes to a file, for example os.Stderr. The level is one of zerolog's: debug, info, warn or
-// error.
-func NewLog(file *os.File, format, level string) (zerolog.Logger, error) {
+// NewLog returns a logger that writes to a file, for example os.Stderr, and the Writer between them, which the caller must
+// Close. The level is one of zerolog's: debug, info, warn or error.
+func NewLog(file *os.File, format, level string) (zerolog.Logger, *Writer, error) {
 	parsed, err := zerolog.ParseLevel(level)
 	if err != nil {
-		return zerolog.Logger{}, fmt.Errorf("logging: unknown log level %q: use debug, info, warn or error", level)
+		return zerolog.Logger{}, nil, fmt.Errorf("logging: unknown log level %q: use debug, info, warn or error", level)
 	}
 	if format == Auto {
 		format = JSON
@@ -30,9 +32,17 @@ func NewLog(file *os.File, format, level string) (zerolog.Logger, error) {
 			format = Console
 		}
 	}
-	log := zerolog.New(file)
-	if format == Console {
-		log = zerolog.New(zerolog.ConsoleWriter{Out: file, TimeFormat: time.TimeOnly})
+	newLogger := func(out io.Writer) zerolog.Logger {
+		if format == Console {
+			out = zerolog.ConsoleWriter{Out: out, TimeFormat: time.TimeOnly}
+		}
+		return zerolog.New(out).With().Timestamp().Logger()
 	}
-	return log.Level(parsed).With().Timestamp().Logger(), nil
+	writer := newWriter(file, func(dropped int) []byte {
+		var line bytes.Buffer
+		log := newLogger(&line)
+		log.Warn().Int("dropped", dropped).Msg("log lines were dropped: the reader of the log doesn't keep up")
+		return line.Bytes()
+	})
+	return newLogger(writer).Level(parsed), writer, nil
 }

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/torchherd/torchherd/server/internal/logging"
 )
@@ -19,12 +20,13 @@ func logged(t *testing.T, format, level string) string {
 		t.Fatal(err)
 	}
 	defer func() { _ = file.Close() }()
-	log, err := logging.NewLog(file, format, level)
+	log, writer, err := logging.NewLog(file, format, level)
 	if err != nil {
 		t.Fatal(err)
 	}
 	log.Info().Int("batch", 2).Msg("forward")
 	log.Warn().Msg("slow")
+	writer.Close(time.Minute)
 	text, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -52,7 +54,7 @@ func TestLevel(t *testing.T) {
 	if text := logged(t, logging.JSON, "warn"); strings.Contains(text, "forward") || !strings.Contains(text, "slow") {
 		t.Errorf("got %q, want the warning only", text)
 	}
-	if _, err := logging.NewLog(os.Stderr, logging.JSON, "loud"); err == nil || !strings.Contains(err.Error(), `unknown log level "loud"`) {
+	if _, _, err := logging.NewLog(os.Stderr, logging.JSON, "loud"); err == nil || !strings.Contains(err.Error(), `unknown log level "loud"`) {
 		t.Errorf("got %v", err)
 	}
 }
