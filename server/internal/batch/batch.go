@@ -21,8 +21,10 @@
 //     the result is dropped.
 //   - Failure: an error or a panic of Run, or of the function that Run returns, reaches all items of that batch and no
 //     others, as a *RunError. ErrFull, ErrClosed and the context's cause are never wrapped in one.
-//   - Close: the batches of the accepted items are due at once, and Close returns when they have run. Later calls of
-//     Submit return ErrClosed. After StopWaiting, too, every batch is due at once, but new items are accepted.
+//   - Hanging: with Watch, a batch that reaches its time limit ends the batcher: its items, those that wait and those that
+//     come get a *HungError, which is never wrapped.
+//   - Close: the batches of the accepted items are due at once, and Close returns when they have run, or when one hangs.
+//     Later calls of Submit return ErrClosed. After StopWaiting, too, every batch is due at once, but new items are accepted.
 //
 // # Implementation
 //
@@ -136,11 +138,18 @@ type Batcher[K comparable, T, R any] struct {
 	places int
 	// The Arrivals with an expectation, in no order. Late ones may still be in it.
 	expected []*Arrival[K, T, R]
-	running  int // batches that were launched and haven't ended
 	drain    drain
 	accepted uint64 // number of items accepted so far
 	flushing bool   // set by StopWaiting: every batch is due at once
-	closed   bool
+	closing  bool   // set by Close: nothing is accepted
+
+	running []*running[T, R] // the batches that have been started and not answered, at most 2 a runner
+
+	// The fields of the watchdog.
+	limit  func([]T) time.Duration // nil: no limit
+	hung   *HungError              // set when a batch hangs
+	hungUp chan struct{}           // closed when hung is set
+	closed chan struct{}           // closed when the runners have ended
 }
 
 type item[T, R any] struct {
@@ -168,6 +177,8 @@ func New[K comparable, T, R any](config Config[K, T, R]) (*Batcher[K, T, R], err
 		config:  config,
 		wake:    make(chan struct{}, 1),
 		buckets: make(map[K][]*item[T, R]),
+		hungUp:  make(chan struct{}),
+		closed:  make(chan struct{}),
 	}
 	for range config.Runners {
 		b.calls = append(b.calls, make(chan func()))
@@ -193,14 +204,24 @@ func (b *Batcher[K, T, R]) StopWaiting() {
 	b.signal()
 }
 
-// Close refuses new items, runs the batches of those that were accepted, and returns when the runners have ended. It may
-// be called again.
+// Close refuses new items, runs the batches of those that were accepted, and returns when the runners have ended, or when
+// a batch hangs: then Healthy returns a *HungError, and Run may still be using the items. It may be called again.
 func (b *Batcher[K, T, R]) Close() {
 	b.mu.Lock()
-	b.closed = true
+	first := !b.closing
+	b.closing = true
 	b.mu.Unlock()
 	b.signal()
-	b.ended.Wait()
+	if first {
+		go func() {
+			b.ended.Wait()
+			close(b.closed)
+		}()
+	}
+	select {
+	case <-b.closed:
+	case <-b.hungUp:
+	}
 }
 
 // Admissible returns the error with which Admit would refuse an item at this moment, or nil. It lets a caller refuse an
@@ -214,7 +235,9 @@ func (b *Batcher[K, T, R]) Admissible(ctx context.Context) error {
 // refusalLocked returns why an item can't have a place; nil: it can.
 func (b *Batcher[K, T, R]) refusalLocked(ctx context.Context) error {
 	switch deadline, limited := ctx.Deadline(); {
-	case b.closed:
+	case b.hung != nil:
+		return b.hung
+	case b.closing:
 		return ErrClosed
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
@@ -298,7 +321,7 @@ func (a *Arrival[K, T, R]) Admit(ctx context.Context) error {
 // takePlaceLocked counts a place, which is free.
 func (b *Batcher[K, T, R]) takePlaceLocked() {
 	if b.places == 0 {
-		b.drain.begin(b.running >= b.config.Runners)
+		b.drain.begin(len(b.running) >= b.config.Runners)
 	}
 	b.places++
 }
@@ -321,8 +344,8 @@ func (a *Arrival[K, T, R]) Leave() {
 // Submit queues the item and waits for its result. The announcement ends in the same step, so a batch that waited for the
 // item isn't launched without it.
 //
-// Errors: *BusyError, unless the item was admitted; ErrClosed; the context's cause; or a *RunError. After an error a
-// running batch may still use the item, so its memory must not be reused.
+// Errors: *BusyError, unless the item was admitted; ErrClosed; *HungError; the context's cause; or a *RunError. After an
+// error a running batch may still use the item, so its memory must not be reused.
 func (a *Arrival[K, T, R]) Submit(ctx context.Context, value T) (Reply[R], error) {
 	b := a.batcher
 	it := &item[T, R]{ctx: ctx, value: value, done: make(chan outcome[R], 1)}
@@ -351,7 +374,9 @@ func (a *Arrival[K, T, R]) enqueue(it *item[T, R]) error {
 		b.places--
 	}
 	switch {
-	case b.closed:
+	case b.hung != nil:
+		return b.hung
+	case b.closing:
 		return ErrClosed
 	case it.ctx.Err() != nil:
 		return context.Cause(it.ctx)
@@ -470,7 +495,7 @@ func (b *Batcher[K, T, R]) OnEachRunner(f func(runner int) error) error {
 // These are returned by next in place of a time to wait.
 const (
 	idle     time.Duration = -1 // the queue is empty
-	finished time.Duration = -2 // the queue is empty and closed
+	finished time.Duration = -2 // the queue is empty, and closed or hung
 )
 
 // next removes the batch to launch now from the queue. If none is due, it returns the time until one will be.
@@ -490,7 +515,7 @@ func (b *Batcher[K, T, R]) next() ([]*item[T, R], time.Duration) {
 			return taken, 0
 		}
 	}
-	if b.closed {
+	if b.closing || b.hung != nil {
 		return nil, finished
 	}
 	return nil, idle
@@ -515,7 +540,6 @@ func (b *Batcher[K, T, R]) takeLocked(shape K) []*item[T, R] {
 	b.removeLocked(shape, 0, seen)
 	if len(taken) > 0 {
 		b.drain.launched(len(taken), len(taken) == b.config.MaxBatchSize, b.places)
-		b.running++
 	}
 	return taken
 }
@@ -541,7 +565,7 @@ func (b *Batcher[K, T, R]) firstDueLocked(now time.Time) (shape K, due time.Time
 // dueLocked returns the time from which a bucket is due, unless the queue or the arrivals change before.
 func (b *Batcher[K, T, R]) dueLocked(bucket []*item[T, R]) time.Time {
 	oldest := bucket[0].accepted
-	if len(bucket) >= b.config.MaxBatchSize || b.flushing || b.closed {
+	if len(bucket) >= b.config.MaxBatchSize || b.flushing || b.closing {
 		return oldest
 	}
 	limit := oldest.Add(b.config.MaxWait)
@@ -560,8 +584,11 @@ func (b *Batcher[K, T, R]) dueLocked(bucket []*item[T, R]) time.Time {
 // running is a batch whose work has been started.
 type running[T, R any] struct {
 	batch    []*item[T, R]
+	runner   int
 	start    time.Time
 	complete func() ([]R, error)
+	limit    time.Duration // with Watch
+	watched  time.Duration // how long the watchdog has seen it run; guarded by Batcher.mu
 }
 
 // start calls Run on a batch. If that fails, it delivers the error and returns nil.
@@ -570,10 +597,11 @@ func (b *Batcher[K, T, R]) start(runner int, batch []*item[T, R]) *running[T, R]
 	for i, it := range batch {
 		values[i] = it.value
 	}
-	run := &running[T, R]{batch: batch, start: time.Now()}
+	run := &running[T, R]{batch: batch, runner: runner, start: time.Now()}
+	b.begin(run, values)
 	complete, err := recoverPanic(func() (func() ([]R, error), error) { return b.config.Run(runner, values) })
 	if err != nil {
-		b.end(run, nil, err)
+		b.deliver(run, nil, err)
 		return nil
 	}
 	run.complete = complete
@@ -585,27 +613,26 @@ func (b *Batcher[K, T, R]) completer(started <-chan *running[T, R]) {
 	defer b.ended.Done()
 	for run := range started {
 		results, err := recoverPanic(run.complete)
-		b.end(run, results, err)
+		b.deliver(run, results, err)
 	}
 }
 
-// end ends a batch and sends each item its result, or all items the error.
-func (b *Batcher[K, T, R]) end(r *running[T, R], results []R, err error) {
-	took := time.Since(r.start)
-	b.mu.Lock()
-	b.running--
-	b.drain.ran(took)
-	b.mu.Unlock()
-	if err == nil && len(results) != len(r.batch) {
-		err = fmt.Errorf("%d results for %d items", len(results), len(r.batch))
+// deliver sends each item its result, or all items the error.
+func (b *Batcher[K, T, R]) deliver(run *running[T, R], results []R, err error) {
+	took := time.Since(run.start)
+	if !b.end(run, took) {
+		return
+	}
+	if err == nil && len(results) != len(run.batch) {
+		err = fmt.Errorf("%d results for %d items", len(results), len(run.batch))
 	}
 	if err != nil {
 		err = &RunError{err}
 	}
-	for i, it := range r.batch {
+	for i, it := range run.batch {
 		out := outcome[R]{err: err}
 		if err == nil {
-			out.reply = Reply[R]{Result: results[i], Queue: r.start.Sub(it.accepted), Run: took, BatchSize: len(r.batch)}
+			out.reply = Reply[R]{Result: results[i], Queue: run.start.Sub(it.accepted), Run: took, BatchSize: len(run.batch)}
 		}
 		it.done <- out
 	}
