@@ -40,6 +40,7 @@ var (
 	errTooLarge     = &failure{status: http.StatusRequestEntityTooLarge, sanic: http.StatusInternalServerError, text: "Too large"}
 	errDraining     = &failure{status: http.StatusServiceUnavailable, text: "the server is shutting down: send the image to another one"}
 	errNotReady     = &failure{status: http.StatusServiceUnavailable, text: "the model isn't ready: try again soon", retryAfter: time.Second}
+	errHung         = &failure{status: http.StatusServiceUnavailable, text: "the model doesn't respond: send the image to another server", retryAfter: restartTime}
 	errDeadline     = &failure{status: http.StatusGatewayTimeout, text: "the request's deadline passed before its image was ready"}
 	errClientClosed = &failure{status: statusClientClosed, text: "the client closed the connection"}
 	errBadTimeout   = &failure{status: http.StatusBadRequest, text: "X-Request-Timeout must be seconds or a duration above 0, such as 2.5 or 500ms"}
@@ -50,6 +51,9 @@ var (
 	errNotFound     = &failure{status: http.StatusNotFound, text: "not found: send an image to /image by curl -T photo.jpg"}
 	errMethod       = &failure{status: http.StatusMethodNotAllowed, text: "send an image by PUT or POST: curl -T photo.jpg"}
 )
+
+// restartTime is about how long a server takes to be restarted and to load its models.
+const restartTime = 10 * time.Second
 
 // busy is the response to an image for which there is no place. The text is the demo's.
 func busy(err *batch.BusyError) *failure {
@@ -84,6 +88,7 @@ func explain(err error) (response *failure, cause error) {
 		unusable  *imagecodec.Error
 		full      *batch.BusyError
 		tooLarge  *memory.TooLargeError
+		hung      *batch.HungError
 		httpError *echo.HTTPError
 	)
 	switch {
@@ -104,6 +109,8 @@ func explain(err error) (response *failure, cause error) {
 		}, nil
 	case errors.Is(err, batch.ErrClosed):
 		return errDraining, nil
+	case errors.As(err, &hung):
+		return errHung, nil // the server logs it once, and exits
 	case errors.Is(err, context.Canceled):
 		return errClientClosed, nil
 	case errors.As(err, &httpError) && httpError.Code == http.StatusNotFound:
@@ -137,7 +144,7 @@ func (s *Server) respondError(err error, c echo.Context) {
 		header.Set("Retry-After", strconv.Itoa(int(math.Ceil(response.retryAfter.Seconds()))))
 	}
 	switch response {
-	case errDraining, errTooLarge: // after errTooLarge the rest of the body isn't read
+	case errDraining, errTooLarge, errHung: // after errTooLarge the rest of the body isn't read
 		header.Set("Connection", "close")
 	case errMethod:
 		header.Set(echo.HeaderAllow, "PUT, POST")

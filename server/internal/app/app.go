@@ -139,10 +139,11 @@ func OpenModels(paths []string, shared *loader.Shared) (lifecycle.Models, []*rep
 	var models lifecycle.Models
 	for _, source := range sources {
 		l := loader.New(source, shared)
-		if err := l.Check(); err != nil {
+		cfg, err := l.Check()
+		if err != nil {
 			return nil, nil, fmt.Errorf("can't serve %v: %w", source, err)
 		}
-		shared.Shares.Set(source.Name(), l.ConfiguredWeight())
+		shared.Shares.Set(source.Name(), cfg.Weight)
 		models = append(models, lifecycle.New(source, modelLoader{l}, shared.Log))
 	}
 	return models, sources, models.Validate()

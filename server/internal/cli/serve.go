@@ -52,6 +52,9 @@ type Serve struct {
 	Config kong.ConfigFlag `help:"YAML file with values of flags, by their names." group:"Server" placeholder:"FILE"`
 }
 
+// logTime is how long the exit waits for a log whose reader stands still.
+const logTime = 500 * time.Millisecond
+
 // Run serves until a signal arrives.
 func (s *Serve) Run(p program) error {
 	if p.process {
@@ -59,10 +62,11 @@ func (s *Serve) Run(p program) error {
 			return err
 		}
 	}
-	log, err := logging.NewLog(os.Stderr, s.LogFormat, s.LogLevel)
+	log, writer, err := logging.NewLog(os.Stderr, s.LogFormat, s.LogLevel)
 	if err != nil {
 		return err
 	}
+	defer writer.Close(logTime)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	reload := make(chan os.Signal, 1)

@@ -33,6 +33,9 @@ type Shared struct {
 	// See servable.Config.
 	Received, Decoding *memory.Budget
 	Trimmer            *memory.Trimmer
+	// ForwardTimeout is how long a batch may take before it counts as hung. 0: 20 times as long as the slowest batch of the
+	// warm-up, and at least 30 seconds.
+	ForwardTimeout time.Duration
 	// TimedRuns is how often each batch size is timed after the warm-up. 0: not at all.
 	TimedRuns int
 	// Override, if set, changes each version's settings last.
@@ -76,8 +79,16 @@ type Description struct {
 // WarmUp is how the warm-up went.
 type WarmUp struct {
 	Duration time.Duration // reading the file included
+	// Slowest is the batch of the warm-up on the runners that took longest; zero if the warm-up failed.
+	Slowest SlowestBatch
 	// Err is why the warm-up failed at a size that only the loader chose; images of other sizes may work. nil: it succeeded.
 	Err error
+}
+
+// A SlowestBatch is how long the slowest batch of a warm-up took.
+type SlowestBatch struct {
+	Duration time.Duration
+	Pixels   int // of the input, all images together
 }
 
 // Description describes the version.
@@ -117,55 +128,43 @@ func (l *Loader) Load(ctx context.Context, r Request) (*Loaded, error) {
 	return loaded, nil
 }
 
-// Check opens the newest version that can be opened and reports whether its file can be a model, without loading it. It
-// finds a missing model, a wrong file and wrong settings early.
-func (l *Loader) Check() error {
+// Check opens the newest version that can be a model, without loading it, and returns the settings that it will have. It
+// finds a missing model, a wrong file and wrong settings early. Beside an error it returns the default settings.
+func (l *Loader) Check() (settings.Settings, error) {
 	listing, err := l.source.List()
 	if err != nil {
-		return err
+		return settings.Default(), err
 	}
 	var errs []error
 	for _, version := range listing.Versions {
-		err := l.check(version, string(listing.Settings))
+		cfg, err := l.check(version, string(listing.Settings))
 		if err == nil {
-			return nil
+			return cfg, nil
 		}
 		errs = append(errs, err)
 	}
-	return errors.Join(errs...)
+	return settings.Default(), errors.Join(errs...)
 }
 
-func (l *Loader) check(version repository.Version, beside string) error {
+func (l *Loader) check(version repository.Version, beside string) (settings.Settings, error) {
 	file, err := l.open(version)
 	if err != nil {
-		return err
+		return settings.Settings{}, err
 	}
 	defer func() { _ = file.Close() }()
 	if err := file.Check(); err != nil {
-		return err
+		return settings.Settings{}, err
 	}
-	_, err = l.effective(file.File, beside)
-	return err
-}
-
-// ConfiguredWeight returns the weight in the newest version's settings, so that Shares can be set before any model is
-// loaded. If the settings can't be read it returns the default, and Load reports the error.
-func (l *Loader) ConfiguredWeight() int {
-	file, beside, err := l.openNewest()
-	if err != nil {
-		return settings.Default().Weight
-	}
-	defer func() { _ = file.Close() }()
-	cfg, err := l.effective(file.File, beside)
-	if err != nil {
-		return settings.Default().Weight
-	}
-	return cfg.Weight
+	return l.effective(file.File, beside)
 }
 
 // IsPackage reports whether the newest version is an AOTInductor package; false also if it can't be opened.
 func (l *Loader) IsPackage() bool {
-	file, _, err := l.openNewest()
+	listing, err := l.source.List()
+	if err != nil {
+		return false
+	}
+	file, err := l.open(listing.Versions[0])
 	if err != nil {
 		return false
 	}

@@ -69,7 +69,8 @@ func TestLoadDescribesTheModel(t *testing.T) {
 		warming := 0
 		r.Background, r.Warming = background, func() { warming++ }
 		d := mustLoad(t, l, r).Description()
-		if warming != 1 || d.Devices != "cpu" || d.Instances != 1 || d.Threads != 1 || d.WarmUp.Err != nil || d.WarmUp.Duration <= 0 {
+		if warming != 1 || d.Devices != "cpu" || d.Instances != 1 || d.Threads != 1 || d.WarmUp.Err != nil || d.WarmUp.Duration <= 0 ||
+			d.WarmUp.Slowest.Duration <= 0 || d.WarmUp.Slowest.Pixels%(32*24) != 0 {
 			t.Errorf("background %v: warming was called %d times; %+v", background, warming, d)
 		}
 		if len(d.Timings) != d.Settings.MaxBatchSize {
@@ -179,33 +180,24 @@ func TestCheck(t *testing.T) {
 	}
 	put("2/model.pt", "garbage")
 	l, _ := newLoader(t, folder, newShared())
-	if err := l.Check(); !errors.Is(err, torch.ErrNotAModule) {
+	if _, err := l.Check(); !errors.Is(err, torch.ErrNotAModule) {
 		t.Errorf("a folder with garbage: %v", err)
 	}
 	put("1/model.pt", string(goldens.Read(t, "modules/negate.pt")))
-	if err := l.Check(); err != nil {
+	if _, err := l.Check(); err != nil {
 		t.Errorf("a folder with a good older version: %v", err)
 	}
 	put("model.yaml", "weight: 7\n")
-	if err := l.Check(); err != nil {
-		t.Error(err)
-	}
-	if err := os.RemoveAll(filepath.Join(folder, "2")); err != nil {
-		t.Fatal(err)
-	}
-	if got := l.ConfiguredWeight(); got != 7 {
-		t.Errorf("weight %d", got)
+	if cfg, err := l.Check(); err != nil || cfg.Weight != 7 {
+		t.Errorf("got weight %d, %v, want 7", cfg.Weight, err)
 	}
 	put("model.yaml", "weight: heavy\n")
-	if err := l.Check(); err == nil || !strings.Contains(err.Error(), "weight") {
-		t.Errorf("wrong settings: %v", err)
-	}
-	if got := l.ConfiguredWeight(); got != 1 {
-		t.Errorf("weight %d", got)
+	if cfg, err := l.Check(); err == nil || !strings.Contains(err.Error(), "weight") || cfg.Weight != 1 {
+		t.Errorf("wrong settings: got weight %d, %v, want the default and an error", cfg.Weight, err)
 	}
 	for name, ok := range map[string]bool{"negate.pt": true, "negate.pt2": true, "garbage.pt": false, "truncated.pt": false, "checkpoint.pth": false} {
 		l, _ := newLoader(t, module(name), newShared())
-		if err := l.Check(); (err == nil) != ok {
+		if _, err := l.Check(); (err == nil) != ok {
 			t.Errorf("%s: %v", name, err)
 		}
 		if got := l.IsPackage(); got != (name == "negate.pt2") {

@@ -81,6 +81,7 @@ func (p *preparation) run() (*Loaded, error) {
 	if err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
+	s.Watch(forwardLimit(l.shared.ForwardTimeout, p.warmUp.Slowest))
 	return &Loaded{s, Description{Info: s.Info(), WarmUp: p.warmUp, Timings: p.timings}}, nil
 }
 
@@ -224,11 +225,38 @@ func (p *preparation) warmUpRunners(s *servable.Servable) error {
 	})
 }
 
-// runnerOf returns a function that runs a batch on an instance; for use within OnEachRunner.
+// runnerOf returns a function that runs a batch on an instance and records the slowest; for use within OnEachRunner.
 func (p *preparation) runnerOf(s *servable.Servable, instance int) func([]imagecodec.Image) error {
 	return func(items []imagecodec.Image) error {
+		start := time.Now()
 		_, err := s.Run(instance, items)
+		if took := time.Since(start); err == nil && took > p.warmUp.Slowest.Duration {
+			p.warmUp.Slowest = SlowestBatch{took, pixels(items)}
+		}
 		return err
+	}
+}
+
+func pixels(items []imagecodec.Image) int { return len(items) * items[0].Width * items[0].Height }
+
+// These are the automatic time limit of a batch.
+const (
+	limitFactor  = 20
+	leastTimeout = 30 * time.Second
+)
+
+// forwardLimit returns how long a batch of these images may take. An automatic limit grows with images that are larger than
+// those of the warm-up, which a model without a fixed size accepts.
+func forwardLimit(fixed time.Duration, slowest SlowestBatch) func([]imagecodec.Image) time.Duration {
+	return func(items []imagecodec.Image) time.Duration {
+		if fixed > 0 {
+			return fixed
+		}
+		limit := max(leastTimeout, limitFactor*slowest.Duration)
+		if have := pixels(items); slowest.Pixels > 0 && have > slowest.Pixels {
+			limit = time.Duration(float64(limit) * float64(have) / float64(slowest.Pixels))
+		}
+		return limit
 	}
 }
 

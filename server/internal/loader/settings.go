@@ -31,17 +31,6 @@ func (l *Loader) open(version repository.Version) (modelFile, error) {
 	return modelFile{file, content}, err
 }
 
-// openNewest opens the newest version's file and returns it with the text of the model.yaml beside it. The caller must
-// Close the file.
-func (l *Loader) openNewest() (modelFile, string, error) {
-	listing, err := l.source.List()
-	if err != nil {
-		return modelFile{}, "", err
-	}
-	file, err := l.open(listing.Versions[0])
-	return file, string(listing.Settings), err
-}
-
 // exporterRecord is the record in which the exporter describes a model.
 const exporterRecord = "torchherd.json"
 

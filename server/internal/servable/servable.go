@@ -168,8 +168,8 @@ func (e *ModelError) Error() string { return "the model failed on a batch: " + e
 // the admission of package servable (see admission.go).
 //
 // Errors: those of body's Read, as they are; *imagecodec.Error for bytes that aren't a usable image; *batch.BusyError;
-// batch.ErrClosed; ErrReceiving; *memory.TooLargeError for an image that could never be decoded; the cause of ctx;
-// *ModelError; and else a failure of the encoder. On an error the Response has the stages that were reached.
+// batch.ErrClosed; *batch.HungError; ErrReceiving; *memory.TooLargeError for an image that could never be decoded; the cause
+// of ctx; *ModelError; and else a failure of the encoder. On an error the Response has the stages that were reached.
 func (s *Servable) Process(ctx context.Context, body io.Reader, o Options) (Response, error) {
 	var r Response
 	a := admission{servable: s, ctx: ctx, stages: &r.Stages}
@@ -229,12 +229,26 @@ func (s *Servable) Info() Info {
 	}
 }
 
+// Watch makes the servable notice a batch that takes longer than limit returns for its images, which have one size; see
+// batch.Batcher.Watch. It must be called at most once, before the first request.
+func (s *Servable) Watch(limit func(items []imagecodec.Image) time.Duration) { s.batcher.Watch(limit) }
+
+// Healthy returns nil, or why no forward makes progress; with a *batch.HungError none ever will.
+func (s *Servable) Healthy() error { return s.batcher.Healthy() }
+
+// Failed returns nil: a model in this process doesn't fail without its process.
+func (s *Servable) Failed() <-chan error { return nil }
+
 // StopWaiting launches incomplete batches at once from now on; see batch.Batcher.StopWaiting.
 func (s *Servable) StopWaiting() { s.batcher.StopWaiting() }
 
-// Close answers the accepted requests, closes the modules and returns their memory to the system.
+// Close answers the accepted requests, closes the modules and returns their memory to the system. If a batch hangs, the
+// modules stay in use: Close leaves them open and returns a *batch.HungError.
 func (s *Servable) Close() error {
 	s.batcher.Close()
+	if err := s.Healthy(); err != nil {
+		return err
+	}
 	err := CloseModules(s.config.Modules)
 	torch.ReleaseMemory()
 	return err
