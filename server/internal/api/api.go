@@ -4,6 +4,7 @@ package api
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -22,6 +23,7 @@ type Config struct {
 	// RequestTimeout limits a request from its first byte to its response, and what a client may ask for by the
 	// X-Request-Timeout header. 0: no limit.
 	RequestTimeout time.Duration
+	Require        lifecycle.Require // which models must be ready for /readyz; empty: all
 	// Sanic uses the Sanic demo's statuses, which are 500 where this server's are more specific.
 	Sanic bool
 }
@@ -65,7 +67,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.echo.Serv
 func (s *Server) Unready() { s.unready.Store(true) }
 
 // Drain makes the server unready, refuses new images, and returns when the accepted requests have been answered or ctx
-// is done, whose cause it then returns.
+// is done. Then the error wraps the cause of ctx, and has the number of requests that were cut off.
 func (s *Server) Drain(ctx context.Context) error {
 	s.Unready()
 	s.gate.close()
@@ -79,16 +81,16 @@ func (s *Server) Drain(ctx context.Context) error {
 	case <-drained:
 		return nil
 	case <-ctx.Done():
-		return context.Cause(ctx)
+		return fmt.Errorf("%d requests were cut off: %w", s.gate.count(), context.Cause(ctx))
 	}
 }
 
-// ready answers /readyz: whether every model accepts images.
+// ready answers /readyz: whether the models accept images and process them.
 func (s *Server) ready(c echo.Context) error {
 	switch {
 	case s.unready.Load():
 		return errDraining
-	case !s.models.Ready():
+	case s.models.Ready(s.config.Require) != nil:
 		return errNotReady
 	}
 	return c.String(http.StatusOK, "ready\n")
@@ -119,6 +121,12 @@ func (g *gate) leave() {
 	if g.inside--; g.inside == 0 {
 		g.empty.Broadcast()
 	}
+}
+
+func (g *gate) count() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.inside
 }
 
 func (g *gate) close() {

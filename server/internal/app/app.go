@@ -7,8 +7,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -44,6 +46,11 @@ type Options struct {
 	// Sanic answers as the Sanic demo does: its statuses, its fixed wait, no EXIF orientation, no palette images.
 	Sanic bool
 
+	Require     lifecycle.Require // which models must be served; empty: all
+	LoadTimeout time.Duration     // of a version; 0: none
+	// ForwardTimeout is how long a batch may take before the server exits. 0: automatic; see loader.Shared.
+	ForwardTimeout time.Duration
+
 	Watch      bool          // refresh models when their files change
 	Settle     time.Duration // with Watch, how long nothing may change before that
 	DrainDelay time.Duration // how long Stop lets a server that is no longer ready go on accepting images
@@ -67,7 +74,7 @@ type App struct {
 	models  lifecycle.Models
 	sources []*repository.Source
 	handler *api.Server
-	failed  chan error // capacity 1: why the main listener ended
+	failed  chan error // capacity 2: why the main listener ended, and that a forward hangs
 
 	main, admin *http.Server
 	trimmer     *memory.Trimmer
@@ -81,9 +88,10 @@ type App struct {
 
 // New finds the models and checks that their files can be models. It opens no listener and loads nothing.
 //
-// Errors: a model that isn't there, a file that can't be a model, wrong settings, two models with one name.
+// Errors: a model that isn't there, a file that can't be a model, wrong settings, two models with one name. With
+// lifecycle.Any, the first three are errors only if every model has one.
 func New(o Options) (*App, error) {
-	a := &App{options: o, failed: make(chan error, 1), trimmer: memory.NewTrimmer()}
+	a := &App{options: o, failed: make(chan error, 2), trimmer: memory.NewTrimmer()}
 	if !o.CPUOnly {
 		loader.ProbeCUDA()
 	}
@@ -94,14 +102,14 @@ func New(o Options) (*App, error) {
 		Trimmer:  a.trimmer,
 		Slots:    cpu.NewSlots(cpu.SlotCount(o.Cores)), Cores: o.Cores, Shares: cpu.NewShares(),
 		MaxPixels: o.MaxPixels, RefusePalette: o.Sanic, PackageFolder: o.PackageFolder, MaxMemory: o.MaxModelMemory,
-		Override: a.override, Log: o.Log,
+		ForwardTimeout: o.ForwardTimeout, Override: a.override, Log: o.Log,
 	}
-	models, sources, err := OpenModels(o.Models, shared)
+	models, sources, err := OpenModels(o.Models, shared, o.LoadTimeout, o.Require)
 	if err != nil {
 		return nil, err
 	}
 	a.models, a.sources = models, sources
-	a.handler = api.New(api.Config{MaxUpload: o.MaxUpload, RequestTimeout: o.RequestTimeout, Sanic: o.Sanic}, models, o.Log)
+	a.handler = api.New(api.Config{MaxUpload: o.MaxUpload, RequestTimeout: o.RequestTimeout, Sanic: o.Sanic, Require: o.Require}, models, o.Log)
 	return a, nil
 }
 
@@ -123,11 +131,15 @@ func (a *App) override(to *settings.Settings) {
 }
 
 // OpenModels finds the models at these paths, or the bundled one if there are none, and checks their files without
-// loading them.
-func OpenModels(paths []string, shared *loader.Shared) (lifecycle.Models, []*repository.Source, error) {
+// loading them. With lifecycle.Any it returns an error only if no model can be served; the loads of the others will report
+// what is wrong with them.
+func OpenModels(paths []string, shared *loader.Shared, loadTimeout time.Duration, require lifecycle.Require) (lifecycle.Models, []*repository.Source, error) {
 	var sources []*repository.Source
 	for _, path := range paths {
 		source, err := repository.Open(path)
+		if err != nil && require == lifecycle.Any {
+			source, err = repository.Expect(path)
+		}
 		if err != nil {
 			return nil, nil, fmt.Errorf("can't serve %s: %w", path, err)
 		}
@@ -137,14 +149,18 @@ func OpenModels(paths []string, shared *loader.Shared) (lifecycle.Models, []*rep
 		sources = append(sources, repository.InMemory(bundled.BundledName, bundled.Bundled))
 	}
 	var models lifecycle.Models
+	var errs []error
 	for _, source := range sources {
 		l := loader.New(source, shared)
 		cfg, err := l.Check()
 		if err != nil {
-			return nil, nil, fmt.Errorf("can't serve %v: %w", source, err)
+			errs = append(errs, fmt.Errorf("can't serve %v: %w", source, err))
 		}
 		shared.Shares.Set(source.Name(), cfg.Weight)
-		models = append(models, lifecycle.New(source, modelLoader{l}, shared.Log))
+		models = append(models, lifecycle.New(source, modelLoader{l}, loadTimeout, shared.Log))
+	}
+	if len(errs) == len(sources) || len(errs) > 0 && require != lifecycle.Any {
+		return nil, nil, errors.Join(errs...)
 	}
 	return models, sources, models.Validate()
 }
@@ -163,12 +179,21 @@ func (l modelLoader) Load(ctx context.Context, r loader.Request) (lifecycle.Serv
 // timeToRead is the least time that a client has to read its response, when the request took all of its own time.
 const timeToRead = 30 * time.Second
 
-// Start opens the listeners, loads the models and returns when all are ready. Until then the server answers images with
-// 503. When ctx ends first, or on any error, it undoes what it did.
+// Start opens the listeners, loads the models and returns when all are ready. With lifecycle.Any it returns when at least
+// one is ready, and the others are ready, have failed, or have been loading for loadPatience. Until a model is ready, the
+// server answers its images with 503. When ctx ends first, or on any error, Start undoes what it did, within cleanUpTime.
 func (a *App) Start(ctx context.Context) error {
 	err := a.start(ctx)
 	if err != nil {
-		a.cleanUp()
+		cleaned := make(chan struct{})
+		go func() {
+			a.cleanUp()
+			close(cleaned)
+		}()
+		select {
+		case <-cleaned:
+		case <-time.After(cleanUpTime):
+		}
 	}
 	return err
 }
@@ -184,7 +209,7 @@ func (a *App) start(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("%w; choose another address by --listen", err)
 	}
-	a.main = newHTTPServer(a.handler)
+	a.main = a.newHTTPServer(a.handler)
 	a.main.ConnContext = cork.Context
 	if o.RequestTimeout > 0 {
 		a.main.WriteTimeout = o.RequestTimeout + timeToRead
@@ -200,11 +225,25 @@ func (a *App) start(ctx context.Context) error {
 	if err := a.startWatching(); err != nil { //nolint:contextcheck // loads have the model's context, which Close ends
 		return err
 	}
+	watching, stop := context.WithCancel(context.WithoutCancel(ctx))
+	a.onCleanUp(stop)
+	go a.watchForwards(watching)
 	return a.loadModels(ctx)
 }
 
-func newHTTPServer(handler http.Handler) *http.Server {
-	return &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10}
+func (a *App) newHTTPServer(handler http.Handler) *http.Server {
+	return &http.Server{
+		Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+		ErrorLog: log.New(errorLog{a.options.Log}, "", 0),
+	}
+}
+
+// An errorLog is a writer for the log of net/http, which reports its errors as texts.
+type errorLog struct{ log zerolog.Logger }
+
+func (l errorLog) Write(text []byte) (int, error) {
+	l.log.Warn().Str("error", strings.TrimSpace(string(text))).Msg("HTTP server")
+	return len(text), nil
 }
 
 func (a *App) startAdmin(ctx context.Context) error {
@@ -215,7 +254,7 @@ func (a *App) startAdmin(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("%w; choose another address by --admin-listen, or none by --admin-listen=off", err)
 	}
-	a.admin = newHTTPServer(admin.New(a.models, a.options.Log))
+	a.admin = a.newHTTPServer(admin.New(a.models, a.options.Log))
 	a.adminAddr = listener.Addr().String()
 	go func() { _ = a.admin.Serve(listener) }()
 	a.onCleanUp(func() { _ = a.admin.Close() })
@@ -231,35 +270,17 @@ func (a *App) startWatching() error {
 	ctx, stop := context.WithCancel(context.Background())
 	a.onCleanUp(stop)
 	for i, source := range a.sources {
-		err := source.Watch(ctx, a.options.Settle, func() { _ = a.models[i].Refresh() }) // which logs its errors
+		// In a goroutine, since a later change may have to end the load of an earlier one.
+		err := source.Watch(ctx, a.options.Settle, func() { go func() { _ = a.models[i].Refresh() }() }) // which logs its errors
+		if err != nil && a.options.Require == lifecycle.Any {
+			a.options.Log.Warn().Err(err).Str("model", source.Name()).Msg("can't watch the model's files")
+			continue
+		}
 		if err != nil {
 			return fmt.Errorf("can't watch %v: %w", source, err)
 		}
 	}
 	return nil
-}
-
-// loadModels loads the models, one after the other.
-func (a *App) loadModels(ctx context.Context) error {
-	done := make(chan error, 1)
-	go func() { //nolint:contextcheck // loads have the model's context, which Close ends
-		for i, model := range a.models {
-			// An error beside a ready version is a newer version's. It has been logged.
-			if err := model.Reload(); !model.Ready() {
-				done <- fmt.Errorf("can't serve %v: %w", a.sources[i], err)
-				return
-			}
-		}
-		done <- nil
-	}()
-	select {
-	case err := <-done:
-		return err
-	case err := <-a.failed:
-		return err
-	case <-ctx.Done():
-		return errors.New("stopped while the models were loading")
-	}
 }
 
 // Addr is the address of the images, host:port, after Start.
@@ -268,7 +289,7 @@ func (a *App) Addr() string { return a.addr }
 // AdminAddr is the address of the administration, host:port, after Start; empty: none.
 func (a *App) AdminAddr() string { return a.adminAddr }
 
-// Failed receives the error by which the main listener ended.
+// Failed receives the error by which the main listener ended, or a *HungError. The caller should call Stop then.
 func (a *App) Failed() <-chan error { return a.failed }
 
 // Models are the models, the default first.
@@ -299,30 +320,6 @@ func (a *App) Reload() error {
 	}
 	wg.Wait()
 	return errors.Join(errs...)
-}
-
-// Stop makes the server unready, goes on for Options.DrainDelay, refuses new images, and returns when the accepted ones
-// have been answered and everything is closed. When ctx ends before, requests are cut off and Stop returns an error.
-func (a *App) Stop(ctx context.Context) error {
-	defer a.cleanUp()
-	log := a.options.Log
-	a.handler.Unready()
-	if delay := a.options.DrainDelay; delay > 0 {
-		log.Info().Dur("delay_ms", delay).Msg("stopping: not ready any more, still accepting images")
-		select {
-		case <-time.After(delay):
-		case <-ctx.Done():
-		}
-	}
-	log.Info().Msg("draining: accepting no new images")
-	if err := a.handler.Drain(ctx); err != nil {
-		return fmt.Errorf("requests were cut off: %w", err)
-	}
-	if err := a.main.Shutdown(ctx); err != nil && !errors.Is(err, http.ErrServerClosed) {
-		return err
-	}
-	log.Info().Msg("drained")
-	return nil
 }
 
 func (a *App) onCleanUp(f func()) {

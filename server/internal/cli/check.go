@@ -41,7 +41,7 @@ func (c *modelsCheck) Run(p program) error {
 		Slots: cpu.NewSlots(1), Cores: cpu.Cores(), Shares: cpu.NewShares(),
 		MaxPixels: imagecodec.DefaultMaxPixels, PackageFolder: c.PackageFolder, MaxMemory: int64(c.MaxModelMemory),
 		Override: c.override, TimedRuns: timedRuns, Log: zerolog.Nop(), // the report has everything
-	})
+	}, 0, lifecycle.All)
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"strconv"
+	"time"
 
 	"github.com/alecthomas/kong"
 
@@ -82,20 +83,34 @@ func (p program) run(arguments []string) int {
 	return 0
 }
 
-// reportError prints an error and returns the exit status for it.
+// reportTime is how long the exit waits for an error's text to be written.
+const reportTime = 500 * time.Millisecond
+
+// reportError prints an error and returns the exit status for it. It gives up if the reader of the text stands still.
 func reportError(to io.Writer, failure error) int {
-	fmt.Fprintln(to, "torchherd: "+failure.Error())
+	status := 1
 	var own *exitError
 	if errors.As(failure, &own) {
-		return own.status
+		status = own.status
 	}
-	return 1
+	if own == nil || own.text != "" {
+		printed := make(chan struct{})
+		go func() {
+			fmt.Fprintln(to, "torchherd: "+failure.Error())
+			close(printed)
+		}()
+		select {
+		case <-printed:
+		case <-time.After(reportTime):
+		}
+	}
+	return status
 }
 
 // An exitError is an error with an exit status of its own.
 type exitError struct {
 	status int
-	text   string
+	text   string // empty: it has been reported
 }
 
 func (e *exitError) Error() string { return e.text }

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"strings"
 	"time"
 
@@ -23,10 +24,22 @@ type modelFlags struct {
 	JPEGScale *bool          `name:"jpeg-scale" help:"${help_jpeg_scale}" group:"Images"`
 
 	Device     *settings.Devices `help:"${help_device}" placeholder:"${default_device}" group:"Machine"`
-	Precision  *torch.Precision  `help:"${help_precision}" placeholder:"${default_precision}" group:"Machine"`
+	Precision  *precisionFlag    `help:"${help_precision}" placeholder:"${default_precision}" group:"Machine"`
 	Instances  *int              `help:"${help_instances}" placeholder:"${default_instances}" group:"Machine"`
 	Threads    *int              `help:"${help_threads}" placeholder:"${default_threads}" group:"Machine"`
 	CUDAGraphs *bool             `name:"cuda-graphs" help:"${help_cuda_graphs}" group:"Machine"`
+}
+
+// A precisionFlag is a torch.Precision whose errors are short enough for a usage error.
+type precisionFlag torch.Precision
+
+// UnmarshalText reads a precision's name.
+func (p *precisionFlag) UnmarshalText(text []byte) error {
+	err := (*torch.Precision)(p).UnmarshalText(text)
+	if own := (*torch.Error)(nil); errors.As(err, &own) {
+		return errors.New(own.Detail)
+	}
+	return err
 }
 
 // settingVars returns the descriptions of all settings for the tags of flags: help_KEY and default_KEY, with underscores in
@@ -54,7 +67,7 @@ func (f *modelFlags) override(s *settings.Settings) {
 	set(&s.Quality, f.Quality)
 	set(&s.JPEGScale, f.JPEGScale)
 	set(&s.Device, f.Device)
-	set(&s.Precision, f.Precision)
+	set(&s.Precision, (*torch.Precision)(f.Precision))
 	set(&s.Instances, f.Instances)
 	set(&s.Threads, f.Threads)
 	set(&s.CUDAGraphs, f.CUDAGraphs)

@@ -19,6 +19,7 @@ import (
 
 	"github.com/torchherd/torchherd/server/internal/app"
 	"github.com/torchherd/torchherd/server/internal/cpu"
+	"github.com/torchherd/torchherd/server/internal/lifecycle"
 	"github.com/torchherd/torchherd/server/internal/logging"
 	"github.com/torchherd/torchherd/server/internal/memory"
 	"github.com/torchherd/torchherd/server/internal/readiness"
@@ -41,6 +42,9 @@ type Serve struct {
 
 	Listen         string        `default:":8000" help:"Address to listen on." group:"Server"`
 	AdminListen    string        `default:"${admin_listen}" help:"Admin API address (unauthenticated); off disables it." group:"Server"`
+	Require        string        `default:"all" enum:"all,any" help:"all: exit if a model can't be served. any: serve the others, and exit only if none can be." group:"Server"`
+	LoadTimeout    time.Duration `default:"10m" help:"Time limit of the load of a version, after which it has failed. 0: no limit." group:"Server"`
+	ForwardTimeout time.Duration `default:"0s" help:"Time limit of a batch in the model, after which the server exits with status 3, to be started again. 0: 20 times the slowest batch of the warm-up, and at least 30s." group:"Server"`
 	Watch          bool          `help:"Load new versions as soon as their files are in place." group:"Server"`
 	Settle         time.Duration `default:"1s" help:"With --watch, how long the files of a new version must be unchanged before it is loaded, so that their copy is complete." group:"Server"`
 	RequestTimeout time.Duration `default:"1m" help:"Time limit of a request; clients can shorten it by X-Request-Timeout. 0: no limit." group:"Server"`
@@ -55,6 +59,9 @@ type Serve struct {
 // logTime is how long the exit waits for a log whose reader stands still.
 const logTime = 500 * time.Millisecond
 
+// hungStatus is the exit status after a forward that never ended.
+const hungStatus = 3
+
 // Run serves until a signal arrives.
 func (s *Serve) Run(p program) error {
 	if p.process {
@@ -67,6 +74,8 @@ func (s *Serve) Run(p program) error {
 		return err
 	}
 	defer writer.Close(logTime)
+	// With a handler, a pipe whose reader has gone only fails. The signal's default action would end the process.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	reload := make(chan os.Signal, 1)
@@ -88,21 +97,41 @@ func (s *Serve) Run(p program) error {
 		return err
 	}
 	s.announce(log, a)
-	if err := readiness.Notify(a.Ready()); err != nil {
-		return errors.Join(err, a.Stop(ctx))
+	switch err := readiness.Notify(a.Ready()); {
+	case errors.Is(err, syscall.EPIPE):
+		log.Warn().Err(err).Msg("nobody reads the readiness descriptor")
+	case err != nil:
+		return errors.Join(err, s.drain(a))
 	}
 	for {
 		select {
 		case <-reload:
 			go func() { _ = a.Reload() }() // the models log their errors
 		case err := <-a.Failed():
-			return errors.Join(err, a.Stop(ctx))
+			log.Error().Err(err).Msg("the server can't go on; draining")
+			return logExit(log, err, s.drain(a))
 		case <-ctx.Done():
 			stop() // restores the default action, so a second signal ends the process
 			log.Info().Msg("stopping; a second signal exits at once")
-			return s.drain(a)
+			return logExit(log, nil, s.drain(a))
 		}
 	}
+}
+
+// logExit logs why the server exits and what it cut off, as the last line, and returns the error that has the exit status.
+func logExit(log zerolog.Logger, reason, cutOff error) error {
+	if reason == nil && cutOff == nil {
+		return nil
+	}
+	status := 1
+	event := log.Error().Err(errors.Join(reason, cutOff))
+	var hung *app.HungError
+	if errors.As(reason, &hung) {
+		status = hungStatus
+		event = event.Str("model", hung.Model).Str("version", hung.Version).Int("batch", hung.BatchSize).Dur("forward_ms", hung.Elapsed)
+	}
+	event.Int("status", status).Msg("exiting")
+	return &exitError{status: status}
 }
 
 // drain stops the server within --drain-delay and --drain-timeout.
@@ -118,7 +147,9 @@ func (s *Serve) options(version string, cores int, log zerolog.Logger) app.Optio
 	o := app.Options{
 		Models: s.Model, Listen: s.Listen, AdminListen: s.AdminListen,
 		MaxUpload: int64(s.MaxUpload), MaxPixels: s.MaxPixels,
-		MaxReceiveMemory: int64(s.MaxReceiveMemory), MaxDecodeMemory: int64(s.MaxDecodeMemory), RequestTimeout: s.RequestTimeout, Sanic: s.Compat == "sanic",
+		MaxReceiveMemory: int64(s.MaxReceiveMemory), MaxDecodeMemory: int64(s.MaxDecodeMemory),
+		RequestTimeout: s.RequestTimeout, Sanic: s.Compat == "sanic",
+		Require: lifecycle.Require(s.Require), LoadTimeout: s.LoadTimeout, ForwardTimeout: s.ForwardTimeout,
 		Watch: s.Watch, Settle: s.Settle, DrainDelay: s.DrainDelay,
 		PackageFolder: s.PackageFolder, MaxModelMemory: int64(s.MaxModelMemory), Override: s.override,
 		CPUOnly: s.Device != nil && slices.Equal(*s.Device, settings.Devices{torch.CPU}),

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -70,8 +71,10 @@ type fakeServable struct {
 	version repository.Version
 	fakes   *fakes
 
-	closed  int // times; guarded by fakes.mu
+	failed  chan error // capacity 1
+	closed  int        // times; guarded by fakes.mu
 	stopped int
+	sick    error // what Healthy returns; guarded by fakes.mu
 }
 
 func (s *fakeServable) Process(context.Context, io.Reader, servable.Options) (servable.Response, error) {
@@ -85,7 +88,13 @@ func (s *fakeServable) Process(context.Context, io.Reader, servable.Options) (se
 func (s *fakeServable) DefaultFormat() settings.Format  { return settings.JPEG }
 func (s *fakeServable) Description() loader.Description { return loader.Description{} }
 func (s *fakeServable) StopWaiting()                    { s.fakes.count(&s.stopped) }
-func (s *fakeServable) Close() error                    { s.fakes.count(&s.closed); return nil }
+func (s *fakeServable) Failed() <-chan error            { return s.failed }
+func (s *fakeServable) Healthy() error {
+	s.fakes.mu.Lock()
+	defer s.fakes.mu.Unlock()
+	return s.sick
+}
+func (s *fakeServable) Close() error { s.fakes.count(&s.closed); return nil }
 
 // fakes is a loader whose loads go as the tests say, and all servables that it made.
 type fakes struct {
@@ -125,7 +134,7 @@ func (f *fakes) Load(ctx context.Context, r loader.Request) (lifecycle.Servable,
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	s := &fakeServable{version: r.Version, fakes: f}
+	s := &fakeServable{version: r.Version, fakes: f, failed: make(chan error, 1)}
 	f.made = append(f.made, s)
 	return s, nil
 }
@@ -156,6 +165,25 @@ func takes(d time.Duration) func(context.Context, loader.Request) error {
 
 var errBad = errors.New("bad file")
 
+// hangs is a plan: the load ignores ctx, as native code does, and succeeds after d.
+func hangs(d time.Duration) func(context.Context, loader.Request) error {
+	return func(context.Context, loader.Request) error {
+		time.Sleep(d)
+		return nil
+	}
+}
+
+// byContent is a plan of plans: the content of a version's file names its own. Others succeed after a second.
+func byContent(plans map[string]func(context.Context, loader.Request) error) func(context.Context, loader.Request) error {
+	return func(ctx context.Context, r loader.Request) error {
+		plan, ok := plans[r.Version.Fingerprint]
+		if !ok {
+			plan = takes(time.Second)
+		}
+		return plan(ctx, r)
+	}
+}
+
 // badVersions is a plan: versions with the content "bad" fail after a second, others succeed.
 func badVersions(ctx context.Context, r loader.Request) error {
 	if err := takes(time.Second)(ctx, r); err != nil {
@@ -167,15 +195,24 @@ func badVersions(ctx context.Context, r loader.Request) error {
 	return nil
 }
 
+const (
+	loadTimeout = 10 * time.Minute
+	hangTime    = 100 * time.Hour // longer than any load of the tests hangs
+	// mostLoads is how many loads a model may have under way: one, and those that were abandoned.
+	mostLoads = 3
+)
+
 // newModel returns a model over a folder with these versions, the newest first. The test's end closes it and checks that
 // each servable was closed once.
 func newModel(t *testing.T, plan func(context.Context, loader.Request) error, versions ...repository.Version) (*lifecycle.Model, *source, *fakes) {
 	t.Helper()
 	src := &source{name: "net", versions: versions}
 	f := &fakes{plan: plan}
-	m := lifecycle.New(src, f, zerolog.Nop())
+	m := lifecycle.New(src, f, loadTimeout, zerolog.Nop())
 	t.Cleanup(func() {
 		m.Close()
+		time.Sleep(hangTime) // until loads that hang have returned
+		synctest.Wait()
 		f.expectAllClosed(t)
 	})
 	return m, src, f
@@ -190,7 +227,7 @@ func (f *fakes) expectAllClosed(t *testing.T) {
 			t.Errorf("servable %d, of version %d, was closed %d times", i, s.version.Number, s.closed)
 		}
 	}
-	if f.most > 1 {
+	if f.most > mostLoads {
 		t.Errorf("%d versions were loaded at the same time", f.most)
 	}
 }

@@ -7,19 +7,26 @@
 //     given number, or else ErrNotReady.
 //  2. Leases: a version's servable stays open until each lease of it has been released.
 //  3. Wanted versions: after a Reload without errors, the versions that the policy wants are ready, and no others.
-//  4. One at a time: a model loads at most one version at a time.
-//  5. Takeover: a new version becomes ready in one step, when its load has succeeded, and the versions that it replaces
+//  4. Loads: a model loads one version at a time, of several wanted ones the newest first. A load that takes longer than
+//     the time limit has failed.
+//  5. Newer versions: a Reload or Refresh cancels the load under way if that version is no longer wanted, or if a newer
+//     wanted one hasn't been tried yet, which is loaded next. So no load delays a newer version's.
+//  6. Hanging loads: a cancelled load that doesn't return within cancelTime is abandoned. It never becomes ready, and if it
+//     ever returns, its servable is closed. While maxAbandoned loads are abandoned, other versions fail without a load.
+//  7. Takeover: a new version becomes ready in one step, when its load has succeeded, and the versions that it replaces
 //     start to drain only then. So a model with a ready version keeps one until Unload or Close.
-//  6. Unchanged versions: a ready version of the same file and settings is kept and not loaded again. A failed one is
+//  8. Unchanged versions: a ready version of the same file and settings is kept and not loaded again. A failed one is
 //     loaded again by Reload, but not by Refresh.
-//  7. Failure: a version that fails to load leaves the ready versions as they are. With the policy "latest N", the next
+//  9. Failure: a version that fails to load leaves the ready versions as they are. With the policy "latest N", the next
 //     older version takes the failed one's place.
-//  8. Unload: no version is ready from then on until the next Reload; Refresh does nothing.
-//  9. Overtaking: a load that Unload or Close overtakes never becomes ready; its servable is closed at once.
-//  10. Draining: a version that was replaced gets no new leases and is closed exactly once, after its last lease.
-//  11. Closing: after Close nothing becomes ready, and Reload and Refresh return ErrClosed. Close waits until the versions
+//  10. Failing: a ready version that fails while it serves gets the state Failed, and gives its place as one that failed to
+//     load does. Until other wanted versions are ready it stays in routing, since a bad version is better than none.
+//  11. Unload: no version is ready from then on until the next Reload; Refresh does nothing. It also ends a first load.
+//  12. Overtaking: a load that Unload or Close overtakes never becomes ready; its servable is closed at once.
+//  13. Draining: a version that was replaced gets no new leases and is closed exactly once, after its last lease.
+//  14. Closing: after Close nothing becomes ready, and Reload and Refresh return ErrClosed. Close waits until the versions
 //     that were ready are closed. It cancels a load under way, but doesn't wait for it.
-//  12. History: Statuses has each version that hasn't ended, and the last 20 that have, in the order of their loads.
+//  15. History: Statuses has each version that hasn't ended, and the last 20 that have, in the order of their loads.
 //
 // # How it does so
 //
@@ -27,6 +34,10 @@
 // reconciles holds the model's turn, a channel of capacity one. Unload and Close raise the model's generation, by which a
 // load that began earlier finds out that it was overtaken. Rejected: a goroutine for each model that takes commands from
 // a queue, since then Reload can't return its own result without a second channel, and a slow load blocks Unload.
+//
+// Whoever comes while another one holds the turn compares the source with the load under way, and cancels that by sentence
+// 5; its reconciler begins again with a new listing. Rejected: to load a newer version beside the older one, since three
+// versions at once may not fit into the memory.
 package lifecycle
 
 import (
@@ -56,6 +67,9 @@ var ErrClosed = errors.New("the model is closed")
 // ErrOvertaken is returned by a Reload or Refresh that Unload or Close overtook.
 var ErrOvertaken = errors.New("the model was unloaded meanwhile")
 
+// errSuperseded is the cause of a load's end by sentence 5 of the contract.
+var errSuperseded = errors.New("other versions are wanted now")
+
 // A Source lists the versions of one model. *repository.Source is one.
 type Source interface {
 	fmt.Stringer // the location, for messages
@@ -76,13 +90,18 @@ type Servable interface {
 	DefaultFormat() settings.Format
 	Description() loader.Description
 	StopWaiting()
+	// Healthy returns nil, or why the version processes no images at present. It must not block.
+	Healthy() error
+	// Failed returns a channel that receives at most one error, by which a version that serves has failed for good. nil: the
+	// version can't fail while the process lives.
+	Failed() <-chan error
 	Close() error
 }
 
 // A State is where a version is in its life. Its text is part of the administration API.
 type State string
 
-// A version passes through these states in this order, or ends in Failed before it was Ready.
+// A version passes through these states in this order, or ends in Failed.
 const (
 	Queued   State = "queued"   // waits for another version's load
 	Loading  State = "loading"  // its file is being read
@@ -90,7 +109,7 @@ const (
 	Ready    State = "ready"    // accepts requests
 	Draining State = "draining" // accepts no new requests; in-flight requests finish
 	Unloaded State = "gone"     // closed; its memory has been returned
-	Failed   State = "failed"   // could not be served
+	Failed   State = "failed"   // could not be served, or failed while it was
 )
 
 func (s State) ended() bool { return s == Unloaded || s == Failed }
@@ -127,17 +146,28 @@ type serving struct {
 	idle     chan struct{} // closed when the version drains and its last lease has been released
 }
 
-// keptRecords is how many versions that have ended stay in the history.
-const keptRecords = 20
+const (
+	// keptRecords is how many versions that have ended stay in the history.
+	keptRecords = 20
+	// cancelTime is how long a load may take to return after it was cancelled: longer than a forward of most models.
+	cancelTime = 2 * time.Second
+	// maxAbandoned is how many loads may hang in native code at the same time. Each keeps a thread, perhaps a core, and the
+	// memory of a model.
+	maxAbandoned = 3
+)
+
+// errTooManyHang is the failure of a version that isn't loaded because of others that hang.
+var errTooManyHang = fmt.Errorf("%d earlier loads of this model hang and can't be stopped; restart the server", maxAbandoned)
 
 // LoadCounts is how many loads of versions ended how.
 type LoadCounts struct{ Succeeded, Failed int }
 
 // A Model is one model by its name. Its methods are safe for concurrent use.
 type Model struct {
-	source Source
-	loader Loader
-	log    zerolog.Logger
+	source  Source
+	loader  Loader
+	timeout time.Duration // of a load; 0: none
+	log     zerolog.Logger
 
 	ctx     context.Context // of all loads; ended by Close
 	cancel  context.CancelCauseFunc
@@ -147,23 +177,30 @@ type Model struct {
 	mu sync.Mutex
 	// INVARIANT: sorted by number, which are distinct; none is draining. The last is the default.
 	ready []*serving
-	// The ready and the draining versions.
+	// The ready and the draining versions. A Failed one among them serves, or did when it failed.
 	open    []*serving
 	history []*record // in the order of the loads
 	number  int       // of the last load, where versions have no numbers of their own
 	counts  LoadCounts
 	// Raised by Unload and Close. A load that began in an earlier generation never becomes ready.
-	generation int
-	cancelLoad context.CancelCauseFunc // of the load under way; does nothing if there is none
-	unloaded   bool
-	closed     bool
+	generation  int
+	reconciling int   // calls of Reload and Refresh under way
+	load        *load // under way; nil: none
+	abandoned   int   // loads that were cancelled and haven't returned
+	unloaded    bool
 }
 
-// New returns a Model without versions.
-func New(source Source, l Loader, log zerolog.Logger) *Model {
+// A load is a call of the loader that may be cancelled.
+type load struct {
+	record *record
+	cancel context.CancelCauseFunc
+}
+
+// New returns a Model without versions. loadTimeout is the time limit of a load; 0: none.
+func New(source Source, l Loader, loadTimeout time.Duration, log zerolog.Logger) *Model {
 	m := &Model{
-		source: source, loader: l, log: log.With().Str("model", source.Name()).Logger(),
-		turn: make(chan struct{}, 1), cancelLoad: func(error) {},
+		source: source, loader: l, timeout: loadTimeout, log: log.With().Str("model", source.Name()).Logger(),
+		turn: make(chan struct{}, 1),
 	}
 	m.ctx, m.cancel = context.WithCancelCause(context.Background())
 	return m
@@ -231,6 +268,31 @@ func (m *Model) Ready() bool {
 	return len(m.ready) > 0
 }
 
+// An UnhealthyError is why a ready version processes no images at present.
+type UnhealthyError struct {
+	Model, Version string
+	Err            error // of Servable.Healthy
+}
+
+func (e *UnhealthyError) Error() string {
+	return "version " + e.Version + " of " + e.Model + ": " + e.Err.Error()
+}
+
+func (e *UnhealthyError) Unwrap() error { return e.Err }
+
+// Healthy returns nil, or an *UnhealthyError of the newest ready version that is unhealthy.
+func (m *Model) Healthy() error {
+	m.mu.Lock()
+	ready := slices.Clone(m.ready)
+	m.mu.Unlock()
+	for _, s := range slices.Backward(ready) {
+		if err := s.servable.Healthy(); err != nil {
+			return &UnhealthyError{Model: m.Name(), Version: s.name, Err: err}
+		}
+	}
+	return nil
+}
+
 // Statuses returns the history.
 func (m *Model) Statuses() []Status {
 	m.mu.Lock()
@@ -275,16 +337,19 @@ func (m *Model) StopWaiting() {
 	}
 }
 
-// Unload removes all versions from routing and drains them. Errors: ErrNotReady if none is ready.
+// Unload removes all versions from routing, drains them, and ends the load of others. Errors: ErrNotReady if no version is
+// ready or being loaded.
 func (m *Model) Unload() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if len(m.ready) == 0 {
+	if len(m.ready) == 0 && m.reconciling == 0 {
 		return fmt.Errorf("unload %s: %w", m.Name(), ErrNotReady)
 	}
 	m.unloaded = true
 	m.generation++
-	m.cancelLoad(ErrOvertaken)
+	if m.load != nil {
+		m.load.cancel(ErrOvertaken)
+	}
 	m.retireLocked(nil)
 	return nil
 }
@@ -292,7 +357,6 @@ func (m *Model) Unload() error {
 // Close removes all versions from routing for good, and returns when they have answered their requests and are closed.
 func (m *Model) Close() {
 	m.mu.Lock()
-	m.closed = true
 	m.generation++
 	m.cancel(ErrClosed)
 	m.retireLocked(nil)
@@ -313,7 +377,7 @@ func (m *Model) retireLocked(wanted []*record) {
 
 // drainLocked starts to drain a version; the caller removes it from ready.
 func (m *Model) drainLocked(s *serving) {
-	s.record.enterLocked(Draining)
+	s.record.leaveLocked(Draining)
 	s.draining = true
 	s.closeIfIdleLocked()
 	m.closing.Go(func() {
@@ -323,7 +387,7 @@ func (m *Model) drainLocked(s *serving) {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		m.open = slices.DeleteFunc(m.open, func(other *serving) bool { return other == s })
-		s.record.enterLocked(Unloaded)
+		s.record.leaveLocked(Unloaded)
 		m.pruneHistoryLocked()
 	})
 }
@@ -332,16 +396,27 @@ func (r *record) enterLocked(state State) {
 	r.status.State, r.status.Since = state, time.Now()
 }
 
+// leaveLocked enters a state in which a version no longer serves. One that failed while it served stays Failed, with its
+// reason, so that Refresh doesn't load it again.
+func (r *record) leaveLocked(state State) {
+	if r.status.State != Failed {
+		r.enterLocked(state)
+	}
+}
+
 // pruneHistoryLocked removes the oldest of the records that have ended.
 func (m *Model) pruneHistoryLocked() {
+	ended := func(r *record) bool {
+		return r.status.State.ended() && !slices.ContainsFunc(m.open, func(s *serving) bool { return s.record == r })
+	}
 	excess := -keptRecords
 	for _, r := range m.history {
-		if r.status.State.ended() {
+		if ended(r) {
 			excess++
 		}
 	}
 	m.history = slices.DeleteFunc(m.history, func(r *record) bool {
-		if excess <= 0 || !r.status.State.ended() {
+		if excess <= 0 || !ended(r) {
 			return false
 		}
 		excess--

@@ -14,6 +14,7 @@ import (
 
 	"github.com/torchherd/torchherd/server/internal/lifecycle"
 	"github.com/torchherd/torchherd/server/internal/loader"
+	"github.com/torchherd/torchherd/server/internal/repository"
 )
 
 // Each test is for the sentence of the contract that its name begins with.
@@ -98,6 +99,137 @@ func TestMissingVersionIsAnError(t *testing.T) {
 			t.Error("no error")
 		}
 		expectReady(t, m, 1) // nothing wanted could take its place
+	})
+}
+
+func TestLoadsOfTheNewestFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, src, f := newModel(t, nil, file(4, "d"), file(3, "c"), file(2, "b"), file(1, "a"))
+		src.setSettings("versions: [1, 3, 4]")
+		must(t, m.Reload())
+		if got := f.loads(); !slices.Equal(got, []int{4, 3, 1}) {
+			t.Errorf("loads %v", got)
+		}
+	})
+}
+
+// A load that takes too long has failed, whether it returns then or hangs. The next older version takes its place.
+func TestLoadsHaveATimeLimit(t *testing.T) {
+	for name, plan := range map[string]func(context.Context, loader.Request) error{"slow": takes(time.Hour), "hanging": hangs(time.Hour)} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m, _, _ := newModel(t, byContent(map[string]func(context.Context, loader.Request) error{"b": plan}), file(2, "b"), file(1, "a"))
+				begin := time.Now()
+				err := m.Reload()
+				if err == nil || !strings.Contains(err.Error(), "longer than 10m0s (--load-timeout)") || strings.Contains(err.Error(), "can't be stopped") != (name == "hanging") {
+					t.Errorf("got %v", err)
+				}
+				if took := time.Since(begin); took < loadTimeout || took > loadTimeout+10*time.Second {
+					t.Errorf("took %v", took)
+				}
+				expectReady(t, m, 1)
+				expectStates(t, m, lifecycle.Failed, lifecycle.Ready)
+				time.Sleep(2 * time.Hour) // the load that hung returns, and changes nothing
+				expectStates(t, m, lifecycle.Failed, lifecycle.Ready)
+			})
+		})
+	}
+}
+
+// Whatever makes the load under way unwanted ends it, even if it hangs: what is wanted instead is ready soon. The call that
+// began the load returns the result of the new listing.
+func TestNewerVersionsOvertakeALoad(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		then []repository.Version // after version 2, "b", has begun to load beside version 1, "a"
+		want int
+	}{
+		{"a newer version", []repository.Version{file(3, "c"), file(2, "b"), file(1, "a")}, 3},
+		{"another file", []repository.Version{file(2, "other"), file(1, "a")}, 2},
+		{"a removal", []repository.Version{file(1, "a")}, 1},
+	} {
+		for how, plan := range map[string]func(context.Context, loader.Request) error{"slow": takes(time.Hour), "hanging": hangs(time.Hour)} {
+			t.Run(test.name+", "+how, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					m, src, _ := newModel(t, byContent(map[string]func(context.Context, loader.Request) error{"b": plan}), file(1, "a"))
+					must(t, m.Reload())
+					src.set(file(2, "b"), file(1, "a"))
+					first := make(chan error, 1)
+					go func() { first <- m.Reload() }()
+					synctest.Wait()
+					src.set(test.then...)
+					begin := time.Now()
+					must(t, m.Refresh())
+					if took := time.Since(begin); took > 5*time.Second {
+						t.Errorf("took %v", took)
+					}
+					expectReady(t, m, test.want)
+					must(t, <-first)
+					if status := m.Statuses()[1]; status.Version != 2 || status.State != lifecycle.Unloaded {
+						t.Errorf("the version that was overtaken: %+v", status)
+					}
+					time.Sleep(2 * time.Hour)
+					expectReady(t, m, test.want)
+				})
+			})
+		}
+	}
+}
+
+// Neither an older version, nor a newer one that has failed, nor a source that can't be read cancels a load.
+func TestNewerVersionsOnlyOvertake(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, src, f := newModel(t, badVersions, file(3, "bad"), file(2, "b"))
+		first := make(chan error, 1)
+		go func() { first <- m.Reload() }()
+		time.Sleep(1500 * time.Millisecond) // version 3 has failed, and version 2 is being loaded
+		src.set(file(3, "bad"), file(2, "b"), file(1, "a"))
+		second := make(chan error, 1)
+		go func() { second <- m.Reload() }()
+		synctest.Wait()
+		src.fail(errors.New("unreadable"))
+		if err := m.Reload(); err == nil {
+			t.Error("no error")
+		}
+		for _, call := range []chan error{first, second} {
+			if err := <-call; err == nil {
+				t.Error("no error")
+			}
+		}
+		expectReady(t, m, 2)
+		for _, status := range m.Statuses() {
+			if status.State == lifecycle.Unloaded {
+				t.Errorf("a load was cancelled: %+v", m.Statuses())
+			}
+		}
+		if got := f.loads(); got[1] != 2 {
+			t.Errorf("loads %v", got)
+		}
+	})
+}
+
+func TestHangingLoadsAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, src, f := newModel(t, byContent(map[string]func(context.Context, loader.Request) error{"hangs": hangs(time.Hour)}), file(1, "a"))
+		must(t, m.Reload())
+		for number := 2; number < 9; number++ {
+			src.set(file(number, "hangs"), file(1, "a"))
+			go func() { _ = m.Refresh() }()
+			time.Sleep(5 * time.Second)
+			expectReady(t, m, 1)
+		}
+		synctest.Wait()
+		if f.most != mostLoads {
+			t.Errorf("%d loads at the same time, want %d", f.most, mostLoads)
+		}
+		statuses := m.Statuses()
+		if last := statuses[len(statuses)-1]; last.State != lifecycle.Failed || !strings.Contains(last.Reason, "restart the server") {
+			t.Errorf("the last version: %+v", last)
+		}
+		time.Sleep(2 * time.Hour) // they have returned
+		src.set(file(9, "good"), file(1, "a"))
+		must(t, m.Refresh())
+		expectReady(t, m, 9)
 	})
 }
 
@@ -218,6 +350,126 @@ func TestFailureGivesItsPlaceToAnOlderVersion(t *testing.T) {
 	})
 }
 
+// While nothing is ready yet, Unload ends the load.
+func TestUnloadEndsAFirstLoad(t *testing.T) {
+	for name, plan := range map[string]func(context.Context, loader.Request) error{"slow": takes(time.Hour), "hanging": hangs(time.Hour)} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m, src, _ := newModel(t, byContent(map[string]func(context.Context, loader.Request) error{"a": plan}), file(1, "a"))
+				done := make(chan error, 1)
+				go func() { done <- m.Reload() }()
+				synctest.Wait()
+				must(t, m.Unload())
+				if err := <-done; !errors.Is(err, lifecycle.ErrOvertaken) {
+					t.Errorf("got %v", err)
+				}
+				src.set(file(2, "b"))
+				must(t, m.Reload())
+				expectReady(t, m, 2)
+			})
+		})
+	}
+}
+
+// A version that fails while it serves gives its place to the next older one, and serves until that is ready.
+func TestFailingVersionIsReplaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, src, f := newModel(t, nil, file(2, "b"), file(1, "a"))
+		must(t, m.Reload())
+		lease, err := m.Acquire()
+		must(t, err)
+		f.made[0].failed <- errBad
+		synctest.Wait() // while version 1 is loading
+		expectStates(t, m, lifecycle.Failed, lifecycle.Warming)
+		expectReady(t, m, 2)
+		time.Sleep(2 * time.Second)
+		expectReady(t, m, 1)
+		lease.Release()
+		synctest.Wait()
+		expectStates(t, m, lifecycle.Failed, lifecycle.Ready)
+		if f.made[0].closed != 1 || m.Statuses()[0].Reason != "bad file" {
+			t.Errorf("closed %d times, %+v", f.made[0].closed, m.Statuses())
+		}
+		// Only Reload tries it again.
+		must(t, m.Refresh())
+		expectReady(t, m, 1)
+		must(t, m.Reload())
+		expectReady(t, m, 2)
+		// A version that drains may fail without effect.
+		lease, err = m.Acquire()
+		must(t, err)
+		src.set(file(3, "c"))
+		must(t, m.Reload())
+		f.made[2].failed <- errBad
+		synctest.Wait()
+		expectReady(t, m, 3)
+		lease.Release()
+	})
+}
+
+func TestFailingVersionStaysWithoutAnother(t *testing.T) {
+	for _, single := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			number := 7
+			if single {
+				number = 0
+			}
+			m, src, f := newModel(t, badVersions, file(number, "b"))
+			src.single = single
+			if !single {
+				src.set(file(7, "b"), file(1, "bad"))
+			}
+			must(t, m.Reload())
+			f.made[0].failed <- errBad
+			time.Sleep(time.Minute)
+			for range 30 { // the history has room for the failed version as long as it serves
+				src.fail(errors.New("unreadable"))
+				_ = m.Refresh()
+			}
+			src.fail(nil)
+			_ = m.Refresh()
+			if len(m.ReadyVersions()) != 1 || m.Statuses()[0].State != lifecycle.Failed || f.made[0].closed != 0 {
+				t.Errorf("ready %v, %+v", m.ReadyVersions(), m.Statuses())
+			}
+			src.set(file(number, "new"))
+			must(t, m.Refresh())
+			synctest.Wait()
+			if len(m.ReadyVersions()) != 1 || f.made[0].closed != 1 {
+				t.Errorf("after a new file: ready %v, %+v", m.ReadyVersions(), m.Statuses())
+			}
+		})
+	}
+}
+
+func TestReadyModels(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		good, _, f := newModel(t, nil, file(1, "a"))
+		bad, _, _ := newModel(t, badVersions, file(1, "bad"))
+		models := lifecycle.Models{bad, good}
+		expect := func(all, any error) {
+			t.Helper()
+			if err := models.Ready(lifecycle.All); !errors.Is(err, all) {
+				t.Errorf("all: got %v, want %v", err, all)
+			}
+			if err := models.Ready(lifecycle.Any); !errors.Is(err, any) {
+				t.Errorf("any: got %v, want %v", err, any)
+			}
+		}
+		expect(lifecycle.ErrNotReady, lifecycle.ErrNotReady)
+		must(t, good.Reload())
+		_ = bad.Reload()
+		expect(lifecycle.ErrNotReady, nil)
+		models = lifecycle.Models{good}
+		expect(nil, nil)
+		f.made[0].sick = errBad
+		expect(errBad, errBad)
+		var unhealthy *lifecycle.UnhealthyError
+		if err := good.Healthy(); !errors.As(err, &unhealthy) || unhealthy.Model != "net" || unhealthy.Version != "1" {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
 func TestUnloadLastsUntilReload(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, src, f := newModel(t, nil, file(1, "a"))
@@ -239,11 +491,7 @@ func TestUnloadLastsUntilReload(t *testing.T) {
 }
 
 func TestOvertakenLoadsNeverBecomeReady(t *testing.T) {
-	stubborn := func(context.Context, loader.Request) error { // doesn't look at ctx
-		time.Sleep(time.Hour)
-		return nil
-	}
-	for name, plan := range map[string]func(context.Context, loader.Request) error{"cancelled": takes(time.Hour), "stubborn": stubborn} {
+	for name, plan := range map[string]func(context.Context, loader.Request) error{"cancelled": takes(time.Hour), "stubborn": hangs(time.Hour)} {
 		for _, overtake := range []string{"unload", "close"} {
 			t.Run(name+", "+overtake, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
@@ -264,6 +512,7 @@ func TestOvertakenLoadsNeverBecomeReady(t *testing.T) {
 					if err := <-done; !errors.Is(err, want) {
 						t.Errorf("got %v, want %v", err, want)
 					}
+					time.Sleep(hangTime) // until a stubborn load has returned
 					synctest.Wait()
 					expectReady(t, m)
 					expectStates(t, m, lifecycle.Unloaded, lifecycle.Unloaded)
@@ -422,7 +671,7 @@ func TestStopWaiting(t *testing.T) {
 
 func TestModels(t *testing.T) {
 	newNamed := func(name string) *lifecycle.Model {
-		return lifecycle.New(&source{name: name}, &fakes{}, zerolog.Nop())
+		return lifecycle.New(&source{name: name}, &fakes{}, 0, zerolog.Nop())
 	}
 	models := lifecycle.Models{newNamed("a"), newNamed("b")}
 	must(t, models.Validate())
@@ -431,9 +680,6 @@ func TestModels(t *testing.T) {
 	}
 	if _, err := models.Find("c"); err == nil || err.Error() != `model "c" not found; available: "a", "b"` {
 		t.Errorf("got %v", err)
-	}
-	if models.Ready() {
-		t.Error("ready without versions")
 	}
 	if err := append(models, newNamed("a")).Validate(); err == nil || !strings.Contains(err.Error(), `two models are named "a"`) {
 		t.Errorf("got %v", err)

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // Models are the models of a process; the first is the default.
@@ -40,9 +41,32 @@ func (m Models) Find(name string) (*Model, error) {
 	return nil, fmt.Errorf("model %q not found; available: %s", name, strings.Join(names, ", "))
 }
 
-// Ready reports whether each model has a ready version.
-func (m Models) Ready() bool {
-	return !slices.ContainsFunc(m, func(each *Model) bool { return !each.Ready() })
+// A Require says which models a server needs to be ready.
+type Require string
+
+// The values of Require.
+const (
+	All Require = "all" // each model
+	Any Require = "any" // one of them
+)
+
+// Ready returns nil if each model, or with Any one of them, has a ready version and is healthy, and else an error:
+// ErrNotReady or an *UnhealthyError.
+func (m Models) Ready(require Require) error {
+	var first error
+	for _, each := range m {
+		err := each.Healthy()
+		if !each.Ready() {
+			err = fmt.Errorf("%s: %w", each.Name(), ErrNotReady)
+		}
+		if err == nil && require == Any {
+			return nil
+		}
+		if first == nil {
+			first = err
+		}
+	}
+	return first
 }
 
 // StopWaiting makes the batches of all models start without waiting for company; see batch.Batcher.StopWaiting.
@@ -52,9 +76,11 @@ func (m Models) StopWaiting() {
 	}
 }
 
-// Close closes all models.
+// Close closes all models, at the same time.
 func (m Models) Close() {
+	var closing sync.WaitGroup
 	for _, each := range m {
-		each.Close()
+		closing.Go(each.Close)
 	}
+	closing.Wait()
 }

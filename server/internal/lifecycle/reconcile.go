@@ -3,6 +3,7 @@ package lifecycle
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strconv"
 	"time"
@@ -20,6 +21,7 @@ func (m *Model) Reload() error {
 	m.mu.Lock()
 	m.unloaded = false
 	generation := m.generation
+	m.reconciling++
 	m.mu.Unlock()
 	return m.reconcile(generation, true)
 }
@@ -29,6 +31,9 @@ func (m *Model) Reload() error {
 func (m *Model) Refresh() error {
 	m.mu.Lock()
 	unloaded, generation := m.unloaded, m.generation
+	if !unloaded {
+		m.reconciling++
+	}
 	m.mu.Unlock()
 	if unloaded {
 		return nil
@@ -36,10 +41,57 @@ func (m *Model) Refresh() error {
 	return m.reconcile(generation, false)
 }
 
-// reconcile makes the wanted versions ready and drains the others.
+// reconcile makes the wanted versions ready and drains the others. Its caller has raised m.reconciling.
 func (m *Model) reconcile(generation int, retry bool) error {
+	defer func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.reconciling--
+	}()
+	m.supersede()
 	m.turn <- struct{}{}
 	defer func() { <-m.turn }()
+	for {
+		err := m.reconcileOnce(generation, retry)
+		if !errors.Is(err, errSuperseded) {
+			return err
+		}
+	}
+}
+
+// supersede cancels the load under way by sentence 5 of the contract.
+func (m *Model) supersede() {
+	m.mu.Lock()
+	load := m.load
+	m.mu.Unlock()
+	if load == nil {
+		return
+	}
+	listing, err := m.source.List()
+	if err != nil || m.comesFirst(load.record, listing) {
+		return // a source that can't be read says nothing about the load
+	}
+	m.log.Info().Stringer("version", load.record).Msg("cancelling the load: other versions are wanted now")
+	load.cancel(errSuperseded)
+}
+
+// comesFirst reports whether a version that is being loaded is wanted, and no newer wanted one is untried.
+func (m *Model) comesFirst(loading *record, listing repository.Listing) bool {
+	wanted, _ := candidates(listing.Versions, policyOf(listing.Settings))
+	for _, file := range wanted {
+		from := origin{file, string(listing.Settings)}
+		if from == loading.origin {
+			return true
+		}
+		if _, state := m.lastOf(from); state != Ready && state != Failed {
+			return false
+		}
+	}
+	return false
+}
+
+// reconcileOnce is reconcile for one listing. It returns errSuperseded if another one is needed.
+func (m *Model) reconcileOnce(generation int, retry bool) error {
 	if err := m.overtaken(generation); err != nil {
 		return err
 	}
@@ -59,6 +111,9 @@ func (m *Model) reconcile(generation int, retry bool) error {
 			end = min(end, next+policy.Latest-len(kept))
 		}
 		group, err := m.ensureReady(generation, candidates[next:end], string(listing.Settings), retry)
+		if errors.Is(err, errSuperseded) {
+			return err
+		}
 		kept = append(kept, group...)
 		errs = append(errs, err)
 		next = end
@@ -81,7 +136,7 @@ func (m *Model) overtaken(generation int) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	switch {
-	case m.closed:
+	case m.ctx.Err() != nil:
 		return ErrClosed
 	case m.generation != generation:
 		return ErrOvertaken
@@ -109,11 +164,16 @@ func (m *Model) ensureReady(generation int, wanted []repository.Version, text st
 		}
 	}
 	var errs []error
-	for _, r := range fresh {
+	for i, r := range fresh {
 		err := m.loadVersion(generation, r)
 		switch {
 		case err == nil:
 			ready = append(ready, r)
+		case errors.Is(err, errSuperseded):
+			for _, later := range fresh[i+1:] {
+				m.enter(later, Unloaded)
+			}
+			return nil, err
 		case m.overtaken(generation) == nil:
 			errs = append(errs, err)
 			ready = append(ready, m.readyInPlaceOf(r)...)
@@ -122,18 +182,20 @@ func (m *Model) ensureReady(generation int, wanted []repository.Version, text st
 	return ready, errors.Join(errs...)
 }
 
-// loadVersion takes a version through its life until it is ready, has failed, or was overtaken.
+// loadVersion takes a version through its life until it is ready, has failed, was superseded or overtaken.
 func (m *Model) loadVersion(generation int, r *record) error {
 	ctx, cancel := context.WithCancelCause(m.ctx)
 	defer cancel(nil)
-	if !m.beginLoad(generation, r, cancel) {
-		return ErrOvertaken
+	if m.timeout > 0 {
+		var stop context.CancelFunc
+		ctx, stop = context.WithTimeoutCause(ctx, m.timeout, fmt.Errorf("the load took longer than %v (--load-timeout)", m.timeout))
+		defer stop()
 	}
-	m.log.Info().Stringer("version", r).Msg("loading version")
-	loaded, err := m.loader.Load(ctx, loader.Request{
-		Version: r.origin.file, Settings: r.origin.settings, Background: m.Counts().Succeeded > 0,
-		Warming: func() { m.enter(r, Warming) },
-	})
+	err := m.beginLoad(generation, &load{r, cancel})
+	var loaded Servable
+	if err == nil {
+		loaded, err = m.callLoader(ctx, r)
+	}
 	if err == nil && m.install(generation, r, loaded) {
 		m.logReady(r, loaded.Description())
 		return nil
@@ -145,22 +207,105 @@ func (m *Model) loadVersion(generation int, r *record) error {
 		}
 		return overtaken
 	}
+	if errors.Is(err, errSuperseded) {
+		m.enter(r, Unloaded)
+		return err
+	}
 	m.fail(r, err)
 	return err
 }
 
-// beginLoad lets Unload and Close cancel the load that follows. It returns false if one of them came before.
-func (m *Model) beginLoad(generation int, r *record, cancel context.CancelCauseFunc) bool {
+// beginLoad lets others cancel the load that follows. It returns an error if there must be no load.
+func (m *Model) beginLoad(generation int, l *load) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.generation != generation {
-		r.enterLocked(Unloaded)
-		m.pruneHistoryLocked()
-		return false
+	switch {
+	case m.generation != generation:
+		return ErrOvertaken
+	case m.abandoned >= maxAbandoned:
+		return errTooManyHang
 	}
-	m.cancelLoad = cancel
-	r.enterLocked(Loading)
-	return true
+	m.load = l
+	l.record.enterLocked(Loading)
+	return nil
+}
+
+// callLoader loads a version. When ctx ends, it returns the cause of ctx at the latest after cancelTime.
+func (m *Model) callLoader(ctx context.Context, r *record) (Servable, error) {
+	defer func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.load = nil
+	}()
+	m.log.Info().Stringer("version", r).Msg("loading version")
+	request := loader.Request{
+		Version: r.origin.file, Settings: r.origin.settings, Background: m.Counts().Succeeded > 0,
+		Warming: func() { m.warming(r) },
+	}
+	returned := make(chan loadResult, 1)
+	go func() {
+		loaded, err := m.loader.Load(ctx, request)
+		returned <- loadResult{loaded, err}
+	}()
+	select {
+	case result := <-returned:
+		return result.unlessEnded(ctx)
+	case <-ctx.Done():
+	}
+	timer := time.NewTimer(cancelTime)
+	defer timer.Stop()
+	select {
+	case result := <-returned:
+		return result.unlessEnded(ctx)
+	case <-timer.C:
+		m.abandon(r, returned)
+		return nil, fmt.Errorf("%w; the load hangs, and its thread can't be stopped", context.Cause(ctx))
+	}
+}
+
+// A loadResult is what a load returned.
+type loadResult struct {
+	servable Servable
+	err      error
+}
+
+// unlessEnded returns the result, or the cause of ctx if that has ended.
+func (l loadResult) unlessEnded(ctx context.Context) (Servable, error) {
+	if ctx.Err() == nil {
+		return l.servable, l.err
+	}
+	if l.err == nil {
+		return nil, errors.Join(context.Cause(ctx), l.servable.Close())
+	}
+	return nil, context.Cause(ctx)
+}
+
+// abandon closes what a load returns that no one waits for any longer.
+func (m *Model) abandon(r *record, returned <-chan loadResult) {
+	m.mu.Lock()
+	m.abandoned++
+	m.mu.Unlock()
+	m.log.Error().Stringer("version", r).Msg("a cancelled load doesn't return; its thread, and perhaps a core and the memory of a model, stay in use until it does or the server restarts")
+	go func() {
+		result := <-returned
+		err := result.err
+		if err == nil {
+			err = result.servable.Close()
+		}
+		m.log.Warn().Stringer("version", r).AnErr("problem", err).Msg("a load that hung has returned")
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.abandoned--
+	}()
+}
+
+// warming records that a load has read its file, unless the load is no longer wanted.
+func (m *Model) warming(r *record) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if r.status.State == Loading {
+		r.enterLocked(Warming)
+	}
 }
 
 // install makes a version ready, in place of one with the same number. It returns false, and changes nothing, if the load
@@ -175,6 +320,9 @@ func (m *Model) install(generation int, r *record, loaded Servable) bool {
 	r.enterLocked(Ready)
 	m.counts.Succeeded++
 	m.open = append(m.open, s)
+	if failed := loaded.Failed(); failed != nil {
+		go m.awaitFailure(s, failed)
+	}
 	if at := m.readyIndexLocked(r.status.Version); at >= 0 {
 		m.drainLocked(m.ready[at])
 		m.ready[at] = s
@@ -183,6 +331,31 @@ func (m *Model) install(generation int, r *record, loaded Servable) bool {
 	m.ready = append(m.ready, s)
 	slices.SortFunc(m.ready, func(a, b *serving) int { return a.record.status.Version - b.record.status.Version })
 	return true
+}
+
+// awaitFailure replaces a version by others when it fails while it serves.
+func (m *Model) awaitFailure(s *serving, failed <-chan error) {
+	var reason error
+	select {
+	case reason = <-failed:
+	case <-s.idle:
+	}
+	m.mu.Lock()
+	if reason == nil || s.draining {
+		m.mu.Unlock()
+		return
+	}
+	s.record.enterLocked(Failed)
+	s.record.status.Reason = reason.Error()
+	m.mu.Unlock()
+	m.log.Error().Err(reason).Str("version", s.name).Msg("a version that serves has failed; looking for another one")
+	err := m.Refresh()
+	m.mu.Lock()
+	replaced := s.draining
+	m.mu.Unlock()
+	if !replaced {
+		m.log.Error().Err(err).Str("version", s.name).Msg("no other version can take the place of the failed one, so it stays")
+	}
 }
 
 func (m *Model) enter(r *record, state State) {
@@ -238,13 +411,13 @@ func (m *Model) lastOf(from origin) (*record, State) {
 }
 
 // readyInPlaceOf returns what is ready instead of a version that failed: the version with the same number, or, where
-// versions have no numbers of their own, all that are ready.
+// versions have no numbers of their own, all that are ready; without those that failed while they served.
 func (m *Model) readyInPlaceOf(failed *record) []*record {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var ready []*record
 	for _, s := range m.ready {
-		if !m.source.Numbered() || s.record.status.Version == failed.status.Version {
+		if s.record.status.State == Ready && (!m.source.Numbered() || s.record.status.Version == failed.status.Version) {
 			ready = append(ready, s.record)
 		}
 	}
@@ -288,7 +461,7 @@ func candidates(found []repository.Version, policy settings.Policy) ([]repositor
 	}
 	var wanted []repository.Version
 	var errs []error
-	for _, number := range policy.Numbers {
+	for _, number := range slices.Backward(policy.Numbers) { // a hanging load must not delay a newer version's
 		at := slices.IndexFunc(found, func(v repository.Version) bool { return v.Number == number })
 		if at < 0 {
 			errs = append(errs, missingError(number))

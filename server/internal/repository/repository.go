@@ -50,6 +50,17 @@ func Open(path string) (*Source, error) {
 	return &Source{name: strings.TrimSuffix(file, filepath.Ext(file)), path: path}, nil
 }
 
+// Expect returns the source at a path where nothing may be yet, or nothing that can be read. A path with an extension is
+// taken for a file, and another one for a folder.
+func Expect(path string) (*Source, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, err
+	}
+	file, extension := filepath.Base(path), filepath.Ext(path)
+	return &Source{name: strings.TrimSuffix(file, extension), path: path, folder: extension == ""}, nil
+}
+
 // InMemory returns the source of a bundled model: the content of its file, which must not change.
 func InMemory(name string, content []byte) *Source { return &Source{name: name, content: content} }
 

@@ -10,8 +10,8 @@ import (
 )
 
 // Watch calls changed after each change of the source, until ctx is done. A change is ignored until writes settle, that
-// is, until nothing has happened for the duration settle, so that no incomplete file is loaded. Watch returns an error if
-// the source can't be watched.
+// is, until nothing has happened for the duration settle, so that no incomplete file is loaded. While changed runs, further
+// changes wait. Watch returns an error if the source can't be watched.
 func (s *Source) Watch(ctx context.Context, settle time.Duration, changed func()) error {
 	if s.path == "" {
 		return nil // the bundled model never changes
