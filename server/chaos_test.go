@@ -15,7 +15,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -100,10 +99,8 @@ func newChaos(t *testing.T, seed uint64) *chaos {
 		"TIFF strips":      sharedStripsBomb(20000, 30000),
 		"too large":        make([]byte, 5<<20),
 	}
-	command := exec.Command(os.Args[0], append([]string{"serve"}, serveArguments([]string{
-		"--log-level", "info", "--size", "32x32", "--max-wait", "20ms", "--request-timeout", "20s", "--drain-timeout", "30s", "--max-decode-memory", "512MiB", c.models,
-	})...)...)
-	command.Env = append(os.Environ(), beTheCommand+"=1")
+	command := serveCommand("--log-level", "info", "--size", "32x32", "--max-wait", "20ms", "--request-timeout", "20s",
+		"--drain-timeout", "30s", "--max-decode-memory", "512MiB", c.models)
 	c.log = &blockableWriter{to: newLogLines()}
 	command.Stderr = c.log
 	c.process = startCommand(t, command)

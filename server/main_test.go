@@ -129,12 +129,17 @@ type process struct {
 // is killed.
 func startProcess(t testing.TB, arguments ...string) *process {
 	t.Helper()
-	command := exec.Command(os.Args[0], append([]string{"serve"}, serveArguments(arguments)...)...)
-	command.Env = append(os.Environ(), beTheCommand+"=1")
-	return startCommand(t, command)
+	return startCommand(t, serveCommand(arguments...))
 }
 
-// startCommand is startProcess for a given command. The process has the log only if the command has no Stderr.
+// serveCommand returns the command `torchherd serve` with these arguments.
+func serveCommand(arguments ...string) *exec.Cmd {
+	command := exec.Command(os.Args[0], append([]string{"serve"}, serveArguments(arguments)...)...)
+	command.Env = append(os.Environ(), beTheCommand+"=1")
+	return command
+}
+
+// startCommand is startProcess for a given command. If the command has no Stderr, its log is p.log.
 func startCommand(t testing.TB, command *exec.Cmd) *process {
 	t.Helper()
 	p := &process{command: command, ended: make(chan struct{})}

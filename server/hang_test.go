@@ -1,0 +1,211 @@
+package main
+
+import (
+	"archive/zip"
+	"bytes"
+	"image"
+	"image/color"
+	"image/draw"
+	"image/jpeg"
+	"io"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/torchherd/torchherd/internal/goldens"
+	"github.com/torchherd/torchherd/server/internal/lifecycle"
+)
+
+// These are bodies of forward(x) in TorchScript.
+const (
+	hangsOnWhite = `    m = float(torch.mean(x))
+    if torch.gt(m, 0.9):
+      go = True
+    else:
+      go = False
+    y = x
+    while go:
+      y = torch.mul(y, 1.)
+    return torch.mul(y, 1.)
+`
+	endless = `    y = x
+    go = True
+    while go:
+      y = torch.mul(y, 1.)
+    return y
+`
+)
+
+// script writes a TorchScript module with this body of forward to a file. It is identity.pt with another body.
+func script(t *testing.T, path, body string) string {
+	t.Helper()
+	source := goldens.Read(t, "modules/identity.pt")
+	in, err := zip.NewReader(bytes.NewReader(source), int64(len(source)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	archive := zip.NewWriter(&out)
+	for _, entry := range in.File {
+		reader, err := entry.Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, err := io.ReadAll(reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasSuffix(entry.Name, ".py") {
+			data = bytes.Replace(data, []byte("    return x\n"), []byte(body), 1)
+		}
+		writer, err := archive.CreateHeader(&zip.FileHeader{Name: entry.Name, Method: zip.Store})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := writer.Write(data); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := archive.Close(); err != nil {
+		t.Fatal(err)
+	}
+	putFile(t, path, out.Bytes())
+	return path
+}
+
+// whiteImage returns a white JPEG.
+func whiteImage(t *testing.T) []byte {
+	t.Helper()
+	white := image.NewRGBA(image.Rect(0, 0, 64, 64))
+	draw.Draw(white, white.Rect, image.NewUniform(color.White), image.Point{}, draw.Src)
+	var out bytes.Buffer
+	if err := jpeg.Encode(&out, white, nil); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
+}
+
+// lastLine returns the last line of the log of a process that has exited.
+func (p *process) lastLine() map[string]any {
+	p.t.Helper()
+	p.log.mu.Lock()
+	defer p.log.mu.Unlock()
+	return p.log.lines[len(p.log.lines)-1]
+}
+
+// A forward that never ends: its batch and all that waits for the model is answered, the server stops being ready, other
+// models finish what they have, and the process exits with status 3.
+func TestHangingForwardEndsTheServer(t *testing.T) {
+	t.Parallel()
+	hangs := script(t, filepath.Join(t.TempDir(), "hangs.pt"), hangsOnWhite)
+	p := startProcess(t, "--forward-timeout", "1s", "--max-batch-size", "1", module("negate.pt"), hangs)
+	photo := photograph(t, "jpeg-420.jpg")
+	expectImage(t, p.putTo("/image/hangs", photo))
+	unfinished := p.upload(photo) // for the other model
+
+	responses := make(chan response)
+	send := func(image []byte) {
+		r, err := p.try(http.MethodPut, "/image/hangs", bytes.NewReader(image))
+		if err != nil {
+			t.Error(err)
+		}
+		responses <- r
+	}
+	go send(whiteImage(t))
+	p.log.await(t, "message", "forward", "width", 228.0, "batch", 1.0)
+	go send(photo)
+	for range 2 {
+		r := <-responses
+		expectError(t, r, 503, "the model doesn't respond")
+		if !r.close || r.header.Get("Retry-After") == "" {
+			t.Errorf("the header of the response is %v, want Connection: close and Retry-After", r.header)
+		}
+	}
+	if r := p.do(http.MethodGet, "/readyz", nil); r.status != 503 {
+		t.Errorf("/readyz: status = %d, want 503", r.status)
+	}
+	expectImage(t, unfinished.finish(t, photo))
+	if state := p.wait(); state.ExitCode() != 3 {
+		t.Errorf("got %v, want exit status 3", state)
+	}
+	if line := p.lastLine(); !hasFields(line, []any{"level", "error", "model", "hangs", "version", "1", "batch", 1.0, "forward_ms", nil, "status", 3.0}) {
+		t.Errorf("the last line is %v", line)
+	}
+}
+
+// Before the limit of the forward has passed, the server stops being ready, and a signal ends the process in time.
+func TestSignalEndsAServerThatHangs(t *testing.T) {
+	t.Parallel()
+	hangs := script(t, filepath.Join(t.TempDir(), "hangs.pt"), hangsOnWhite)
+	p := startProcess(t, "--forward-timeout", "9s", "--request-timeout", "100ms", "--drain-timeout", "2s", hangs)
+	expectError(t, p.put(whiteImage(t)), 504, "deadline")
+	for begin := time.Now(); p.do(http.MethodGet, "/readyz", nil).status != 503; {
+		if time.Since(begin) > limit {
+			t.Fatal("/readyz still returns 200, want 503")
+		}
+	}
+	p.signal(terminate)
+	if state := p.wait(); state.ExitCode() != 1 {
+		t.Errorf("got %v, want exit status 1", state)
+	}
+	if text, _ := p.lastLine()["error"].(string); !strings.Contains(text, "not closed in time: version 1 of hangs") {
+		t.Errorf("the last line is %v", p.lastLine())
+	}
+}
+
+// A load that never ends delays neither a newer version, nor another model, nor the end of the process.
+func TestEndlessLoad(t *testing.T) {
+	t.Parallel()
+	folder := newModelFolder(t, map[string]string{"1/model.pt": "negate.pt"})
+	p := startProcess(t, "--watch", "--settle", "50ms", folder, module("identity.pt"))
+	script(t, filepath.Join(folder, "2", "model.pt"), endless)
+	p.awaitState("net", 2, lifecycle.Warming)
+	if r := p.admin.post("/v2/repository/models/identity/load", ""); r.status != 200 {
+		t.Errorf("load of another model: %d %s", r.status, r.body)
+	}
+	putModel(t, filepath.Join(folder, "3", "model.pt"), "identity.pt")
+	p.awaitState("net", 3, lifecycle.Ready)
+	p.awaitState("net", 2, lifecycle.Unloaded)
+	script(t, filepath.Join(folder, "4", "model.pt"), endless)
+	p.awaitState("net", 4, lifecycle.Warming)
+	p.signal(terminate)
+	if state := p.wait(); state.ExitCode() != 0 {
+		t.Errorf("got %v, want exit status 0", state)
+	}
+}
+
+// With --require any, what can be served is served: a model that is missing, isn't a model, or doesn't finish its load
+// answers 503, and the server is ready.
+func TestRequireAny(t *testing.T) {
+	t.Parallel()
+	hangs := script(t, filepath.Join(t.TempDir(), "endless.pt"), endless)
+	p := startProcess(t, "--require", "any", "--load-timeout", "5s", "--watch", hangs, module("negate.pt"), module("garbage.pt"), module("missing.pt"), module("two_channels.pt"))
+	if r := p.do(http.MethodGet, "/readyz", nil); r.status != 200 {
+		t.Errorf("/readyz: got %d %s, want 200", r.status, r.body)
+	}
+	photo := photograph(t, "jpeg-small.jpg")
+	expectImage(t, p.putTo("/image/negate", photo))
+	expectError(t, p.put(photo), 503, "isn't ready")
+	for name, reason := range map[string]string{
+		"endless": "--load-timeout", "garbage": "not a module", "missing": "no such file", "two_channels": "1 or 3",
+	} {
+		expectError(t, p.putTo("/image/"+name, photo), 503, "isn't ready")
+		if statuses := p.statuses(name); len(statuses) != 1 || statuses[0].State != lifecycle.Failed || !strings.Contains(statuses[0].Reason, reason) {
+			t.Errorf("%s: %+v, want the state failed with the reason %q", name, statuses, reason)
+		}
+	}
+	p.signal(terminate)
+	if state := p.wait(); state.ExitCode() != 0 {
+		t.Errorf("got %v, want exit status 0", state)
+	}
+}
+
+// If no model can be served, the server exits.
+func TestRequireAnyNeedsOne(t *testing.T) {
+	t.Parallel()
+	expectFailure(t, "not a module", "--require", "any", module("garbage.pt"), module("missing.pt"))
+	expectFailure(t, "no such file", "--require", "any", module("garbage.pt"), module("missing.pt"))
+	expectFailure(t, "1 or 3", "--require", "any", module("garbage.pt"), module("two_channels.pt")) // after its load
+}
