@@ -181,7 +181,7 @@ func TestEndlessLoad(t *testing.T) {
 func TestRequireAny(t *testing.T) {
 	t.Parallel()
 	hangs := script(t, filepath.Join(t.TempDir(), "endless.pt"), endless)
-	p := startProcess(t, "--require", "any", "--load-timeout", "5s", "--watch", hangs, module("negate.pt"), module("garbage.pt"), module("missing.pt"), module("two_channels.pt"))
+	p := startProcess(t, "--require", "any", "--load-timeout", "3s", "--watch", hangs, module("negate.pt"), module("garbage.pt"), module("missing.pt"), module("two_channels.pt"))
 	if r := p.do(http.MethodGet, "/readyz", nil); r.status != 200 {
 		t.Errorf("/readyz: got %d %s, want 200", r.status, r.body)
 	}

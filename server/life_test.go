@@ -162,6 +162,9 @@ func TestDrainTimeout(t *testing.T) {
 	if state := p.wait(); state.ExitCode() != 1 {
 		t.Errorf("got %v, want exit status 1", state)
 	}
+	if text, _ := p.lastLine()["error"].(string); text != "draining took longer than 50ms; requests cut off: 1" {
+		t.Errorf("the last line is %v", p.lastLine())
+	}
 	_ = cut.body.CloseWithError(io.ErrUnexpectedEOF) // the client stops sending
 	if <-cut.done; cut.err == nil {
 		t.Errorf("the request that took too long: got status %d, want an error", cut.status)

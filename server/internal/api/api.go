@@ -81,7 +81,7 @@ func (s *Server) Drain(ctx context.Context) error {
 	case <-drained:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("%d requests were cut off: %w", s.gate.count(), context.Cause(ctx))
+		return fmt.Errorf("%w; requests cut off: %d", context.Cause(ctx), s.gate.count())
 	}
 }
 

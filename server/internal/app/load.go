@@ -27,7 +27,7 @@ type loadEvent struct {
 // loadModels loads the models, in their order, and returns as Start says.
 func (a *App) loadModels(ctx context.Context) error {
 	events := make(chan loadEvent, 2*len(a.models)) // all that can come, so that no load waits for a Start that has returned
-	go a.startLoads(ctx, events)                    //nolint:contextcheck // loads have the model's context, which Close ends
+	go a.startLoads(ctx, events)
 	settled := map[int]bool{}
 	served, ended := 0, 0
 	var errs []error
@@ -72,7 +72,7 @@ func (a *App) startLoads(ctx context.Context, events chan<- loadEvent) {
 			events <- loadEvent{model: i}
 			release()
 		})
-		go func() {
+		go func() { //nolint:contextcheck // loads have the model's context, which Close ends
 			err := model.Reload()
 			late.Stop()
 			// An error beside a ready version is a newer version's, which has been logged. A model that was unloaded meanwhile

@@ -94,6 +94,9 @@ func (s *Serve) Run(p program) error {
 		return err
 	}
 	if err := a.Start(ctx); err != nil {
+		if errors.As(err, new(*app.HungError)) {
+			return logExit(log, err, nil)
+		}
 		return err
 	}
 	s.announce(log, a)

@@ -165,12 +165,10 @@ func takes(d time.Duration) func(context.Context, loader.Request) error {
 
 var errBad = errors.New("bad file")
 
-// hangs is a plan: the load ignores ctx, as native code does, and succeeds after d.
-func hangs(d time.Duration) func(context.Context, loader.Request) error {
-	return func(context.Context, loader.Request) error {
-		time.Sleep(d)
-		return nil
-	}
+// hangs is a plan: the load ignores ctx, as native code does, and succeeds after an hour.
+func hangs(context.Context, loader.Request) error {
+	time.Sleep(time.Hour)
+	return nil
 }
 
 // byContent is a plan of plans: the content of a version's file names its own. Others succeed after a second.

@@ -115,7 +115,7 @@ func TestLoadsOfTheNewestFirst(t *testing.T) {
 
 // A load that takes too long has failed, whether it returns then or hangs. The next older version takes its place.
 func TestLoadsHaveATimeLimit(t *testing.T) {
-	for name, plan := range map[string]func(context.Context, loader.Request) error{"slow": takes(time.Hour), "hanging": hangs(time.Hour)} {
+	for name, plan := range map[string]func(context.Context, loader.Request) error{"slow": takes(time.Hour), "hanging": hangs} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				m, _, _ := newModel(t, byContent(map[string]func(context.Context, loader.Request) error{"b": plan}), file(2, "b"), file(1, "a"))
@@ -148,7 +148,7 @@ func TestNewerVersionsOvertakeALoad(t *testing.T) {
 		{"another file", []repository.Version{file(2, "other"), file(1, "a")}, 2},
 		{"a removal", []repository.Version{file(1, "a")}, 1},
 	} {
-		for how, plan := range map[string]func(context.Context, loader.Request) error{"slow": takes(time.Hour), "hanging": hangs(time.Hour)} {
+		for how, plan := range map[string]func(context.Context, loader.Request) error{"slow": takes(time.Hour), "hanging": hangs} {
 			t.Run(test.name+", "+how, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					m, src, _ := newModel(t, byContent(map[string]func(context.Context, loader.Request) error{"b": plan}), file(1, "a"))
@@ -210,7 +210,7 @@ func TestNewerVersionsOnlyOvertake(t *testing.T) {
 
 func TestHangingLoadsAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		m, src, f := newModel(t, byContent(map[string]func(context.Context, loader.Request) error{"hangs": hangs(time.Hour)}), file(1, "a"))
+		m, src, f := newModel(t, byContent(map[string]func(context.Context, loader.Request) error{"hangs": hangs}), file(1, "a"))
 		must(t, m.Reload())
 		for number := 2; number < 9; number++ {
 			src.set(file(number, "hangs"), file(1, "a"))
@@ -352,7 +352,7 @@ func TestFailureGivesItsPlaceToAnOlderVersion(t *testing.T) {
 
 // While nothing is ready yet, Unload ends the load.
 func TestUnloadEndsAFirstLoad(t *testing.T) {
-	for name, plan := range map[string]func(context.Context, loader.Request) error{"slow": takes(time.Hour), "hanging": hangs(time.Hour)} {
+	for name, plan := range map[string]func(context.Context, loader.Request) error{"slow": takes(time.Hour), "hanging": hangs} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				m, src, _ := newModel(t, byContent(map[string]func(context.Context, loader.Request) error{"a": plan}), file(1, "a"))
@@ -446,13 +446,13 @@ func TestReadyModels(t *testing.T) {
 		good, _, f := newModel(t, nil, file(1, "a"))
 		bad, _, _ := newModel(t, badVersions, file(1, "bad"))
 		models := lifecycle.Models{bad, good}
-		expect := func(all, any error) {
+		expect := func(ofAll, ofAny error) {
 			t.Helper()
-			if err := models.Ready(lifecycle.All); !errors.Is(err, all) {
-				t.Errorf("all: got %v, want %v", err, all)
+			if err := models.Ready(lifecycle.All); !errors.Is(err, ofAll) {
+				t.Errorf("all: got %v, want %v", err, ofAll)
 			}
-			if err := models.Ready(lifecycle.Any); !errors.Is(err, any) {
-				t.Errorf("any: got %v, want %v", err, any)
+			if err := models.Ready(lifecycle.Any); !errors.Is(err, ofAny) {
+				t.Errorf("any: got %v, want %v", err, ofAny)
 			}
 		}
 		expect(lifecycle.ErrNotReady, lifecycle.ErrNotReady)
@@ -491,7 +491,7 @@ func TestUnloadLastsUntilReload(t *testing.T) {
 }
 
 func TestOvertakenLoadsNeverBecomeReady(t *testing.T) {
-	for name, plan := range map[string]func(context.Context, loader.Request) error{"cancelled": takes(time.Hour), "stubborn": hangs(time.Hour)} {
+	for name, plan := range map[string]func(context.Context, loader.Request) error{"cancelled": takes(time.Hour), "stubborn": hangs} {
 		for _, overtake := range []string{"unload", "close"} {
 			t.Run(name+", "+overtake, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
