@@ -253,7 +253,7 @@ func (c *Codec) decodeJPEG(ctx context.Context, in *Input, p Image) error {
 		Orientation: in.header.orientation, MaxBlocks: maxBlocks(in),
 	}
 	if in.work < uninterrupted && !in.header.jpeg.Buffered {
-		ctx = context.WithoutCancel(ctx) // it ends soon anyway, and needs no memory for the end of its context
+		ctx = context.Background() // it ends soon anyway, and needs no memory for the end of its context
 	}
 	err := torch.DecodeJPEG(ctx, in.data, options, p.Width, p.Height, p.Pixels)
 	var failure *torch.Error

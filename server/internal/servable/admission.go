@@ -58,16 +58,16 @@ func (a *admission) admit(body io.Reader, o Options) (imagecodec.Image, error) {
 		return imagecodec.Image{}, err
 	}
 	a.arrival = b.Arrive()
-	data, err := a.receive(body, o.Length)
+	received, err := a.receive(body, o.Length)
 	if err != nil {
 		return imagecodec.Image{}, err
 	}
-	defer a.servable.bodies.recycle(data)
+	defer a.servable.bodies.recycle(received)
 	if err := a.arrival.Admit(a.ctx); err != nil {
 		return imagecodec.Image{}, err
 	}
 	start := time.Now()
-	img, err := a.decode(data, o.Format)
+	img, err := a.decode(received.data, o.Format)
 	a.stages.Decode = time.Since(start)
 	if err == nil {
 		a.servable.decoding.add(a.stages.Decode)
@@ -76,10 +76,10 @@ func (a *admission) admit(body io.Reader, o Options) (imagecodec.Image, error) {
 }
 
 // receive reads the body.
-func (a *admission) receive(body io.Reader, length int64) ([]byte, error) {
+func (a *admission) receive(body io.Reader, length int64) (*received, error) {
 	start := time.Now()
 	p := pace{start: start, length: length}
-	data, err := a.servable.bodies.read(body, length, func(more int) error {
+	r, err := a.servable.bodies.read(body, length, func(more int) error {
 		if !a.received.Grow(a.servable.config.Received, int64(more)) {
 			return ErrReceiving
 		}
@@ -90,8 +90,11 @@ func (a *admission) receive(body io.Reader, length int64) ([]byte, error) {
 		}
 	})
 	a.stages.Receive = time.Since(start)
-	a.stages.Received = len(data)
-	return data, err
+	if err != nil {
+		return nil, err
+	}
+	a.stages.Received = len(r.data)
+	return r, nil
 }
 
 // decode decodes the image, as soon as there is memory for it. Most models return an image of the size that they get, so an

@@ -15,17 +15,20 @@ const firstBuffer = 256 << 10
 const keptBuffer = 4 << 20
 
 // A bodyPool reads bodies into memory that is used again.
-type bodyPool struct{ pool sync.Pool } // of *[]byte
+type bodyPool struct{ pool sync.Pool } // of *received
+
+// received is a body that has been read.
+type received struct{ data []byte }
 
 // read reads to the end of body. length is what the client announced; -1: unknown. read calls grow before it takes a
 // number of bytes of memory, and ends with its error. It calls progress after each read with the number of bytes received so
 // far, except after the last one. The caller returns the memory by recycle.
-func (p *bodyPool) read(body io.Reader, length int64, grow func(bytes int) error, progress func(received int)) ([]byte, error) {
-	kept, ok := p.pool.Get().(*[]byte)
+func (p *bodyPool) read(body io.Reader, length int64, grow func(bytes int) error, progress func(received int)) (*received, error) {
+	r, ok := p.pool.Get().(*received)
 	if !ok {
-		kept = new([]byte)
+		r = &received{}
 	}
-	data := (*kept)[:0]
+	data := r.data[:0]
 	first := int64(firstBuffer)
 	if length >= 0 {
 		first = min(length+1, firstBuffer) // one byte more, to see the end without growing
@@ -40,7 +43,8 @@ func (p *bodyPool) read(body io.Reader, length int64, grow func(bytes int) error
 		n, err := body.Read(data[len(data):cap(data)])
 		data = data[:len(data)+n]
 		if errors.Is(err, io.EOF) {
-			return data, nil
+			r.data = data
+			return r, nil
 		}
 		if err != nil {
 			return nil, err
@@ -61,8 +65,8 @@ func (p *bodyPool) read(body io.Reader, length int64, grow func(bytes int) error
 	}
 }
 
-func (p *bodyPool) recycle(data []byte) {
-	if cap(data) <= keptBuffer {
-		p.pool.Put(&data)
+func (p *bodyPool) recycle(r *received) {
+	if cap(r.data) <= keptBuffer {
+		p.pool.Put(r)
 	}
 }
