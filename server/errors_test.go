@@ -91,8 +91,8 @@ func TestOtherPathsAndMethodsNameTheRightOnes(t *testing.T) {
 	expectError(t, s.do(http.MethodPut, "/images", nil), 404, "/image")
 	r := s.do(http.MethodGet, "/image", nil)
 	expectError(t, r, 405, "PUT or POST")
-	if got := r.header.Get("Allow"); got != "PUT, POST" {
-		t.Errorf("Allow = %q, want \"PUT, POST\"", got)
+	if got := r.header.Get("Allow"); got != "PUT, POST, OPTIONS" {
+		t.Errorf("Allow = %q, want \"PUT, POST, OPTIONS\"", got)
 	}
 }
 

@@ -248,7 +248,7 @@ func TestFormatsOfResponses(t *testing.T) {
 		{"?format=jpg", "", "image/jpeg"},
 		{"", "image/png", "image/png"},
 		{"", "*/*", "image/jpeg"},
-		{"", "image/*;q=0.5, image/webp", "image/webp"},
+		{"", "image/webp, image/jpeg;q=0.5, */*;q=0.1", "image/webp"},
 		{"", "text/html, image/png;q=0.9, image/jpeg;q=0.3", "image/png"},
 		{"", "image/jpeg;q=0, image/*", "image/png"},
 		{"", "text/html", "image/jpeg"},

@@ -1,5 +1,7 @@
-// Package admin is the HTTP interface for operators: what is served, how to change it, and metrics. It has no
-// authentication, so its address must not be public.
+// Package admin is the HTTP interface for operators: what is served, how to change it, and metrics.
+//
+// Without a key it has no authentication, so its address must not be public. A web page that an operator looks at can
+// reach it all the same; package admin refuses requests from pages (see access.go).
 package admin
 
 import (
@@ -8,6 +10,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"time"
 
 	"github.com/labstack/echo/v4"
 	"github.com/labstack/echo/v4/middleware"
@@ -42,14 +46,30 @@ var protocolStates = map[lifecycle.State]string{
 // maxBody limits a request's body, in Echo's notation of bytes.
 const maxBody = "1M"
 
-// New returns the handler for the administration of models.
-func New(models lifecycle.Models, log zerolog.Logger) http.Handler {
-	h := handler{models}
+const (
+	// ReadTimeout limits how long a request may take to arrive.
+	ReadTimeout = 5 * time.Second
+	// WriteTimeout limits how long a response may take, from the end of the request's header. A load has its own time.
+	WriteTimeout = 30 * time.Second
+)
+
+// Config says which requests the handler accepts.
+type Config struct {
+	Models lifecycle.Models
+	Listen string   // the address as configured, host:port or unix:PATH; its host may be in a request's Host header
+	Hosts  []string // further names for the Host header
+	Key    string   // that every request must have as a bearer token; empty: none
+	Log    zerolog.Logger
+}
+
+// New returns the handler for the administration of models. Its http.Server should have this package's timeouts.
+func New(config Config) http.Handler {
+	h := handler{config.Models}
 	metrics := prometheus.NewRegistry()
-	metrics.MustRegister(collector{models})
+	metrics.MustRegister(collector{config.Models})
 	e := echo.New()
-	e.HTTPErrorHandler = func(err error, c echo.Context) { respondError(err, c, log) }
-	e.Use(middleware.Recover(), middleware.BodyLimit(maxBody))
+	e.HTTPErrorHandler = func(err error, c echo.Context) { respondError(err, c, config.Log) }
+	e.Use(middleware.Recover(), newAccess(config).check, middleware.BodyLimit(maxBody))
 	e.GET("/metrics", echo.WrapHandler(promhttp.HandlerFor(metrics, promhttp.HandlerOpts{})))
 	e.GET("/models", h.list)
 	e.POST("/v2/repository/index", h.index)
@@ -96,7 +116,10 @@ func (h handler) change(c echo.Context, change func(*lifecycle.Model) error) err
 	if err != nil {
 		return err
 	}
-	if err := change(model); err != nil {
+	err = change(model)
+	// The time that the change took isn't the client's.
+	_ = http.NewResponseController(c.Response()).SetWriteDeadline(time.Now().Add(WriteTimeout))
+	if err != nil {
 		return echo.NewHTTPError(http.StatusBadRequest, err.Error())
 	}
 	return c.JSON(http.StatusOK, struct{}{})
@@ -125,6 +148,9 @@ func (h handler) target(c echo.Context) (*lifecycle.Model, error) {
 // decode reads a request's JSON body, which may be empty.
 func decode(c echo.Context, into any) error {
 	err := json.NewDecoder(c.Request().Body).Decode(into)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return echo.NewHTTPError(http.StatusRequestTimeout, fmt.Sprintf("the request body didn't arrive within %v", ReadTimeout))
+	}
 	if err != nil && !errors.Is(err, io.EOF) {
 		return echo.NewHTTPError(http.StatusBadRequest, "invalid JSON in the request body: "+err.Error())
 	}

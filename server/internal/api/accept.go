@@ -9,9 +9,13 @@ import (
 	"github.com/torchherd/torchherd/server/internal/settings"
 )
 
-// responseFormat returns the format of the response: that of ?format=, or else the best in Accept, or else the model's
-// default. Among formats that the client accepts equally, the model's default comes first, then JPEG, then PNG. A client
-// that accepts none of them gets the model's default, because clients of the Sanic demo may send any Accept header.
+// responseFormat returns the format of the response: that of ?format=, or else the one that the Accept header prefers, or
+// else the model's default.
+//
+// Accept prefers a format if the client accepts it more than the model's default, which it must not accept by a wildcard:
+// browsers list each format that they can show beside */*, and want none of them. Lossless WebP, for example, is ten times
+// as large as JPEG. Among formats that the client accepts equally, the default comes first, then JPEG, then PNG. A client
+// that accepts none of them gets the default, because clients of the Sanic demo may send any Accept header.
 func responseFormat(request *http.Request, modelDefault settings.Format) (settings.Format, error) {
 	if request.URL.RawQuery != "" { // parsing an empty one allocates as well
 		if name := request.URL.Query().Get("format"); name != "" {
@@ -22,9 +26,13 @@ func responseFormat(request *http.Request, modelDefault settings.Format) (settin
 	if len(accepts) == 0 {
 		return modelDefault, nil
 	}
-	best, bestQuality := modelDefault, 0.0
-	for _, format := range []settings.Format{modelDefault, settings.JPEG, settings.PNG, settings.WebP} {
-		if q := quality(accepts, format.ContentType()); q > bestQuality {
+	best := modelDefault
+	bestQuality, wildcard := quality(accepts, best.ContentType())
+	if wildcard && bestQuality > 0 {
+		return modelDefault, nil
+	}
+	for _, format := range []settings.Format{settings.JPEG, settings.PNG, settings.WebP} {
+		if q, _ := quality(accepts, format.ContentType()); q > bestQuality {
 			best, bestQuality = format, q
 		}
 	}
@@ -45,11 +53,12 @@ func parseFormat(name string) (settings.Format, error) {
 }
 
 // quality returns the weight from 0 to 1 that Accept headers give a media type, by the most specific range that covers it
-// (RFC 9110, section 12.5.1).
-func quality(accepts []string, contentType string) float64 {
+// (RFC 9110, section 12.5.1), and whether that range is a wildcard.
+func quality(accepts []string, contentType string) (weight float64, wildcard bool) {
+	const exact = 3
 	family, _, _ := strings.Cut(contentType, "/")
-	specificity := map[string]int{contentType: 3, family + "/*": 2, "*/*": 1}
-	found, weight := 0, 0.0
+	specificity := map[string]int{contentType: exact, family + "/*": 2, "*/*": 1}
+	found := 0
 	for _, entry := range strings.Split(strings.Join(accepts, ","), ",") {
 		mediaType, parameters, err := mime.ParseMediaType(entry)
 		if err != nil || specificity[mediaType] <= found {
@@ -60,5 +69,5 @@ func quality(accepts []string, contentType string) float64 {
 			weight = q
 		}
 	}
-	return weight
+	return weight, found > 0 && found < exact
 }

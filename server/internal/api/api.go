@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -36,13 +37,16 @@ type Server struct {
 	echo   *echo.Echo
 	gate   gate
 	// unready is set when the server is about to stop.
-	unready atomic.Bool
+	unready  atomic.Bool
+	draining context.Context //nolint:containedctx // ends when Drain begins
+	drain    context.CancelFunc
 }
 
 // New returns a Server, which refuses images for a model while no version of it is ready.
 func New(config Config, models lifecycle.Models, log zerolog.Logger) *Server {
 	s := &Server{config: config, models: models, log: log, echo: echo.New()}
 	s.gate.empty = sync.NewCond(&s.gate.mu)
+	s.draining, s.drain = context.WithCancel(context.Background())
 	s.echo.HTTPErrorHandler = s.respondError
 	// The order matters: the log has what Recover made of a panic.
 	s.echo.Use(s.observe, middleware.RecoverWithConfig(middleware.RecoverConfig{
@@ -54,10 +58,47 @@ func New(config Config, models lifecycle.Models, log zerolog.Logger) *Server {
 	for _, path := range []string{"/image", "/image/:model", "/image/:model/versions/:version"} {
 		s.echo.PUT(path, s.image)
 		s.echo.POST(path, s.image)
+		s.echo.OPTIONS(path, imageOptions)
 	}
-	s.echo.GET("/healthz", func(c echo.Context) error { return c.String(http.StatusOK, "ok\n") })
-	s.echo.GET("/readyz", s.ready)
+	// HAProxy's check sends OPTIONS unless it is told otherwise, so OPTIONS answers as GET does.
+	for _, method := range healthMethods {
+		s.echo.Add(method, healthPath, healthy)
+		s.echo.Add(method, readyPath, s.ready)
+	}
 	return s
+}
+
+const (
+	healthPath = "/healthz"
+	readyPath  = "/readyz"
+)
+
+var (
+	imageMethods  = []string{http.MethodPut, http.MethodPost, http.MethodOptions}
+	healthMethods = []string{http.MethodGet, http.MethodHead, http.MethodOptions}
+)
+
+// isHealth reports whether a path is a health check's.
+func isHealth(path string) bool { return path == healthPath || path == readyPath }
+
+// allowed returns the Allow header of a path.
+func allowed(path string) string {
+	if isHealth(path) {
+		return strings.Join(healthMethods, ", ")
+	}
+	return strings.Join(imageMethods, ", ")
+}
+
+func imageOptions(c echo.Context) error {
+	c.Response().Header().Set(echo.HeaderAllow, allowed(c.Request().URL.Path))
+	prepare(c)
+	return c.NoContent(http.StatusNoContent)
+}
+
+func healthy(c echo.Context) error { return respondText(c, http.StatusOK, "ok\n") }
+
+func respondText(c echo.Context, status int, text string) error {
+	return respond(c, status, echo.MIMETextPlainCharsetUTF8, []byte(text))
 }
 
 // ServeHTTP is the method of http.Handler.
@@ -71,6 +112,7 @@ func (s *Server) Unready() { s.unready.Store(true) }
 func (s *Server) Drain(ctx context.Context) error {
 	s.Unready()
 	s.gate.close()
+	s.drain()
 	s.models.StopWaiting()
 	drained := make(chan struct{})
 	go func() {
@@ -93,7 +135,7 @@ func (s *Server) ready(c echo.Context) error {
 	case s.models.Ready(s.config.Require) != nil:
 		return errNotReady
 	}
-	return c.String(http.StatusOK, "ready\n")
+	return respondText(c, http.StatusOK, "ready\n")
 }
 
 // A gate counts the requests inside and can be closed for new ones.

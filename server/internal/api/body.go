@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"io"
@@ -14,11 +15,12 @@ import (
 	"github.com/labstack/echo/v4"
 )
 
-// A body reads the image of a request: the request's body, or the first file of a form (curl -F). Its errors are the
+// A body reads the image of a request: the request's body, or that of a form (curl -F). Its errors are the
 // responses to them.
 type body struct {
 	ctx    context.Context //nolint:containedctx // lives as long as the request
 	c      echo.Context
+	whole  *tracked
 	source io.Reader // nil until the first Read
 	limit  int64
 }
@@ -29,7 +31,7 @@ func newBody(ctx context.Context, c echo.Context, limit int64) (*body, error) {
 	if c.Request().ContentLength > limit {
 		return nil, errTooLarge
 	}
-	return &body{ctx: ctx, c: c, limit: limit}, nil
+	return &body{ctx: ctx, c: c, whole: &recordOf(c).body, limit: limit}, nil
 }
 
 // Read is the method of io.Reader.
@@ -41,10 +43,10 @@ func (b *body) Read(into []byte) (int, error) {
 	}
 	n, err := b.source.Read(into)
 	switch {
-	case errors.Is(err, io.EOF):
+	case errors.Is(err, io.EOF) && b.whole.complete():
 		// The read deadline was for the body. If it stayed, its end would look like a client that has gone.
 		_ = http.NewResponseController(b.c.Response()).SetReadDeadline(time.Time{})
-	case err != nil:
+	case err != nil && !errors.Is(err, io.EOF):
 		err = b.explain(err)
 	}
 	return n, err
@@ -54,7 +56,7 @@ func (b *body) Read(into []byte) (int, error) {
 func (b *body) open() error {
 	request := b.c.Request()
 	// The limit is on the whole body, a form's framing included, and holds for chunked bodies too.
-	b.source = http.MaxBytesReader(b.c.Response(), request.Body, b.limit)
+	b.source = http.MaxBytesReader(b.c.Response(), b.whole, b.limit)
 	mediaType, parameters, err := mime.ParseMediaType(request.Header.Get(echo.HeaderContentType))
 	if err != nil || mediaType != "multipart/form-data" {
 		return nil //nolint:nilerr // the format is found from the bytes, whatever the client calls it
@@ -68,11 +70,34 @@ func (b *body) open() error {
 		if err != nil {
 			return err
 		}
-		if part.FileName() != "" {
-			b.source = part
+		image, err := asImage(part)
+		if err != nil {
+			return err
+		}
+		if image != nil {
+			b.source = image
 			return nil
 		}
 	}
+}
+
+// asImage returns a reader of a form's part if the part is the image: if it has a filename or an image's Content-Type, or
+// if its bytes aren't text. Otherwise it returns nil. So a form can have text fields before its image, and clients need not
+// give the image a name.
+func asImage(part *multipart.Part) (io.Reader, error) {
+	if part.FileName() != "" || strings.HasPrefix(strings.ToLower(part.Header.Get(echo.HeaderContentType)), "image/") {
+		return part, nil
+	}
+	const enough = 512 // for DetectContentType
+	content := bufio.NewReaderSize(part, enough)
+	begin, err := content.Peek(enough)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	if strings.HasPrefix(http.DetectContentType(begin), "text/") {
+		return nil, nil
+	}
+	return content, nil
 }
 
 // explain returns the response to a failed read.

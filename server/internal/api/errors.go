@@ -50,6 +50,7 @@ var (
 	errNoFile       = &failure{status: http.StatusBadRequest, text: "the form has no file: send one by curl -F file=@photo.jpg"}
 	errNotFound     = &failure{status: http.StatusNotFound, text: "not found: send an image to /image by curl -T photo.jpg"}
 	errMethod       = &failure{status: http.StatusMethodNotAllowed, text: "send an image by PUT or POST: curl -T photo.jpg"}
+	errHealthMethod = &failure{status: http.StatusMethodNotAllowed, text: "ask for the server's health by GET or HEAD"}
 )
 
 // restartTime is about how long a server takes to be restarted and to load its models.
@@ -127,6 +128,10 @@ func (s *Server) respondError(err error, c echo.Context) {
 		return
 	}
 	response, cause := explain(err)
+	path := c.Request().URL.Path
+	if response == errMethod && isHealth(path) {
+		response = errHealthMethod
+	}
 	if cause != nil {
 		event := s.log.Error().Str("request_id", requestID(c)).Err(cause)
 		var panicked *batch.PanicError
@@ -146,11 +151,11 @@ func (s *Server) respondError(err error, c echo.Context) {
 	switch response {
 	case errDraining, errTooLarge, errHung: // after errTooLarge the rest of the body isn't read
 		header.Set("Connection", "close")
-	case errMethod:
-		header.Set(echo.HeaderAllow, "PUT, POST")
+	case errMethod, errHealthMethod:
+		header.Set(echo.HeaderAllow, allowed(path))
 	}
 	recordOf(c).failure = response.text
-	if err := c.String(status, response.text); err != nil {
+	if err := respondText(c, status, response.text); err != nil {
 		s.log.Debug().Str("request_id", requestID(c)).Err(err).Msg("cannot send an error response")
 	}
 }

@@ -8,8 +8,8 @@ import (
 
 	"github.com/labstack/echo/v4"
 
-	"github.com/torchherd/torchherd/server/internal/cork"
 	"github.com/torchherd/torchherd/server/internal/lifecycle"
+	"github.com/torchherd/torchherd/server/internal/listen"
 	"github.com/torchherd/torchherd/server/internal/servable"
 )
 
@@ -51,10 +51,7 @@ func (s *Server) image(c echo.Context) error {
 	}
 	defer response.Release()
 	header.Set("Server-Timing", serverTiming(response.Stages))
-	header.Set(echo.HeaderContentLength, strconv.Itoa(len(response.Body)))
-	return cork.Send(c.Response(), c.Request(), func() error {
-		return c.Blob(http.StatusOK, format.ContentType(), response.Body)
-	})
+	return respond(c, http.StatusOK, format.ContentType(), response.Body)
 }
 
 // acquire returns a lease of the version that the path names: of the default model if it names none, and the newest one
@@ -88,10 +85,12 @@ func (s *Server) acquire(c echo.Context) (lifecycle.Lease, error) {
 // limit holds for reading the body as well.
 func (s *Server) deadline(c echo.Context) (context.Context, context.CancelFunc, error) {
 	request := c.Request()
+	parent, release := connected(request)
 	limit := s.config.RequestTimeout
 	if text := request.Header.Get("X-Request-Timeout"); text != "" {
 		own, err := parseTimeout(text)
 		if err != nil {
+			release()
 			return nil, nil, err
 		}
 		if limit == 0 || own < limit {
@@ -99,13 +98,35 @@ func (s *Server) deadline(c echo.Context) (context.Context, context.CancelFunc, 
 		}
 	}
 	if limit == 0 {
-		return request.Context(), func() {}, nil
+		return parent, release, nil
 	}
 	deadline := time.Now().Add(limit)
-	ctx, cancel := context.WithDeadlineCause(request.Context(), deadline, errDeadline)
+	ctx, cancel := context.WithDeadlineCause(parent, deadline, errDeadline)
 	// A connection without deadlines (net/http's all have them) only loses the limit on its body.
 	_ = http.NewResponseController(c.Response()).SetReadDeadline(deadline)
-	return ctx, cancel, nil
+	if !request.Close {
+		return ctx, cancel, nil
+	}
+	return ctx, func() { cancel(); release() }, nil
+}
+
+// connected returns a context that ends when the client has gone. The caller must call release.
+//
+// net/http ends a request's context when the client closes its sending half, because the kernel doesn't tell that from a
+// closed socket. socat and nc -N close it after their request and wait for the response. They send one request only, by
+// HTTP/1.0 or with Connection: close. So the end of the input isn't taken for the client's end after such a request, and
+// only a reset connection is. If the client has gone all the same, one image is processed in vain.
+func connected(request *http.Request) (_ context.Context, release func()) {
+	if !request.Close {
+		return request.Context(), func() {}
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(request.Context()))
+	stop := context.AfterFunc(request.Context(), func() {
+		if listen.Reset(ctx) {
+			cancel()
+		}
+	})
+	return ctx, func() { stop(); cancel() }
 }
 
 // parseTimeout reads seconds ("0.5", "30") or a duration with a unit ("500ms").

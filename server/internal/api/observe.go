@@ -16,6 +16,7 @@ type record struct {
 	stages         servable.Stages
 	model, version string // that answered; empty: none
 	failure        string // the text of a response that isn't an image
+	body           tracked
 }
 
 type stage struct {
@@ -53,14 +54,15 @@ func recordOf(c echo.Context) *record {
 	if r, ok := c.Get(recordKey).(*record); ok {
 		return r
 	}
-	return &record{}
+	return &record{body: tracked{request: c.Request()}}
 }
 
 func requestID(c echo.Context) string {
 	return c.Response().Header().Get(echo.HeaderXRequestID)
 }
 
-// observe gives each request its id (the client's own, or a new one) and logs one line about it when it is done.
+// observe gives each request its id (the client's own, or a new one) and logs one line about it when it is done. What
+// remains of the request's body is read after that.
 func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		start := time.Now()
@@ -70,12 +72,13 @@ func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
 			id = rand.Text()
 		}
 		c.Response().Header().Set(echo.HeaderXRequestID, id)
-		r := &record{}
+		r := &record{body: tracked{request: request}}
 		c.Set(recordKey, r)
 		if err := next(c); err != nil {
 			c.Error(err) // answers it, so that the line has its status
 		}
 		s.logRequest(c, r, id, time.Since(start))
+		s.finishBody(c)
 		return nil
 	}
 }
@@ -107,7 +110,7 @@ func (s *Server) logRequest(c echo.Context, r *record, id string, elapsed time.D
 
 // level keeps health checks, which come every few seconds, out of the log except at level debug.
 func level(path string, status int) zerolog.Level {
-	if path == "/healthz" || path == "/readyz" {
+	if isHealth(path) {
 		return zerolog.DebugLevel
 	}
 	if status >= 500 && status != 503 {

@@ -7,10 +7,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log"
 	"net"
 	"net/http"
-	"strings"
 	"sync"
 	"time"
 
@@ -22,7 +20,9 @@ import (
 	"github.com/torchherd/torchherd/server/internal/cork"
 	"github.com/torchherd/torchherd/server/internal/cpu"
 	"github.com/torchherd/torchherd/server/internal/lifecycle"
+	"github.com/torchherd/torchherd/server/internal/listen"
 	"github.com/torchherd/torchherd/server/internal/loader"
+	"github.com/torchherd/torchherd/server/internal/logging"
 	"github.com/torchherd/torchherd/server/internal/memory"
 	"github.com/torchherd/torchherd/server/internal/readiness"
 	"github.com/torchherd/torchherd/server/internal/repository"
@@ -34,8 +34,13 @@ import (
 type Options struct {
 	Models []string // paths; the first model is the default. Empty: the bundled model
 
-	Listen      string // host:port of the images; port 0: a free one
-	AdminListen string // host:port of the administration; empty: none
+	Listen      string   // host:port of the images, port 0: a free one; or unix:PATH
+	AdminListen string   // as Listen, of the administration; empty: none
+	AdminHosts  []string // further host names by which clients may address the administration
+	AdminKey    string   // that clients of the administration must send; empty: none
+
+	MaxConnections           int // of the images' address; 0: what the limit of file descriptors allows
+	MaxConnectionsPerAddress int // 0: no limit
 
 	MaxUpload int64 // bytes of a request's body
 	MaxPixels int64 // of an image as sent
@@ -205,21 +210,24 @@ func (a *App) start(ctx context.Context) error {
 	trimming, stopTrimming := context.WithCancel(context.WithoutCancel(ctx))
 	a.onCleanUp(stopTrimming)
 	go a.trimmer.Run(trimming)
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", o.Listen)
+	images, administration := a.limits()
+	listener, err := openListener(ctx, o.Listen, images)
 	if err != nil {
 		return fmt.Errorf("%w; choose another address by --listen", err)
 	}
-	a.main = a.newHTTPServer(a.handler)
-	a.main.ConnContext = cork.Context
+	a.main = a.newHTTPServer(a.handler, listener)
 	if o.RequestTimeout > 0 {
 		a.main.WriteTimeout = o.RequestTimeout + timeToRead
 	}
-	a.addr = listener.Addr().String()
+	a.addr = listen.Address(listener)
 	go func() { a.failed <- a.main.Serve(cork.Listener(listener)) }()
-	a.onCleanUp(func() { _ = a.main.Close() })
+	a.onCleanUp(func() {
+		listener.Stop()
+		_ = a.main.Close()
+	})
 	o.Log.Info().Str("version", o.Version).Str("libtorch", torch.Version()).Str("address", a.addr).Msg("listening; loading the models")
 
-	if err := a.startAdmin(ctx); err != nil {
+	if err := a.startAdmin(ctx, administration); err != nil {
 		return err
 	}
 	if err := a.startWatching(); err != nil { //nolint:contextcheck // loads have the model's context, which Close ends
@@ -231,34 +239,63 @@ func (a *App) start(ctx context.Context) error {
 	return a.loadModels(ctx)
 }
 
-func (a *App) newHTTPServer(handler http.Handler) *http.Server {
+// leastLinger is the least number of bytes that are read from a client whose request was refused; see package listen. It is
+// enough for photographs beyond the default limit of an upload.
+const leastLinger = 16 << 20
+
+// limits returns the limits of the connections for the images and for the administration.
+func (a *App) limits() (images, administration listen.Limits) {
+	o := &a.options
+	linger := max(2*o.MaxUpload, leastLinger)
+	images, administration = listen.Limits{LingerBytes: linger}, listen.Limits{LingerBytes: linger}
+	images.Connections, administration.Connections = listen.DefaultConnections()
+	if o.MaxConnections > 0 {
+		images.Connections = o.MaxConnections
+	}
+	images.PerAddress = o.MaxConnectionsPerAddress
+	return images, administration
+}
+
+func openListener(ctx context.Context, address string, limits listen.Limits) (*listen.Listener, error) {
+	inner, err := listen.Open(ctx, address)
+	if err != nil {
+		return nil, err
+	}
+	return listen.New(inner, limits), nil
+}
+
+// newHTTPServer returns a server for the connections of a listener, with or without cork's.
+func (a *App) newHTTPServer(handler http.Handler, listener *listen.Listener) *http.Server {
 	return &http.Server{
 		Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
-		ErrorLog: log.New(errorLog{a.options.Log}, "", 0),
+		DisableGeneralOptionsHandler: true, // net/http would answer "OPTIONS *" by 200, ready or not
+		ConnState:                    listener.ConnState,
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return cork.Context(listen.Context(ctx, c), c)
+		},
+		ErrorLog: logging.ErrorLog(a.options.Log),
 	}
 }
 
-// An errorLog is a writer for the log of net/http, which reports its errors as texts.
-type errorLog struct{ log zerolog.Logger }
-
-func (l errorLog) Write(text []byte) (int, error) {
-	l.log.Warn().Str("error", strings.TrimSpace(string(text))).Msg("HTTP server")
-	return len(text), nil
-}
-
-func (a *App) startAdmin(ctx context.Context) error {
-	if a.options.AdminListen == "" {
+func (a *App) startAdmin(ctx context.Context, limits listen.Limits) error {
+	o := &a.options
+	if o.AdminListen == "" {
 		return nil
 	}
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", a.options.AdminListen)
+	listener, err := openListener(ctx, o.AdminListen, limits)
 	if err != nil {
 		return fmt.Errorf("%w; choose another address by --admin-listen, or none by --admin-listen=off", err)
 	}
-	a.admin = a.newHTTPServer(admin.New(a.models, a.options.Log))
-	a.adminAddr = listener.Addr().String()
+	a.adminAddr = listen.Address(listener)
+	handler := admin.New(admin.Config{Models: a.models, Listen: o.AdminListen, Hosts: o.AdminHosts, Key: o.AdminKey, Log: o.Log})
+	a.admin = a.newHTTPServer(handler, listener)
+	a.admin.ReadTimeout, a.admin.WriteTimeout = admin.ReadTimeout, admin.WriteTimeout
 	go func() { _ = a.admin.Serve(listener) }()
-	a.onCleanUp(func() { _ = a.admin.Close() })
-	a.options.Log.Info().Str("address", a.adminAddr).Msg("administration listening")
+	a.onCleanUp(func() {
+		listener.Stop()
+		_ = a.admin.Close()
+	})
+	o.Log.Info().Str("address", a.adminAddr).Msg("administration listening")
 	return nil
 }
 
@@ -283,10 +320,10 @@ func (a *App) startWatching() error {
 	return nil
 }
 
-// Addr is the address of the images, host:port, after Start.
+// Addr is the address of the images, host:port or unix:PATH, after Start.
 func (a *App) Addr() string { return a.addr }
 
-// AdminAddr is the address of the administration, host:port, after Start; empty: none.
+// AdminAddr is the address of the administration, host:port or unix:PATH, after Start; empty: none.
 func (a *App) AdminAddr() string { return a.adminAddr }
 
 // Failed receives the error by which the main listener ended, or a *HungError. The caller should call Stop then.

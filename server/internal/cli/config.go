@@ -7,11 +7,13 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/alecthomas/kong"
 	"github.com/dustin/go-humanize"
 	"github.com/goccy/go-yaml"
 
+	"github.com/torchherd/torchherd/server/internal/listen"
 	"github.com/torchherd/torchherd/server/internal/settings"
 )
 
@@ -29,6 +31,57 @@ func (b *bytesFlag) UnmarshalText(text []byte) error {
 	*b = bytesFlag(n)
 	return nil
 }
+
+// An address is where a server listens: host:port or unix:PATH.
+type address string
+
+var _ encoding.TextUnmarshaler = (*address)(nil)
+
+// UnmarshalText reads an address. An empty one is an error: package net would take it for a port of its own choice on every
+// interface, and compose files set empty variables.
+func (a *address) UnmarshalText(text []byte) error {
+	if len(text) == 0 {
+		return errors.New("the address is empty: use host:port, :port or unix:PATH")
+	}
+	*a = address(text)
+	return listen.Check(string(text))
+}
+
+// off is the value of --admin-listen that disables the admin API.
+const off = "off"
+
+// An adminAddress is an address, or off.
+type adminAddress string
+
+var _ encoding.TextUnmarshaler = (*adminAddress)(nil)
+
+// UnmarshalText reads an address or off.
+func (a *adminAddress) UnmarshalText(text []byte) error {
+	*a = adminAddress(text)
+	if *a == off {
+		return nil
+	}
+	return (*address)(a).UnmarshalText(text)
+}
+
+// readKey returns the key in a file, without the white space around it; "" for no file.
+func readKey(file string) (string, error) {
+	if file == "" {
+		return "", nil
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return "", fmt.Errorf("--admin-key-file: %w", err)
+	}
+	key := strings.TrimSpace(string(text))
+	if len(key) < leastKey {
+		return "", fmt.Errorf("--admin-key-file: the key in %s is shorter than %d characters: make one by openssl rand -hex 32", file, leastKey)
+	}
+	return key, nil
+}
+
+// leastKey is the least length of a key, in bytes.
+const leastKey = 16
 
 // loadYAML reads a config file, a flat map from flag names to values. It is a kong.ConfigurationLoader.
 func loadYAML(file io.Reader) (kong.Resolver, error) {

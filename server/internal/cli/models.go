@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"text/tabwriter"
@@ -24,8 +23,9 @@ type Models struct {
 
 // adminAPI is the admin API of a server.
 type adminAPI struct {
-	AdminListen string        `default:"${admin_listen}" help:"The server's --admin-listen."`
-	Timeout     time.Duration `default:"5m" help:"Time limit of the request."`
+	AdminListen  adminAddress  `default:"${admin_listen}" help:"The server's --admin-listen."`
+	AdminKeyFile string        `type:"path" help:"File with the key of the server's --admin-key-file." placeholder:"FILE"`
+	Timeout      time.Duration `default:"5m" help:"Time limit of the request."`
 }
 
 type modelsList struct {
@@ -70,33 +70,25 @@ func (a *adminAPI) change(name, what string) error {
 
 // call sends a request and decodes the JSON of its response into result.
 func (a *adminAPI) call(method, path string, result any) error {
-	address, err := dialable(a.AdminListen)
+	key, err := readKey(a.AdminKeyFile)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), a.Timeout)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, method, "http://"+address+path, nil)
-	if err != nil {
-		return err
-	}
-	response, err := http.DefaultClient.Do(request)
+	request := call{listen: string(a.AdminListen), method: method, path: path, key: key}
+	status, text, err := request.send(ctx)
 	if err != nil {
 		return fmt.Errorf("call the admin API: %w; is %s the server's --admin-listen?", err, a.AdminListen)
 	}
-	defer func() { _ = response.Body.Close() }()
-	text, err := io.ReadAll(io.LimitReader(response.Body, 16<<20))
-	if err != nil {
-		return err
-	}
-	if response.StatusCode == http.StatusOK {
+	if status == http.StatusOK {
 		return json.Unmarshal(text, result)
 	}
 	var failure struct {
 		Error string `json:"error"`
 	}
 	if json.Unmarshal(text, &failure) != nil || failure.Error == "" {
-		return fmt.Errorf("%s: %s", request.URL, response.Status)
+		return fmt.Errorf("%s: %d %s", request.url(), status, http.StatusText(status))
 	}
 	return errors.New(failure.Error)
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/torchherd/torchherd/server/internal/app"
 	"github.com/torchherd/torchherd/server/internal/cpu"
 	"github.com/torchherd/torchherd/server/internal/lifecycle"
+	"github.com/torchherd/torchherd/server/internal/listen"
 	"github.com/torchherd/torchherd/server/internal/logging"
 	"github.com/torchherd/torchherd/server/internal/memory"
 	"github.com/torchherd/torchherd/server/internal/readiness"
@@ -40,8 +41,12 @@ type Serve struct {
 	MaxPixels        int64     `default:"${max_pixels}" help:"Maximum number of pixels of an image; checked before the image is decoded." group:"Images"`
 	Compat           string    `default:"none" enum:"none,sanic" help:"sanic: behave like the Sanic demo, with its statuses and its fixed wait, without EXIF orientation and palette images." group:"Images"`
 
-	Listen         string        `default:":8000" help:"Address to listen on." group:"Server"`
-	AdminListen    string        `default:"${admin_listen}" help:"Admin API address (unauthenticated); off disables it." group:"Server"`
+	Listen         address       `default:":8000" help:"Address to listen on: host:port, :port or unix:PATH." group:"Server"`
+	AdminListen    adminAddress  `default:"${admin_listen}" help:"Admin API address, unauthenticated without --admin-key-file: host:port, :port or unix:PATH; off disables it." group:"Server"`
+	AdminHosts     []string      `help:"Host names by which clients may address the admin API, beside localhost, the host in --admin-listen and IP addresses." placeholder:"NAME,..." group:"Server"`
+	AdminKeyFile   string        `type:"path" help:"File with a key of at least 16 characters that clients of the admin API must send: Authorization: Bearer KEY." placeholder:"FILE" group:"Server"`
+	MaxConnections int           `default:"0" help:"Maximum number of connections to --listen; one more closes an idle one, or else waits. 0: as many as the limit of file descriptors allows, at most 16384." group:"Server"`
+	PerAddress     int           `name:"max-connections-per-address" default:"0" help:"Maximum number of those connections from one IPv4 address or IPv6 /64; more get status 503. Proxies are one address. 0: no limit." group:"Server"`
 	Require        string        `default:"all" enum:"all,any" help:"all: exit if a model can't be served. any: serve the others, and exit only if none can be." group:"Server"`
 	LoadTimeout    time.Duration `default:"10m" help:"Time limit of the load of a version, after which it has failed. 0: no limit." group:"Server"`
 	ForwardTimeout time.Duration `default:"0s" help:"Time limit of a batch in the model, after which the server exits with status 3, to be started again. 0: 20 times the slowest batch of the warm-up, and at least 30s." group:"Server"`
@@ -61,6 +66,21 @@ const logTime = 500 * time.Millisecond
 
 // hungStatus is the exit status after a forward that never ended.
 const hungStatus = 3
+
+// Validate is called by kong, which reports its errors as usage errors.
+func (s *Serve) Validate() error {
+	switch {
+	case s.MaxUpload == 0:
+		return errors.New("--max-upload is 0: no image would be accepted; use 1 or more bytes")
+	case s.MaxPixels < 1:
+		return fmt.Errorf("--max-pixels is %d: no image would be accepted; use 1 or more", s.MaxPixels)
+	case s.MaxConnections < 0:
+		return fmt.Errorf("--max-connections is %d: use 1 or more, or 0 for the default", s.MaxConnections)
+	case s.PerAddress < 0:
+		return fmt.Errorf("--max-connections-per-address is %d: use 1 or more, or 0 for no limit", s.PerAddress)
+	}
+	return nil
+}
 
 // Run serves until a signal arrives.
 func (s *Serve) Run(p program) error {
@@ -89,7 +109,11 @@ func (s *Serve) Run(p program) error {
 			return err
 		}
 	}
-	a, err := app.New(s.options(p.version, cores, log))
+	options, err := s.options(p.version, cores, log)
+	if err != nil {
+		return err
+	}
+	a, err := app.New(options)
 	if err != nil {
 		return err
 	}
@@ -146,9 +170,14 @@ func (s *Serve) drain(a *app.App) error {
 }
 
 // options returns the server's options for these flags.
-func (s *Serve) options(version string, cores int, log zerolog.Logger) app.Options {
+func (s *Serve) options(version string, cores int, log zerolog.Logger) (app.Options, error) {
+	key, err := readKey(s.AdminKeyFile)
+	if err != nil {
+		return app.Options{}, err
+	}
 	o := app.Options{
-		Models: s.Model, Listen: s.Listen, AdminListen: s.AdminListen,
+		Models: s.Model, Listen: string(s.Listen), AdminListen: string(s.AdminListen), AdminHosts: s.AdminHosts, AdminKey: key,
+		MaxConnections: s.MaxConnections, MaxConnectionsPerAddress: s.PerAddress,
 		MaxUpload: int64(s.MaxUpload), MaxPixels: s.MaxPixels,
 		MaxReceiveMemory: int64(s.MaxReceiveMemory), MaxDecodeMemory: int64(s.MaxDecodeMemory),
 		RequestTimeout: s.RequestTimeout, Sanic: s.Compat == "sanic",
@@ -158,10 +187,10 @@ func (s *Serve) options(version string, cores int, log zerolog.Logger) app.Optio
 		CPUOnly: s.Device != nil && slices.Equal(*s.Device, settings.Devices{torch.CPU}),
 		Cores:   cores, Version: version, Log: log,
 	}
-	if s.AdminListen == "off" {
+	if s.AdminListen == off {
 		o.AdminListen = ""
 	}
-	return o
+	return o, nil
 }
 
 // ServeOptions returns the options with which `torchherd serve` starts a server for these arguments. The environment and a
@@ -175,20 +204,25 @@ func ServeOptions(version string, arguments []string, log zerolog.Logger) (app.O
 	if _, err := parser.Parse(append([]string{"serve"}, arguments...)); err != nil {
 		return app.Options{}, err
 	}
-	return c.Serve.options(version, cpu.Cores(), log), nil
+	return c.Serve.options(version, cpu.Cores(), log)
 }
 
 // announce logs that the server is ready, and commands to try it.
 func (s *Serve) announce(log zerolog.Logger, a *app.App) {
-	_, port, _ := net.SplitHostPort(a.Addr())
-	host, _, _ := net.SplitHostPort(s.Listen)
-	if host == "" || strings.Contains(host, ":") || host == "0.0.0.0" {
-		host = "localhost"
+	curl, base := "curl", ""
+	if path, isUnix := listen.UnixPath(a.Addr()); isUnix {
+		curl, base = "curl --unix-socket "+path, "http://localhost/image"
+	} else {
+		_, port, _ := net.SplitHostPort(a.Addr())
+		host, _, _ := net.SplitHostPort(string(s.Listen))
+		if host == "" || strings.Contains(host, ":") || host == "0.0.0.0" {
+			host = "localhost"
+		}
+		base = "http://" + net.JoinHostPort(host, port) + "/image"
 	}
-	base := "http://" + net.JoinHostPort(host, port) + "/image"
 	log.Info().Int("models", len(a.Models())).Msg("ready")
-	log.Info().Msg("try it: curl -T photo.jpg " + base + " -o result.jpg")
+	log.Info().Msg("try it: " + curl + " -T photo.jpg " + base + " -o result.jpg")
 	for _, model := range a.Models()[1:] {
-		log.Info().Msg("try it: curl -T photo.jpg " + base + "/" + url.PathEscape(model.Name()) + " -o result.jpg")
+		log.Info().Msg("try it: " + curl + " -T photo.jpg " + base + "/" + url.PathEscape(model.Name()) + " -o result.jpg")
 	}
 }

@@ -34,6 +34,9 @@ type conn struct {
 	buffered []byte
 }
 
+// NetConn returns the connection that c wraps.
+func (c *conn) NetConn() net.Conn { return c.Conn }
+
 func (c *conn) Write(data []byte) (int, error) {
 	if c.corked && len(c.buffered)+len(data) <= limit {
 		c.buffered = append(c.buffered, data...)
