@@ -23,6 +23,7 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/cpu"
+	"golang.org/x/sys/unix"
 )
 
 // packageDir is the directory of an AOTInductor package that contains the model named "model". A package has only this
@@ -93,6 +94,10 @@ func loadUnpacked(files []*zip.File, dir string, options Options) (*Module, erro
 	}
 	if err := checkLibrary(library); err != nil {
 		return nil, &Error{Op: "load", Kind: ErrNotAModule, Detail: "the package's shared library is corrupt: " + err.Error()}
+	}
+	if err := unix.Access(library, unix.X_OK); err != nil {
+		return nil, fmt.Errorf("torch: load: code can't run from %s, whose file system is mounted noexec: choose another folder by --package-folder: %w",
+			filepath.Dir(dir), err)
 	}
 	cLibrary, cDir := C.CString(library), C.CString(dir)
 	defer C.free(unsafe.Pointer(cLibrary))
