@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -17,7 +19,7 @@ import (
 
 // Bench is the subcommand bench.
 type Bench struct {
-	URL string `arg:"" name:"url" help:"Where to send images, such as http://localhost:8000/image. Any server that responds with an image works."`
+	URL string `arg:"" name:"url" help:"Where to send images, such as http://localhost:8000/image. Any server that responds with an image works. A unix socket: http://unix:/PATH:/image."`
 
 	Method string   `default:"PUT" enum:"PUT,POST" help:"PUT or POST." group:"Requests"`
 	Image  []string `name:"picture" sep:"none" type:"existingfile" help:"Image file to send; repeat the flag to send several in turn. Without it, a 590x480 JPEG." placeholder:"FILE" group:"Requests"`
@@ -72,10 +74,25 @@ func plotFormat(file string) string {
 }
 
 func (b *Bench) config() loadgen.Config {
+	url, dial := unixTarget(b.URL)
 	return loadgen.Config{
-		URL: b.URL, Method: b.Method,
+		URL: url, Dial: dial, Method: b.Method,
 		Rate: b.Rate, Clients: b.Clients, MaxInFlight: b.MaxInFlight, Seed: b.Seed,
 		WarmUp: b.WarmUp, Duration: b.Duration, Requests: b.Requests, RequestTimeout: b.RequestTimeout,
+	}
+}
+
+// unixTarget returns the URL that requests to http://unix:/PATH:/image have, and how to connect. It is nginx's form. For
+// other URLs dial is nil.
+func unixTarget(url string) (_ string, dial func(ctx context.Context, network, address string) (net.Conn, error)) {
+	rest, isUnix := strings.CutPrefix(url, "http://unix:")
+	end := strings.LastIndex(rest, ":/")
+	if !isUnix || end < 0 {
+		return url, nil
+	}
+	path, resource := rest[:end], rest[end+1:]
+	return "http://localhost" + resource, func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", path)
 	}
 }
 

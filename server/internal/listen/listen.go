@@ -202,9 +202,8 @@ func (l *Listener) Close() error {
 	return err
 }
 
-// Stop closes the listener and its lingering connections. The other connections close without lingering from now on.
+// Stop closes the lingering connections. The others will close without lingering. Call it before http.Server.Close.
 func (l *Listener) Stop() {
-	_ = l.Close()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.stopped = true

@@ -32,7 +32,7 @@ type target struct {
 	tls      *tls.Config // nil: plain HTTP
 	timeout  time.Duration
 	dial     func(ctx context.Context, network, address string) (net.Conn, error)
-	sameHost atomic.Bool // a connection went to a loopback address
+	sameHost atomic.Bool // a connection went to a loopback address or a unix socket
 }
 
 // connect opens a connection. It gives up at the deadline.
@@ -43,7 +43,12 @@ func (t *target) connect(ctx context.Context, deadline time.Time) (net.Conn, err
 	if err != nil {
 		return nil, &dialError{err}
 	}
-	if address, ok := conn.RemoteAddr().(*net.TCPAddr); ok && address.IP.IsLoopback() {
+	switch address := conn.RemoteAddr().(type) {
+	case *net.TCPAddr:
+		if address.IP.IsLoopback() {
+			t.sameHost.Store(true)
+		}
+	case *net.UnixAddr:
 		t.sameHost.Store(true)
 	}
 	if t.tls == nil {
