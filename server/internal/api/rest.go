@@ -53,11 +53,21 @@ func (*tracked) Close() error { return nil }
 // complete reports whether the body has been read to its end.
 func (b *tracked) complete() bool { return b.ended || b.request.Body == http.NoBody }
 
-// keeps reports whether the connection may be kept although there is a rest.
+// keeps reports whether the request allows to keep the connection.
+//
+// A chunked request doesn't. It may have had a Content-Length too, which net/http ignores and hides. A proxy that went by
+// it would take what follows the last chunk for a part of the same request, so the server must close (RFC 9112, section
+// 6.3).
 func (b *tracked) keeps() bool {
 	r := b.request
+	switch {
+	case b.failed, r.ContentLength < 0:
+		return false
+	case b.complete():
+		return true // unless the client wants to close
+	}
 	awaitsContinue := b.read == 0 && r.Header.Get("Expect") != ""
-	return !b.failed && !r.Close && r.ProtoAtLeast(1, 1) && !awaitsContinue && r.ContentLength-b.read <= maxRest
+	return !r.Close && r.ProtoAtLeast(1, 1) && !awaitsContinue && r.ContentLength-b.read <= maxRest
 }
 
 // respond sends a whole response.
@@ -67,15 +77,14 @@ func respond(c echo.Context, status int, contentType string, text []byte) error 
 	return cork.Send(c.Response(), c.Request(), func() error { return c.Blob(status, contentType, text) })
 }
 
-// prepare makes net/http send the response before it has read the request's body. It must be called before the header is
-// written.
+// prepare makes net/http send the response before it has read the request's body, and close the connection if that must
+// not be kept. It must be called before the header is written.
 func prepare(c echo.Context) {
 	w, body := c.Response(), &recordOf(c).body
-	if body.complete() {
-		return
+	if !body.complete() {
+		_ = http.NewResponseController(w).EnableFullDuplex()
 	}
-	_ = http.NewResponseController(w).EnableFullDuplex()
-	if !body.keeps() {
+	if !body.keeps() && w.Header().Get("Connection") == "" {
 		w.Header().Set("Connection", "close")
 	}
 }
