@@ -406,7 +406,10 @@ func TestCommandsUseNoProxy(t *testing.T) {
 	t.Parallel()
 	name, address := loopbackName(t)
 	s := start(t, "--listen", net.JoinHostPort(address, "0"), "--admin-listen", net.JoinHostPort(address, "0"), "--admin-hosts", name, module("negate.pt"))
-	named := func(address string) string { _, port, _ := net.SplitHostPort(address); return net.JoinHostPort(name, port) }
+	named := func(address string) string {
+		_, port, _ := net.SplitHostPort(address)
+		return net.JoinHostPort(name, port)
+	}
 	for _, arguments := range [][]string{
 		{"health", "--listen", named(s.app.Addr())},
 		{"models", "list", "--admin-listen", named(s.app.AdminAddr())},

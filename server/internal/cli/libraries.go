@@ -1,9 +1,7 @@
 package cli
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"runtime"
 	"strings"
@@ -38,14 +36,8 @@ func missingLibrarySettings() []string {
 	return missing
 }
 
-// setLibraries executes the program again, with the same process ID, if the environment lacks some of the settings. It also
-// leaves a working directory that has been deleted, since MKL ends the process there.
+// setLibraries executes the program again, with the same process ID, if the environment lacks some of the settings.
 func setLibraries() error {
-	if _, err := os.Getwd(); errors.Is(err, fs.ErrNotExist) {
-		if err := os.Chdir("/"); err != nil {
-			return err
-		}
-	}
 	missing := missingLibrarySettings()
 	if len(missing) == 0 {
 		return nil

@@ -50,7 +50,7 @@ var tooMany = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; cha
 
 // minWait is how long a connection must have waited for a request before it can be closed for another one. The request of
 // a new connection may be on its way.
-const minWait = 250 * time.Millisecond
+const minWait = 100 * time.Millisecond
 
 // Limits are the limits of a Listener.
 type Limits struct {
