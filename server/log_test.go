@@ -107,7 +107,7 @@ func TestReadinessReaderGone(t *testing.T) {
 // net/http's own errors are lines of the log.
 func TestHTTPErrorsAreLogged(t *testing.T) {
 	t.Parallel()
-	serve := serveCommand(module("negate.pt"))
+	serve := serveCommand("--max-connections", "1000", module("negate.pt"))
 	command := exec.Command("/bin/sh", append([]string{"-c", `ulimit -n 40 && exec "$0" "$@"`}, serve.Args...)...)
 	command.Env = serve.Env
 	p := startCommand(t, command)
