@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -195,6 +196,21 @@ func (p *process) wait() *os.ProcessState {
 		p.t.Fatal("the process doesn't exit")
 	}
 	return p.state
+}
+
+// memory returns a line of the process's status in bytes: VmRSS, its resident set, or VmHWM, the largest one.
+func (p *process) memory(line string) int64 {
+	p.t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.command.Process.Pid))
+	if err != nil {
+		p.t.Skip(err) // not Linux
+	}
+	_, rest, _ := strings.Cut(string(status), line+":")
+	var kilobytes int64
+	if _, err := fmt.Sscanf(rest, "%d kB", &kilobytes); err != nil {
+		p.t.Fatal(err)
+	}
+	return kilobytes << 10
 }
 
 // expectFailure checks that `torchherd serve` with these arguments exits with status 1 and prints this text.

@@ -62,7 +62,7 @@ func TestSoak(t *testing.T) {
 				}
 				if n%every == 0 {
 					mu.Lock()
-					resident[n] = s.resident()
+					resident[n] = s.memory("VmRSS") >> 10
 					mu.Unlock()
 				}
 			}
@@ -83,23 +83,4 @@ func TestSoak(t *testing.T) {
 	if change > 0.1 || change < -0.1 {
 		t.Errorf("the resident set changed by %+.1f %%, want at most 10 %%", 100*change)
 	}
-}
-
-// resident returns the resident set of the process in KiB.
-func (p *process) resident() int64 {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.command.Process.Pid))
-	if err != nil {
-		p.t.Error(err)
-		return 0
-	}
-	for _, line := range strings.Split(string(status), "\n") {
-		if text, ok := strings.CutPrefix(line, "VmRSS:"); ok {
-			kib, err := strconv.ParseInt(strings.Fields(text)[0], 10, 64)
-			if err != nil {
-				p.t.Error(err)
-			}
-			return kib
-		}
-	}
-	return 0
 }

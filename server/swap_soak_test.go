@@ -78,7 +78,7 @@ func TestSwapSoak(t *testing.T) {
 		fmt.Printf("%d swaps done; capacity %.1f images/s; the load is %.1f\n", done, capacity.Goodput, rate)
 		without = append(without, s.openLoop(photo, rate, want, 15*time.Second, nil)...)
 		if done == 0 {
-			before = s.resident() // after a load, as below
+			before = s.memory("VmRSS") >> 10 // after a load, as below
 		}
 		began := time.Now()
 		with = append(with, s.openLoop(photo, rate, want, 0, func() {
@@ -88,7 +88,7 @@ func TestSwapSoak(t *testing.T) {
 		})...)
 		swapping += time.Since(began)
 	}
-	after := s.resident()
+	after := s.memory("VmRSS") >> 10
 	fmt.Printf("%d swaps in %.0f s\n", swaps, swapping.Seconds())
 	slices.Sort(without)
 	slices.Sort(with)

@@ -148,7 +148,7 @@ func TestTrimmer(t *testing.T) {
 		time.Sleep(time.Hour)
 		expect("nothing was used")
 		for range 10 {
-			trimmer.Used(1)
+			trimmer.Used()
 			time.Sleep(time.Second)
 		}
 		expect("busy")
@@ -156,16 +156,12 @@ func TestTrimmer(t *testing.T) {
 		expect("quiet", quiet-time.Second)
 		time.Sleep(time.Hour)
 		expect("quiet for long")
-		for range 25 {
-			trimmer.Used(largePiece)
-			time.Sleep(100 * time.Millisecond)
-		}
-		expect("large pieces", 0, largePause, 2*largePause)
+		trimmer.Used()
 		time.Sleep(time.Hour)
-		expect("quiet again", 0, quiet)
+		expect("quiet again", quiet)
 		cancel()
 		<-ended
 		var none *Trimmer
-		none.Used(1)
+		none.Used()
 	})
 }

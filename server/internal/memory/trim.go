@@ -9,57 +9,52 @@ import (
 	"github.com/torchherd/torchherd/torch"
 )
 
-// A Trimmer returns unused memory to the system when the process is quiet, and soon after large pieces were freed.
-//
-// In between, the allocators keep what was freed, because faulting the same pages in again for every forward pass costs
-// more than the pass of a small model (see cli's library settings). Trimming takes milliseconds, in which other threads
-// can't allocate.
-//
-// A nil Trimmer does nothing.
-type Trimmer struct {
-	uses  atomic.Uint64 // pieces of work that have ended
-	wake  chan struct{} // capacity 1: something was used since the last trim
-	large chan struct{} // capacity 1: a large piece was freed since the last trim
-	trim  func()
+// largePiece is the size in bytes from which freed memory goes back to the system at once.
+const largePiece = 32 << 20
+
+// ReturnLarge returns the free memory of both heaps to the system if a piece of work that has just ended needed large
+// bytes. The caller calls it before it releases the Reservation of that work: otherwise Go's heap would hold the garbage of
+// the last piece beside the next one, and the budget would be exceeded.
+func ReturnLarge(bytes int64) {
+	if bytes >= largePiece {
+		trim()
+	}
 }
 
-const (
-	// quiet is how long nothing may happen before memory is returned.
-	quiet = 3 * time.Second
-	// largePiece is the size in bytes from which a freed piece is returned without waiting for quiet.
-	largePiece = 64 << 20
-	// largePause is the least time between two trims after large pieces.
-	largePause = time.Second
-)
-
-// NewTrimmer returns a Trimmer. It works while Run does.
-func NewTrimmer() *Trimmer { return newTrimmer(trim) }
-
-func newTrimmer(trim func()) *Trimmer {
-	return &Trimmer{wake: make(chan struct{}, 1), large: make(chan struct{}, 1), trim: trim}
-}
-
-// trim returns the free memory of both heaps.
+// trim returns the free memory of both heaps. That takes some milliseconds, in which other threads can't allocate.
 func trim() {
 	debug.FreeOSMemory()
 	torch.ReleaseMemory()
 }
 
-// Used records that a piece of work has ended that needed bytes at its peak.
-func (t *Trimmer) Used(bytes int64) {
+// A Trimmer returns unused memory to the system when the process is quiet.
+//
+// In between, the allocators keep what was freed, because faulting the same pages in again for every forward pass costs
+// more than the pass of a small model (see cli's library settings).
+//
+// A nil Trimmer does nothing.
+type Trimmer struct {
+	uses atomic.Uint64 // pieces of work that have ended
+	wake chan struct{} // capacity 1: something was used since the last trim
+	trim func()
+}
+
+// quiet is how long nothing may happen before memory is returned.
+const quiet = 3 * time.Second
+
+// NewTrimmer returns a Trimmer. It works while Run does.
+func NewTrimmer() *Trimmer { return newTrimmer(trim) }
+
+func newTrimmer(trim func()) *Trimmer { return &Trimmer{wake: make(chan struct{}, 1), trim: trim} }
+
+// Used records that a piece of work has ended.
+func (t *Trimmer) Used() {
 	if t == nil {
 		return
 	}
 	t.uses.Add(1)
-	if bytes >= largePiece {
-		signal(t.large)
-	}
-	signal(t.wake)
-}
-
-func signal(to chan struct{}) {
 	select {
-	case to <- struct{}{}:
+	case t.wake <- struct{}{}:
 	default: // a signal is pending already
 	}
 }
@@ -84,36 +79,20 @@ func (t *Trimmer) Run(ctx context.Context) {
 	}
 }
 
-// awaitQuiet returns true when nothing was used for some time, and false when ctx ends. Meanwhile it trims after large
-// pieces.
+// awaitQuiet returns true when nothing was used for some time, and false when ctx ends.
 func (t *Trimmer) awaitQuiet(ctx context.Context) bool {
+	ticker := time.NewTicker(quiet)
+	defer ticker.Stop()
 	for seen := t.uses.Load(); ; {
 		select {
 		case <-ctx.Done():
 			return false
-		case <-t.large:
-			t.trim()
-			if !sleep(ctx, largePause) {
-				return false
-			}
-		case <-time.After(quiet):
+		case <-ticker.C:
 			uses := t.uses.Load()
 			if uses == seen {
 				return true
 			}
 			seen = uses
 		}
-	}
-}
-
-// sleep returns true after d, and false when ctx ends.
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
 	}
 }

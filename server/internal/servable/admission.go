@@ -38,7 +38,6 @@ type admission struct {
 	arrival  *batch.Arrival[shape, imagecodec.Image, imagecodec.Image]
 	received memory.Reservation
 	decoding memory.Reservation
-	peak     int64 // bytes of memory that the request needed
 }
 
 // end gives back all that the request has. It may be called in every state.
@@ -48,7 +47,7 @@ func (a *admission) end() {
 	}
 	a.received.Release()
 	a.decoding.Release()
-	a.servable.config.Trimmer.Used(a.peak)
+	a.servable.config.Trimmer.Used()
 }
 
 // admit receives and decodes an image that has a place in the queue.
@@ -114,8 +113,8 @@ func (a *admission) decode(data []byte, format settings.Format) (imagecodec.Imag
 	if a.decoding, err = a.servable.config.Decoding.Reserve(a.ctx, in.Memory); err != nil {
 		return imagecodec.Image{}, err
 	}
-	a.peak = in.Memory
 	img, err := codec.Decode(a.ctx, in)
+	memory.ReturnLarge(in.Memory)
 	a.decoding.Shrink(int64(len(img.Pixels)))
 	return img, err
 }
