@@ -329,3 +329,24 @@ func TestWatch(t *testing.T) {
 		})
 	}
 }
+
+// A source may come to exist later.
+func TestExpect(t *testing.T) {
+	folder := t.TempDir()
+	for path, name := range map[string]string{"file.pt": "file", "folder": "folder"} {
+		s, err := repository.Expect(filepath.Join(folder, path))
+		if err != nil || s.Name() != name || s.Numbered() != (path == "folder") {
+			t.Errorf("%s: name %q, numbered %v, %v", path, s.Name(), s.Numbered(), err)
+		}
+		if _, err := s.List(); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: got %v", path, err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(folder, "file.pt"), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, _ := repository.Expect(filepath.Join(folder, "file.pt"))
+	if l, err := s.List(); err != nil || len(l.Versions) != 1 {
+		t.Errorf("got %+v, %v", l, err)
+	}
+}
