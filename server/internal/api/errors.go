@@ -15,6 +15,7 @@ import (
 	"github.com/torchherd/torchherd/server/internal/batch"
 	"github.com/torchherd/torchherd/server/internal/imagecodec"
 	"github.com/torchherd/torchherd/server/internal/lifecycle"
+	"github.com/torchherd/torchherd/server/internal/listen"
 	"github.com/torchherd/torchherd/server/internal/memory"
 	"github.com/torchherd/torchherd/server/internal/servable"
 )
@@ -26,6 +27,7 @@ type failure struct {
 	text   string // for the client
 	// retryAfter is when the client may try again; 0: it says nothing about that.
 	retryAfter time.Duration
+	busy       bool // there was no place or no memory for the request
 }
 
 func (f *failure) Error() string { return f.text }
@@ -36,7 +38,7 @@ const statusClientClosed = 499
 
 // The failures of this package. "I'm too busy" and "Too large" are the demo's own texts.
 var (
-	errReceiving    = &failure{status: http.StatusServiceUnavailable, text: "I'm too busy", retryAfter: time.Second}
+	errReceiving    = &failure{status: http.StatusServiceUnavailable, text: "I'm too busy", retryAfter: time.Second, busy: true}
 	errTooLarge     = &failure{status: http.StatusRequestEntityTooLarge, sanic: http.StatusInternalServerError, text: "Too large"}
 	errDraining     = &failure{status: http.StatusServiceUnavailable, text: "the server is shutting down: send the image to another one"}
 	errNotReady     = &failure{status: http.StatusServiceUnavailable, text: "the model isn't ready: try again soon", retryAfter: time.Second}
@@ -62,7 +64,7 @@ func busy(err *batch.BusyError) *failure {
 	if errors.Is(err, batch.ErrLate) {
 		text = "I'm too busy: the image would wait longer than the request's time limit"
 	}
-	return &failure{status: http.StatusServiceUnavailable, text: text, retryAfter: max(err.Drain, time.Second)}
+	return &failure{status: http.StatusServiceUnavailable, text: text, retryAfter: max(err.Drain, time.Second), busy: true}
 }
 
 // versionNotServed is the response to a path with a version that isn't ready.
@@ -155,7 +157,25 @@ func (s *Server) respondError(err error, c echo.Context) {
 		header.Set(echo.HeaderAllow, allowed(path))
 	}
 	recordOf(c).failure = response.text
+	if response.busy {
+		s.pause(c.Request().Context())
+	}
 	if err := respondText(c, status, response.text); err != nil {
 		s.log.Debug().Str("request_id", requestID(c)).Err(err).Msg("cannot send an error response")
+	}
+}
+
+// pause waits before a request of a client is refused that has just been refused; see listen.Refused.
+func (s *Server) pause(ctx context.Context) {
+	pause := listen.Refused(ctx)
+	if pause == 0 {
+		return
+	}
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-s.draining.Done():
+	case <-ctx.Done(): // the client has left
 	}
 }

@@ -50,6 +50,7 @@ func (s *Server) image(c echo.Context) error {
 		return err
 	}
 	defer response.Release()
+	listen.Accepted(c.Request().Context())
 	header.Set("Server-Timing", serverTiming(response.Stages))
 	return respond(c, http.StatusOK, format.ContentType(), response.Body)
 }

@@ -16,8 +16,8 @@ import (
 
 const (
 	// maxRest is the longest rest of a body that is read after the response to keep its connection. A longer one costs
-	// more than a new connection. net/http has the same limit.
-	maxRest = 256 << 10
+	// more than a new connection.
+	maxRest = 1 << 20
 	// restTime limits how long that may take, if Config.RequestTimeout isn't shorter.
 	restTime = 5 * time.Second
 )

@@ -10,6 +10,8 @@
 //     ends its own side, and reads and discards for a bounded time and number of bytes. If it closed at once, the kernel
 //     would answer the client's next bytes by a reset, and most clients then lose the response.
 //  4. Stop ends lingering connections at once.
+//  5. Of a connection whose requests are refused one after the other, each refusal takes longer (Refused). Clients that ask
+//     again at once would otherwise take the cores from the requests that were accepted, which never wait for this.
 package listen
 
 import (
@@ -237,6 +239,7 @@ type Conn struct {
 	address  netip.Addr
 
 	closing atomic.Bool
+	refused atomic.Int32 // requests in a row
 	// unread and answered are set by reads and writes since the last call of Complete.
 	unread, answered atomic.Bool
 
@@ -384,6 +387,35 @@ func Complete(ctx context.Context) {
 	if c, ok := ctx.Value(key{}).(*Conn); ok {
 		c.unread.Store(false)
 		c.answered.Store(false)
+	}
+}
+
+// The pauses before refusals in a row: none before the first, this one before the second, and then doubled until the
+// longest, which is the least Retry-After.
+const (
+	firstPause   = 50 * time.Millisecond
+	longestPause = time.Second
+)
+
+// Refused records that a request is about to be refused because the server is busy. It returns how long that should take,
+// so that a client which asks again at once doesn't use the cores. ctx is the request's.
+func Refused(ctx context.Context) time.Duration {
+	c, ok := ctx.Value(key{}).(*Conn)
+	if !ok {
+		return 0
+	}
+	const doublings = 5 // from the first pause beyond the longest one
+	n := c.refused.Add(1)
+	if n == 1 {
+		return 0
+	}
+	return min(firstPause<<min(n-2, doublings), longestPause)
+}
+
+// Accepted records that a request wasn't refused. ctx is the request's.
+func Accepted(ctx context.Context) {
+	if c, ok := ctx.Value(key{}).(*Conn); ok {
+		c.refused.Store(0)
 	}
 }
 

@@ -272,3 +272,41 @@ func TestCheck(t *testing.T) {
 		}
 	}
 }
+
+// Refusals in a row take longer each time, on their own connection only, until a request of it is accepted.
+func TestRefusalsInARowTakeLonger(t *testing.T) {
+	pauses := make(chan time.Duration, 1)
+	s := serve(t, listen.Limits{Connections: 10}, func(_ http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/accepted" {
+			listen.Accepted(r.Context())
+			pauses <- -1
+			return
+		}
+		pauses <- listen.Refused(r.Context())
+	})
+	send := func(c net.Conn, path string) time.Duration {
+		t.Helper()
+		if _, err := io.WriteString(c, "GET "+path+" HTTP/1.1\r\nHost: test\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		response, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = response.Body.Close()
+		return <-pauses
+	}
+	c := s.dial(t)
+	for i, want := range []time.Duration{0, 50, 100, 200, 400, 800, 1000, 1000, 1000} {
+		if got := send(c, "/refused"); got != want*time.Millisecond {
+			t.Errorf("refusal %d takes %v, want %d ms", i+1, got, want)
+		}
+	}
+	if got := send(s.dial(t), "/refused"); got != 0 {
+		t.Errorf("the first refusal of another connection takes %v", got)
+	}
+	send(c, "/accepted")
+	if got := send(c, "/refused"); got != 0 {
+		t.Errorf("the first refusal after an accepted request takes %v", got)
+	}
+}
