@@ -137,6 +137,16 @@ func TestErrorsOfServeNameTheMistake(t *testing.T) {
 		{[]string{"--threads=-1"}, "threads is -1"},
 		{[]string{"--instances=0"}, "instances is 0"},
 		{[]string{"--listen=127.0.0.1:99999"}, "--listen"},
+		{[]string{"--listen="}, "--listen: the address is empty"},
+		{[]string{"--admin-listen", ""}, "--admin-listen: the address is empty"},
+		{[]string{"--listen=localhost"}, "host:port"},
+		{[]string{"--listen=localhost:"}, "host:port"},
+		{[]string{"--admin-listen=8002"}, "host:port"},
+		{[]string{"--listen=unix:"}, "unix:PATH"},
+		{[]string{"--max-upload=0"}, "--max-upload is 0: no image would be accepted"},
+		{[]string{"--max-pixels=0"}, "--max-pixels is 0: no image would be accepted"},
+		{[]string{"--max-connections=-1"}, "--max-connections is -1"},
+		{[]string{"--max-connections-per-address=-1"}, "--max-connections-per-address is -1"},
 		{[]string{"no-such-model.pt"}, "no-such-model.pt"},
 		{[]string{goldens.Path("modules")}, "no versions found; add a model file as 1/model.pt"},
 		{[]string{module("checkpoint.pth")}, "export it"},
@@ -149,6 +159,23 @@ func TestErrorsOfServeNameTheMistake(t *testing.T) {
 		if status, out, err := run(arguments...); status == 0 || out != "" || !strings.Contains(err, test.want) {
 			t.Errorf("%v: got status %d, stdout %q, stderr %q, want an error with %q", test.arguments, status, out, err, test.want)
 		}
+	}
+}
+
+// Compose files set variables that are empty. Package net would take an empty address for every interface and any port.
+func TestAnEmptyAddressInTheEnvironmentIsAUsageError(t *testing.T) {
+	for variable, flag := range map[string]string{"TORCHHERD_LISTEN": "--listen", "TORCHHERD_ADMIN_LISTEN": "--admin-listen"} {
+		t.Run(variable, func(t *testing.T) {
+			t.Setenv(variable, "")
+			for _, command := range [][]string{{"serve"}, {"health"}, {"models", "list"}} {
+				if command[0] == "health" && flag != "--listen" || command[0] == "models" && flag != "--admin-listen" {
+					continue
+				}
+				if status, _, err := run(command...); status != 2 || !strings.Contains(err, flag+": the address is empty") {
+					t.Errorf("%v: got status %d, %q, want 2 and %s", command, status, err, flag)
+				}
+			}
+		})
 	}
 }
 
