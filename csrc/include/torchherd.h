@@ -296,7 +296,7 @@ typedef struct thd_jpeg_decode_options {
 } thd_jpeg_decode_options;
 
 /* What reading a scan's header and tables costs, in blocks. */
-#define THD_JPEG_SCAN_BLOCKS 128
+#define THD_JPEG_SCAN_BLOCKS 16
 
 /* Decodes a JPEG (baseline or progressive; CMYK is converted) to RGB, applies the orientation, and resizes the oriented
  * image to width x height (see thd_resize). data, options: borrowed. pixels: borrowed, width*height*3 bytes.

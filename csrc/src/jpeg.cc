@@ -31,6 +31,8 @@ using thd::require;
 constexpr int kCmyk = 4;
 // The decoder looks at the caller's cancel flag each time it has read this many bytes, and after each row of blocks.
 constexpr size_t kWindow = 256 << 10;
+// A byte of arithmetic coding can stand for hundreds of decisions.
+constexpr size_t kArithmeticWindow = 16 << 10;
 constexpr uint8_t kExif[] = {'E', 'x', 'i', 'f', 0, 0};
 constexpr unsigned kOrientationTag = 0x0112;
 
@@ -159,6 +161,12 @@ class Source {
   static Source* of(j_decompress_ptr info) { return reinterpret_cast<Source*>(info->src); }
   jpeg_source_mgr* base() { return &base_; }
 
+  // Sets the number of bytes after which the decoder looks at the cancel flag.
+  void set_window(size_t window) {
+    window_ = window;
+    open(base_.next_input_byte);
+  }
+
   // The rest of the file, in calls from libjpeg that begin with its position.
   const uint8_t* position() const { return base_.next_input_byte; }
   size_t rest() const { return static_cast<size_t>(end_ - base_.next_input_byte); }
@@ -177,12 +185,13 @@ class Source {
   // Moves to a position and reports whether the file has bytes there.
   bool open(const uint8_t* position) {
     base_.next_input_byte = position;
-    base_.bytes_in_buffer = std::min(kWindow, static_cast<size_t>(end_ - position));
+    base_.bytes_in_buffer = std::min(window_, static_cast<size_t>(end_ - position));
     window_end_ = position + base_.bytes_in_buffer;
     return base_.bytes_in_buffer > 0;
   }
 
   jpeg_source_mgr base_{};  // first, so that libjpeg's pointer to it also points to the Source
+  size_t window_ = kWindow;
   const uint8_t* window_end_;
   const uint8_t* end_;
 };
@@ -237,6 +246,7 @@ class Reader {
   std::pair<int, int> begin() {
     info_.out_color_space = info_.num_components == kCmyk ? JCS_CMYK : JCS_RGB;
     info_.mem->max_memory_to_use = static_cast<long>(memory());
+    if (info_.arith_code != 0) source_.set_window(kArithmeticWindow);
     check(start());
     return {static_cast<int>(info_.output_width), static_cast<int>(info_.output_height)};
   }

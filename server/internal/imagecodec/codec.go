@@ -151,7 +151,8 @@ type Input struct {
 	format        *format
 	header        header
 	width, height int // of the result
-	work          picoseconds
+	resize        torch.ResizeCost
+	work, limit   picoseconds
 	rows          int // of the source, that the resize takes at a time
 }
 
@@ -169,18 +170,20 @@ func (c *Codec) Prepare(data []byte) (*Input, error) {
 		return nil, &Error{UnknownFormat, "unknown image format: send " + formatNames}
 	}
 	in := &Input{data: data, format: format}
-	if err := c.readHeader(in); err != nil {
-		return nil, err
-	}
-	resize, err := torch.EstimateResize(in.header.width, in.header.height, in.header.orientation, c.config.ResizeFilter, in.width, in.height)
+	err := c.readHeader(in)
 	if err != nil {
 		return nil, err
 	}
-	if err := c.checkWork(in, resize); err != nil {
+	h := &in.header
+	in.resize, err = torch.EstimateResize(h.width, h.height, h.orientation, c.config.ResizeFilter, in.width, in.height)
+	if err != nil {
 		return nil, err
 	}
-	in.rows = rowsAtATime(in.header, resize)
-	in.Memory = in.header.memory + resize.Memory + 3*int64(in.width)*int64(in.height) + int64(3*in.header.width*in.rows) + memoryOfDecode
+	if err := c.checkWork(in); err != nil {
+		return nil, err
+	}
+	in.rows = rowsAtATime(in)
+	in.Memory = h.memory + in.resize.Memory + 3*int64(in.width)*int64(in.height) + 3*int64(h.width)*int64(in.rows) + memoryOfDecode
 	return in, nil
 }
 
@@ -253,7 +256,7 @@ func (c *Codec) decodeJPEG(ctx context.Context, in *Input, p Image) error {
 		Orientation: in.header.orientation, MaxBlocks: maxBlocks(in),
 	}
 	if in.work < uninterrupted && !in.header.jpeg.Buffered {
-		ctx = context.Background() // it ends soon anyway, and needs no memory for the end of its context
+		ctx = context.Background() // the decode is short, and would need memory to see the end of its context
 	}
 	err := torch.DecodeJPEG(ctx, in.data, options, p.Width, p.Height, p.Pixels)
 	var failure *torch.Error

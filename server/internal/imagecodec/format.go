@@ -6,7 +6,6 @@ import (
 	"errors"
 	"image"
 	"image/gif"
-	"image/png"
 
 	"golang.org/x/image/bmp"
 
@@ -31,6 +30,7 @@ type header struct {
 	memory        int64       // bytes that the decoder allocates, without the resize and its result
 	work, step    picoseconds // without the resize; step: the longest part that nothing interrupts
 	jpeg          torch.JPEGHeader
+	png           *pngFile
 	tiff          *tiff
 	webp          *webp
 }
@@ -87,73 +87,20 @@ func jpegHeader(data []byte) (header, error) {
 		kind: "a JPEG", width: read.Width, height: read.Height, orientation: read.Orientation,
 		gray: read.Channels == 1, twoChannels: read.Channels == 2, memory: read.Memory, jpeg: read,
 	}
-	per := perHuffman
+	per, perByte := perHuffman, perJPEGByte
 	if read.Arithmetic {
-		h.kind, per = "an arithmetic-coded JPEG", perArithmetic
+		h.kind, per, perByte = "an arithmetic-coded JPEG", perArithmetic, perArithmeticByte
 	}
 	// A row of blocks is decoded without interruption. A component has up to four rows of blocks beside each other.
 	h.step = picoseconds(read.Blocks/int64(max(1, (read.Height+31)/32))) * per
-	h.work = picoseconds(len(data))*perJPEGByte + picoseconds(read.Blocks+torch.JPEGScanBlocks)*per +
+	h.work = picoseconds(len(data))*perByte + picoseconds(read.Blocks+torch.JPEGScanBlocks)*per +
 		picoseconds(read.Width*read.Height)*perJPEGPixel
 	return h, nil
 }
 
-// pixels returns the number of an image's pixels as work, each of which is converted to RGB.
+// rowsWork returns the work of taking rows and converting their pixels to RGB.
 func rowsWork(width, height int) picoseconds {
 	return picoseconds(height)*perRow + picoseconds(width)*picoseconds(height)*perPixel
-}
-
-// Positions in a PNG, whose first chunk is always IHDR.
-const (
-	pngDepth     = 24
-	pngKind      = 25 // bits: 1 palette, 2 colour, 4 alpha
-	pngInterlace = 28
-)
-
-func pngHeader(data []byte) (header, error) {
-	config, err := png.DecodeConfig(bytes.NewReader(data))
-	if err != nil {
-		return header{}, err
-	}
-	depth, kind, interlaced := int(data[pngDepth]), data[pngKind], data[pngInterlace] != 0
-	h := header{
-		kind: "a PNG", width: config.Width, height: config.Height, orientation: torch.Upright,
-		gray: kind&2 == 0, palette: kind&1 != 0,
-	}
-	channels, ofPixel := 1, 4 // ofPixel: bytes in the decoded image; grayscale with a transparent colour becomes RGBA
-	switch {
-	case kind&1 != 0:
-		ofPixel = 1
-	case kind&2 != 0:
-		channels = 3
-	}
-	if kind&4 != 0 {
-		channels++
-	}
-	if depth == 16 {
-		h.kind, ofPixel = "a PNG with 16 bits per channel", 8
-	}
-	pixels := int64(h.width) * int64(h.height)
-	row := (int64(h.width)*int64(channels*depth) + 7) / 8
-	h.memory = pixels*int64(ofPixel) + 2*(row+1)
-	h.step = picoseconds(row) * perPNGByte
-	h.work = rowsWork(h.width, h.height) + picoseconds(len(data))*perInflateByte + picoseconds(row+1)*picoseconds(h.height)*perPNGByte
-	if interlaced {
-		// Seven passes, each an image of its own, are merged; the last has half of the pixels.
-		h.kind = "an interlaced PNG"
-		h.memory += h.memory + 14*(row+1)
-		h.work += picoseconds(pixels) * perMergedPixel
-		h.step = max(h.step, picoseconds(pixels/2)*perMergedPixel)
-	}
-	return h, nil
-}
-
-func decodePNG(in *Input, s *sink) error {
-	img, err := png.Decode(&reader{s, in.data})
-	if err != nil {
-		return err
-	}
-	return s.pushImage(img)
 }
 
 func gifHeader(data []byte) (header, error) {

@@ -2,13 +2,12 @@ package imagecodec
 
 import (
 	"bufio"
-	"compress/zlib"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"image/color"
 	"io"
 
+	"github.com/klauspost/compress/zlib"
 	"golang.org/x/image/ccitt"
 	"golang.org/x/image/tiff/lzw"
 
@@ -386,14 +385,19 @@ func (t *tiff) readRow(s *sink, r io.Reader, row []byte) error {
 	if !t.predicted {
 		return nil
 	}
-	if t.bits == 8 {
+	switch {
+	case t.bits == 8:
 		for i := t.samples; i < len(row); i++ {
 			row[i] += row[i-t.samples]
 		}
-		return nil
-	}
-	for i := 2 * t.samples; i+1 < len(row); i += 2 {
-		t.order.PutUint16(row[i:], t.order.Uint16(row[i:])+t.order.Uint16(row[i-2*t.samples:]))
+	case t.order == binary.LittleEndian:
+		for at, left := row[2*t.samples:], row; len(at) >= 2; at, left = at[2:], left[2:] {
+			binary.LittleEndian.PutUint16(at, binary.LittleEndian.Uint16(at)+binary.LittleEndian.Uint16(left))
+		}
+	default:
+		for at, left := row[2*t.samples:], row; len(at) >= 2; at, left = at[2:], left[2:] {
+			binary.BigEndian.PutUint16(at, binary.BigEndian.Uint16(at)+binary.BigEndian.Uint16(left))
+		}
 	}
 	return nil
 }
@@ -435,9 +439,11 @@ func (t *tiff) convertRow(out, row []byte) error {
 func fromFour(out, row []byte, premultiplied bool) {
 	for ; len(out) > 0; out, row = out[3:], row[4:] {
 		out[0], out[1], out[2] = row[0], row[1], row[2]
-		if premultiplied && row[3] != 255 {
-			c := rgb(color.RGBA{row[0], row[1], row[2], row[3]})
-			copy(out, c[:])
+		if alpha := int(row[3]); premultiplied && alpha != 255 {
+			// As image/color does; a colour above its alpha is invalid.
+			for c, value := range row[:3] {
+				out[c] = byte(int(value) * 0xffff / max(1, alpha) >> 8 & -min(1, alpha))
+			}
 		}
 	}
 }

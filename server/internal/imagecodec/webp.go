@@ -114,7 +114,7 @@ func webpHeader(data []byte) (header, error) {
 	if w.lossless {
 		h.kind, of = "a lossless WebP", perVP8LPixel
 	}
-	h.work = rowsWork(w.width, w.height) + picoseconds(len(data))*perWebPByte + picoseconds(w.width*w.height)*of
+	h.work = picoseconds(len(data))*perWebPByte + picoseconds(w.width*w.height)*of
 	return h, nil
 }
 
@@ -129,12 +129,7 @@ var webpRuntime = sync.OnceValues(func() (*webpDecoder, error) {
 	ctx := context.Background()
 	runtime := wazero.NewRuntimeWithConfig(ctx, wazero.NewRuntimeConfig())
 	_, err := runtime.NewHostModuleBuilder("host").NewFunctionBuilder().
-		WithGoFunction(api.GoFunc(func(ctx context.Context, stack []uint64) {
-			stack[0] = 1
-			if ctx.Err() != nil {
-				stack[0] = 0
-			}
-		}), nil, []api.ValueType{api.ValueTypeI32}).Export("continue").Instantiate(ctx)
+		WithGoFunction(api.GoFunc(proceed), []api.ValueType{api.ValueTypeI32}, []api.ValueType{api.ValueTypeI32}).Export("continue").Instantiate(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("webp: %w", err)
 	}
@@ -144,6 +139,25 @@ var webpRuntime = sync.OnceValues(func() (*webpDecoder, error) {
 	}
 	return &webpDecoder{runtime, compiled}, nil
 })
+
+// A webpMeter counts what the decoder can tell only while it decodes. It is in the context of the call.
+type webpMeter struct {
+	left     picoseconds
+	exceeded bool
+}
+
+type webpMeterKey struct{}
+
+// proceed is host.continue: it takes the coefficients decoded since its last call, and returns whether to go on.
+func proceed(ctx context.Context, stack []uint64) {
+	meter := ctx.Value(webpMeterKey{}).(*webpMeter)
+	meter.left -= picoseconds(uint32(stack[0])) * perCoefficient
+	meter.exceeded = meter.left < 0
+	stack[0] = 1
+	if meter.exceeded || ctx.Err() != nil {
+		stack[0] = 0
+	}
+}
 
 // A webpDecoder makes instances of the module, each with a memory of its own.
 type webpDecoder struct {
@@ -163,32 +177,38 @@ func decodeWebP(in *Input, s *sink) error {
 	}
 	defer memory.release()
 	allocator := experimental.MemoryAllocatorFunc(func(_, _ uint64) experimental.LinearMemory { return memory })
-	ctx := experimental.WithMemoryAllocator(s.ctx, allocator)
+	meter := &webpMeter{left: in.limit - in.work}
+	ctx := context.WithValue(experimental.WithMemoryAllocator(s.ctx, allocator), webpMeterKey{}, meter)
 	config := wazero.NewModuleConfig().WithName("").WithStartFunctions("_initialize")
 	instance, err := decoder.runtime.InstantiateModule(ctx, decoder.module, config)
 	if err != nil {
 		return fmt.Errorf("webp: %w", err)
 	}
 	defer func() { _ = instance.Close(context.WithoutCancel(ctx)) }()
-	pixels, err := w.decode(ctx, instance, in.header.kind, len(in.data))
+	pixels, err := w.decode(ctx, instance)
+	if meter.exceeded || errors.Is(err, errOutOfMemory) {
+		return tooMuchWork(&in.header, len(in.data))
+	}
 	if err != nil {
 		return err
 	}
 	return s.push(pixels, 3)
 }
 
+var errOutOfMemory = errors.New("webp: out of memory")
+
 // decode returns the frame's pixels, in the instance's memory.
-func (w *webp) decode(ctx context.Context, instance api.Module, kind string, size int) ([]byte, error) {
-	tooMuch := tooMuchWork(&header{kind: kind, width: w.width, height: w.height}, size)
-	frame, err := allocateIn(ctx, instance, len(w.frame))
-	if err != nil || !instance.Memory().Write(frame, w.frame) {
-		return nil, errors.Join(tooMuch, err)
-	}
+func (w *webp) decode(ctx context.Context, instance api.Module) ([]byte, error) {
 	length := 3 * w.width * w.height
+	frame, err := allocateIn(ctx, instance, len(w.frame))
+	if err != nil {
+		return nil, err
+	}
 	out, err := allocateIn(ctx, instance, length)
 	if err != nil {
-		return nil, errors.Join(tooMuch, err)
+		return nil, err
 	}
+	instance.Memory().Write(frame, w.frame)
 	status, err := instance.ExportedFunction("decode").Call(ctx, uint64(frame), uint64(len(w.frame)), uint64(out), uint64(w.width), uint64(w.height))
 	if err != nil { // a trap, whose text is of no use to a client
 		return nil, errWebP
@@ -198,7 +218,7 @@ func (w *webp) decode(ctx context.Context, instance api.Module, kind string, siz
 		pixels, _ := instance.Memory().Read(out, uint32(length))
 		return pixels, nil
 	case webpOutOfMemory:
-		return nil, tooMuch
+		return nil, errOutOfMemory
 	case webpTruncated:
 		return nil, io.ErrUnexpectedEOF
 	}
@@ -211,7 +231,7 @@ func allocateIn(ctx context.Context, instance api.Module, size int) (uint32, err
 		return 0, fmt.Errorf("webp: %w", err)
 	}
 	if result[0] == 0 {
-		return 0, errors.New("webp: out of memory")
+		return 0, errOutOfMemory
 	}
 	return uint32(result[0]), nil
 }

@@ -29,30 +29,35 @@ const (
 	smallFile = 4 << 20
 )
 
-// The costs of what decoders do, each for its worst input, in picoseconds. TestCostsAreUpperBounds measures them; docs/
-// decisions/0015-bounded-decodes.md has its figures.
+// The costs of what decoders do, each for its worst input, in picoseconds. docs/decisions/0015-bounded-decodes.md has what
+// they were measured with.
 const (
-	perWeight      = 30 * nanosecond  // a weight of a resize, Lanczos
-	perProduct     = 700              // a weight times a pixel, in both passes
-	perRow         = 200 * nanosecond // a row of an image that takes the way of all formats but JPEG
-	perPixel       = 4 * nanosecond   // a pixel that is converted to RGB there
-	perJPEGByte    = 40 * nanosecond  // a byte of an entropy-coded segment, or of a marker segment
-	perJPEGPixel   = 12 * nanosecond  // a pixel of the output: inverse transform, upsampling and colours
-	perHuffman     = 60 * nanosecond  // a block of a scan
-	perArithmetic  = 10000 * nanosecond
-	perInflateByte = 220 * nanosecond // a byte of deflated data: a new Huffman table costs more than what it decodes
-	perPNGByte     = 5 * nanosecond   // a byte of a row: inflated, unfiltered and widened
-	perMergedPixel = 4 * nanosecond   // a pixel of an interlaced PNG's pass, put into its place
+	perSineWeight = 25 * nanosecond // a weight of a resize with a filter that has a sine
+	perWeight     = 4 * nanosecond  // a weight of another filter
+	perProduct    = 700             // a weight times a pixel, in both passes
+
+	perJPEGByte       = 25 * nanosecond // a byte of a segment; restarts and tables cost most
+	perJPEGPixel      = 8 * nanosecond  // a pixel of the output: inverse transform, upsampling and colours
+	perHuffman        = 60 * nanosecond // a block of a scan
+	perArithmetic     = 1000 * nanosecond
+	perArithmeticByte = 1000 * nanosecond
+
+	perRow         = 100 * nanosecond // a row of an image of another format
+	perPixel       = 3 * nanosecond   // a pixel that is converted to RGB there
+	perInflateByte = 150 * nanosecond // a byte of deflated data; see the decision about blocks that hold only tables
+	perPNGByte     = 3 * nanosecond   // a byte of a row: inflated and unfiltered
+	perMergedPixel = 5 * nanosecond   // a pixel of an interlaced PNG, put into its place
 	perGIFByte     = 20 * nanosecond
-	perGIFPixel    = 4 * nanosecond // LZW
+	perGIFPixel    = 5 * nanosecond
 	perBMPByte     = 3 * nanosecond
-	perTIFFBlock   = 20000 * nanosecond // a strip or tile: a decoder is made for each
-	perTIFFByte    = 30 * nanosecond    // a byte of a strip or tile, deflated ones excepted
-	perTIFFSample  = 5 * nanosecond     // a byte of a row: decompressed, added to its predictor and converted
-	perFaxPixel    = 8 * nanosecond
-	perVP8Pixel    = 40 * nanosecond
-	perVP8LPixel   = 60 * nanosecond
-	perWebPByte    = 30 * nanosecond
+	perTIFFBlock   = 5000 * nanosecond // a strip or tile: a decoder is made for each
+	perTIFFByte    = 25 * nanosecond   // a byte of a strip or tile, unless it is deflated
+	perTIFFSample  = 3 * nanosecond    // a byte of a row: decompressed, added to its predictor and converted
+	perFaxPixel    = 6 * nanosecond
+	perVP8Pixel    = 22 * nanosecond
+	perCoefficient = 20 * nanosecond // of VP8
+	perVP8LPixel   = 34 * nanosecond
+	perWebPByte    = 40 * nanosecond
 )
 
 // budget returns how much work a file of this size may cost.
@@ -60,20 +65,28 @@ func budget(size int) picoseconds {
 	return second / smallFile * picoseconds(max(size, smallFile))
 }
 
-// checkWork sets the Input's work and returns an error if that is too much.
-func (c *Codec) checkWork(in *Input, resize torch.ResizeCost) error {
+// checkWork computes the Input's work and its limit, and returns an error if the work is too much.
+func (c *Codec) checkWork(in *Input) error {
 	h := &in.header
-	in.work = h.work + picoseconds(resize.Weights)*perWeight + picoseconds(resize.Products)*perProduct
-	limit := budget(len(in.data))
+	in.work = h.work + c.setup(in) + picoseconds(in.resize.Products)*perProduct
+	in.limit = budget(len(in.data))
 	if !c.config.Size.Keep() {
-		// Whoever sets the size of the results accepts what results of that size cost.
-		limit += picoseconds(in.width*in.height) * 14 * perProduct
+		// Whoever sets the size of the results accepts what results of that size cost: two passes of up to 7 products.
+		in.limit += picoseconds(in.width*in.height) * 14 * perProduct
 	}
-	step := max(h.step, picoseconds(resize.Weights)*perWeight, picoseconds(resize.Step)*perProduct)
-	if in.work > limit || step > uninterrupted {
+	step := max(h.step, c.setup(in), picoseconds(in.resize.Step)*perProduct)
+	if in.work > in.limit || step > uninterrupted {
 		return tooMuchWork(h, len(in.data))
 	}
 	return nil
+}
+
+// setup returns the work of a resize before its first row.
+func (c *Codec) setup(in *Input) picoseconds {
+	if f := c.config.ResizeFilter; f == torch.Lanczos || f == torch.Hamming {
+		return picoseconds(in.resize.Weights) * perSineWeight
+	}
+	return picoseconds(in.resize.Weights) * perWeight
 }
 
 func tooMuchWork(h *header, size int) *Error {
@@ -87,13 +100,14 @@ func maxBlocks(in *Input) int64 {
 		per = perArithmetic
 	}
 	first := picoseconds(in.header.jpeg.Blocks+torch.JPEGScanBlocks) * per // contained in the work
-	return max(1, int64((budget(len(in.data))-in.work+first)/per))
+	return max(1, int64((in.limit-in.work+first)/per))
 }
 
 // rowsAtATime returns how many rows of the source the resize takes at a time: about 256 KiB of pixels, and so few that a
 // small source for a large target is interrupted.
-func rowsAtATime(h header, resize torch.ResizeCost) int {
+func rowsAtATime(in *Input) int {
 	const pixels = 1 << 16
-	ofRow := picoseconds(resize.Products/int64(h.height)+1) * perProduct
+	h := &in.header
+	ofRow := picoseconds(in.resize.Products/int64(h.height)+1) * perProduct
 	return min(h.height, max(1, pixels/h.width), max(4, int(uninterrupted/ofRow)))
 }

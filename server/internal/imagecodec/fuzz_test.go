@@ -1,0 +1,136 @@
+package imagecodec_test
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"os"
+	"path/filepath"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/torchherd/torchherd/internal/goldens"
+	"github.com/torchherd/torchherd/server/internal/cpu"
+	"github.com/torchherd/torchherd/server/internal/imagecodec"
+	"github.com/torchherd/torchherd/server/internal/settings"
+)
+
+func FuzzDecode(f *testing.F) {
+	for _, p := range goldens.Load(f).Images {
+		f.Add(goldens.Read(f, p.File))
+	}
+	f.Add(claimingPNG(1<<31, 3))
+	c := config()
+	c.MaxPixels, c.Size = 1<<20, settings.Size{Width: 32, Height: 32}
+	codec := newCodec(f, c)
+	f.Fuzz(func(t *testing.T, data []byte) {
+		p, err := decode(t, codec, data)
+		var failure *imagecodec.Error
+		if err != nil && !errors.As(err, &failure) {
+			t.Fatalf("an error of another type: %v", err)
+		}
+		if err == nil && (len(p.Pixels) != 32*32*3 || p.Width != 32 || p.Height != 32) {
+			t.Fatalf("%dx%d, %d bytes", p.Width, p.Height, len(p.Pixels))
+		}
+	})
+}
+
+// A costRecord is what FuzzWork found: the file with the most processor time for each kind.
+type costRecord struct {
+	Executions int
+	Worst      map[string]*costly
+	folder     string
+}
+
+type costly struct {
+	Milliseconds float64
+	Bytes        int
+}
+
+// add counts a decode, and writes the record and the file if that was the longest of its kind.
+func (r *costRecord) add(data []byte, used time.Duration) error {
+	r.Executions++
+	kind := fmt.Sprintf("%.4q", data)
+	worst := r.Worst[kind]
+	if worst == nil {
+		worst = &costly{}
+		r.Worst[kind] = worst
+	}
+	longest := used.Seconds()*1000 > worst.Milliseconds
+	if r.folder == "" || !longest && r.Executions%1000 != 0 {
+		return nil
+	}
+	if longest {
+		*worst = costly{used.Seconds() * 1000, len(data)}
+		if err := os.WriteFile(filepath.Join(r.folder, fmt.Sprintf("worst-%x", data[:4])), data, 0o600); err != nil {
+			return err
+		}
+	}
+	text, err := json.MarshalIndent(r, "", "\t")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(r.folder, fmt.Sprintf("record-%d.json", os.Getpid())), text, 0o600)
+}
+
+// FuzzWork looks for files of at most 4 MiB that take long to decode. The budget is one second; the bound is wider, since
+// machines differ and do other things. It writes what it found to the folder in TORCHHERD_FUZZ_RECORD, if that is set.
+func FuzzWork(f *testing.F) {
+	for _, p := range goldens.Load(f).Images {
+		f.Add(goldens.Read(f, p.File))
+	}
+	for _, b := range bombs {
+		if data := b.file(); len(data) <= 256<<10 {
+			f.Add(data)
+		}
+	}
+	c := config()
+	c.Grayscale = settings.ToRGB
+	codec := newCodec(f, c)
+	record := costRecord{Worst: map[string]*costly{}, folder: os.Getenv("TORCHHERD_FUZZ_RECORD")}
+	const largest, bound = 4 << 20, 4 * time.Second
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if len(data) > largest || len(data) < 4 {
+			return
+		}
+		data = repaired(data)
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		start := cpu.ThreadTime()
+		p, err := decode(t, codec, data)
+		used := cpu.ThreadTime() - start
+		codec.Recycle(p.Pixels)
+		var failure *imagecodec.Error
+		if err != nil && !errors.As(err, &failure) {
+			t.Fatalf("an error of another type: %v", err)
+		}
+		if used > bound {
+			t.Fatalf("%d bytes took %v", len(data), used)
+		}
+		if err := record.add(data, used); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// repaired returns a file with right checksums of its chunks if it is a PNG: few mutations are decoded without.
+func repaired(data []byte) []byte {
+	const signature, around = 8, 12
+	if len(data) < signature || string(data[:4]) != "\x89PNG" {
+		return data
+	}
+	out := append([]byte(nil), data...)
+	for at := signature; len(out)-at >= around; {
+		length := int(binary.BigEndian.Uint32(out[at:]))
+		if length > len(out)-at-around {
+			break
+		}
+		end := at + 8 + length
+		binary.BigEndian.PutUint32(out[end:], crc32.ChecksumIEEE(out[at+4:end]))
+		at = end + 4
+	}
+	return out
+}
