@@ -98,9 +98,9 @@ func jpegHeader(data []byte) (header, error) {
 	return h, nil
 }
 
-// rowsWork returns the work of taking rows and converting their pixels to RGB.
+// rowsWork returns the work of converting rows to RGB and handing them to the resize.
 func rowsWork(width, height int) picoseconds {
-	return picoseconds(height)*perRow + picoseconds(width)*picoseconds(height)*perPixel
+	return picoseconds(height)*perRow + picoseconds(width)*picoseconds(height)*(perPixel+perConverted)
 }
 
 func gifHeader(data []byte) (header, error) {

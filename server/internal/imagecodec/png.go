@@ -128,7 +128,7 @@ func pngHeader(data []byte) (header, error) {
 	h.step = picoseconds(row) * perPNGByte
 	h.work = rowsWork(p.width, p.height) + picoseconds(len(data))*perInflateByte + picoseconds(row+1)*picoseconds(h.height)*perPNGByte
 	if p.direct() && !p.interlaced {
-		h.work -= picoseconds(p.width) * picoseconds(p.height) * perPixel
+		h.work -= picoseconds(p.width) * picoseconds(p.height) * perConverted
 	}
 	if p.interlaced {
 		h.kind = "an interlaced PNG"

@@ -110,11 +110,11 @@ func webpHeader(data []byte) (header, error) {
 		return header{}, err
 	}
 	h := header{kind: "a WebP", width: w.width, height: w.height, orientation: torch.Upright, memory: w.memory(), webp: w}
-	of := perVP8Pixel
+	of, ofByte := perVP8Pixel, perVP8Byte
 	if w.lossless {
-		h.kind, of = "a lossless WebP", perVP8LPixel
+		h.kind, of, ofByte = "a lossless WebP", perVP8LPixel, perVP8LByte
 	}
-	h.work = picoseconds(len(data))*perWebPByte + picoseconds(w.width*w.height)*of
+	h.work = picoseconds(len(data))*ofByte + picoseconds(w.width*w.height)*(of+perPixel)
 	return h, nil
 }
 

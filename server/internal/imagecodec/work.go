@@ -32,9 +32,9 @@ const (
 // The costs of what decoders do, each for its worst input, in picoseconds. docs/decisions/0015-bounded-decodes.md has what
 // they were measured with.
 const (
-	perSineWeight = 25 * nanosecond // a weight of a resize with a filter that has a sine
-	perWeight     = 4 * nanosecond  // a weight of another filter
-	perProduct    = 700             // a weight times a pixel, in both passes
+	perSineWeight = 45 * nanosecond // a weight of a resize with a filter that has a sine
+	perWeight     = 20 * nanosecond // a weight of another filter
+	perProduct    = 400             // a weight times a pixel, in both passes
 
 	perJPEGByte       = 25 * nanosecond // a byte of a segment; restarts and tables cost most
 	perJPEGPixel      = 8 * nanosecond  // a pixel of the output: inverse transform, upsampling and colours
@@ -43,10 +43,11 @@ const (
 	perArithmeticByte = 1000 * nanosecond
 
 	perRow         = 100 * nanosecond // a row of an image of another format
-	perPixel       = 3 * nanosecond   // a pixel that is converted to RGB there
-	perInflateByte = 150 * nanosecond // a byte of deflated data; see the decision about blocks that hold only tables
+	perPixel       = 1 * nanosecond   // a pixel that is handed to the resize there
+	perConverted   = 2 * nanosecond   // a pixel that is converted to RGB before
+	perInflateByte = 135 * nanosecond // a byte of deflated data; see the decision about blocks that hold only tables
 	perPNGByte     = 3 * nanosecond   // a byte of a row: inflated and unfiltered
-	perMergedPixel = 5 * nanosecond   // a pixel of an interlaced PNG, put into its place
+	perMergedPixel = 3 * nanosecond   // a pixel of an interlaced PNG, put into its place
 	perGIFByte     = 20 * nanosecond
 	perGIFPixel    = 5 * nanosecond
 	perBMPByte     = 3 * nanosecond
@@ -57,7 +58,8 @@ const (
 	perVP8Pixel    = 22 * nanosecond
 	perCoefficient = 20 * nanosecond // of VP8
 	perVP8LPixel   = 34 * nanosecond
-	perWebPByte    = 40 * nanosecond
+	perVP8Byte     = 40 * nanosecond
+	perVP8LByte    = 15 * nanosecond
 )
 
 // budget returns how much work a file of this size may cost.

@@ -1,14 +1,21 @@
 package imagecodec_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"testing"
 
+	"github.com/torchherd/torchherd/internal/goldens"
 	"github.com/torchherd/torchherd/server/internal/imagecodec"
 	"github.com/torchherd/torchherd/server/internal/settings"
+	"github.com/torchherd/torchherd/torch"
 )
 
 // Each bomb is decoded, or refused with the reason.
@@ -90,5 +97,128 @@ func TestDecodeEndsWithItsContext(t *testing.T) {
 				t.Errorf("with a context that ends meanwhile: %v", err)
 			}
 		})
+	}
+}
+
+// Files of 24 megapixels are accepted in every format, however well they are compressed, and whatever the size of the
+// results.
+func TestFilesOf24MegapixelsAreAccepted(t *testing.T) {
+	t.Parallel()
+	const w, h = 6000, 4000
+	ordinary := config()
+	ordinary.Grayscale = settings.ToRGB
+	keep, large := ordinary, ordinary
+	keep.Size, keep.ResizeFilter, keep.MaxSide = settings.Size{}, torch.Lanczos, 2048
+	large.Size, large.ResizeFilter = settings.Size{Width: 6000, Height: 6000}, torch.Lanczos
+	for name, data := range map[string][]byte{
+		"baseline JPEG": claim(goldens.Read(t, "pictures/jpeg-420.jpg"), w, h), "progressive JPEG": claim(goldens.Read(t, "pictures/jpeg-progressive.jpg"), w, h),
+		"CMYK JPEG": claim(goldens.Read(t, "pictures/jpeg-cmyk.jpg"), w, h),
+		"PNG":       pngOf(w, h, 8, 2, 0, zeros(1)), "PNG with alpha": pngOf(w, h, 8, 6, 0, zeros(1)), "interlaced PNG": pngOf(w, h, 8, 2, 1, zeros(1)),
+		"GIF": claimingGIF(w, h), "BMP": bmpFile(w, h, 24, 0), "lossy WebP": flatVP8(w, h, 100), "lossless WebP": flatVP8L(w, h),
+		"TIFF":         tiffFile{width: w, height: h, rowsPerStrip: h, bits: 8, samples: 3, compression: 5, photometric: 2, predictor: 2, block: make([]byte, 100)}.bytes(),
+		"TIFF of rows": tiffFile{width: w, height: h, rowsPerStrip: 1, bits: 8, samples: 3, compression: 8, photometric: 2, block: make([]byte, 100)}.bytes(),
+	} {
+		for _, size := range []int{len(data), 4<<20 - 1} { // at 4 MiB the bytes take most of what the pixels leave
+			padded := append(data[:len(data):len(data)], make([]byte, size-len(data))...)
+			for _, c := range []imagecodec.Config{ordinary, keep, large} {
+				if _, err := newCodec(t, c).Prepare(padded); err != nil {
+					t.Errorf("%s of %d bytes, results of %v: %v", name, size, c.Size, err)
+				}
+			}
+		}
+	}
+	// Ten scans are what encoders write.
+	if _, err := decode(t, newCodec(t, ordinary), progressive(w, h, 9, 3)); err != nil {
+		t.Error(err)
+	}
+}
+
+// A decode takes no more memory than its Input says, in all heaps together. The resident set shows it.
+func TestMemoryIsAnUpperBound(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector takes memory of its own")
+	}
+	if os.WriteFile("/proc/self/clear_refs", []byte("5"), 0o600) != nil {
+		t.Skip("the peak of the resident set can't be reset here")
+	}
+	c := config()
+	c.Grayscale = settings.ToRGB
+	keep := c
+	keep.Size = settings.Size{}
+	files := map[string][]byte{}
+	for _, p := range goldens.Load(t).Images {
+		files[p.Name] = goldens.Read(t, p.File)
+	}
+	for _, b := range bombs {
+		if b.refused == decodes {
+			files[b.name] = b.file()
+		}
+	}
+	for _, codec := range []*imagecodec.Codec{newCodec(t, c), newCodec(t, keep)} {
+		for name, data := range files {
+			in, err := codec.Prepare(data)
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			if _, err := decode(t, codec, goldens.Read(t, "pictures/webp-lossy.webp")); err != nil { // its code is compiled once
+				t.Fatal(err)
+			}
+			before := quietPeak(t)
+			p, err := codec.Decode(t.Context(), in)
+			grown := status(t, "VmHWM") - before
+			runtime.KeepAlive(p)
+			// Beside the decode: garbage, the stacks of threads, and pages of code.
+			const slack = 12 << 20
+			if err != nil || grown > in.Memory+slack {
+				t.Errorf("%s: %d KiB instead of %d, %v", name, grown>>10, in.Memory>>10, err)
+			}
+		}
+	}
+}
+
+// quietPeak gives free memory back, resets the peak of the resident set, and returns it.
+func quietPeak(t *testing.T) int64 {
+	t.Helper()
+	debug.FreeOSMemory()
+	torch.ReleaseMemory()
+	if err := os.WriteFile("/proc/self/clear_refs", []byte("5"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return status(t, "VmHWM")
+}
+
+// status returns a size in bytes from /proc/self/status.
+func status(t *testing.T, field string) int64 {
+	t.Helper()
+	text, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, _ := bytes.Cut(text, []byte(field+":"))
+	var size int64
+	if _, err := fmt.Sscanf(string(after), "%d kB", &size); err != nil {
+		t.Fatal(err)
+	}
+	return size << 10
+}
+
+// A result that its format can't hold is refused before it is made.
+func TestFits(t *testing.T) {
+	codec := newCodec(t, config())
+	for _, test := range []struct {
+		width, height int
+		format        settings.Format
+		text          string
+	}{
+		{65500, 1, settings.JPEG, ""}, {1, 65501, settings.JPEG, "1x65501 pixels is too long for JPEG, whose sides are at most 65500 pixels"},
+		{16383, 1, settings.WebP, ""}, {16384, 1, settings.WebP, "16384x1 pixels is too long for WebP, whose sides are at most 16383 pixels"},
+		{70000, 1, settings.PNG, ""},
+	} {
+		err := codec.Fits(test.width, test.height, test.format)
+		if test.text != "" {
+			expectReason(t, err, imagecodec.TooLong, test.text+": ask for format=png")
+		} else if err != nil {
+			t.Error(err)
+		}
 	}
 }

@@ -1,0 +1,5 @@
+//go:build race
+
+package imagecodec_test
+
+const raceEnabled = true
