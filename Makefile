@@ -64,9 +64,10 @@ asan: setup ## the tests of csrc, and the Go tests that call it, under AddressSa
 		$(GO) test -count=1 -asan ./torch ./server/internal/imagecodec
 
 FUZZTIME ?= 30s
-fuzz: build ## fuzz the batcher and the image decoder (FUZZTIME=30s each)
+fuzz: build ## fuzz the batcher, the image decoder and its budget (FUZZTIME=30s each)
 	$(GO) test -run '^$$' -fuzz FuzzContract -fuzztime $(FUZZTIME) -fuzzminimizetime 20x ./server/internal/batch
 	$(GO) test -run '^$$' -fuzz FuzzDecode -fuzztime $(FUZZTIME) -fuzzminimizetime 20x ./server/internal/imagecodec
+	$(GO) test -run '^$$' -fuzz FuzzWork -fuzztime $(FUZZTIME) -fuzzminimizetime 20x -parallel 1 ./server/internal/imagecodec
 
 BENCH_SECONDS ?= 2
 BENCH_ROUNDS ?= 3

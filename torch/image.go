@@ -118,6 +118,9 @@ func DecodeJPEG(ctx context.Context, data []byte, options DecodeOptions, width, 
 	if options.Gray {
 		c.gray = 1
 	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
 	var cancel *atomic.Int32
 	if ctx.Done() != nil {
 		cancel = new(atomic.Int32)

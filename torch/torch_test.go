@@ -2,10 +2,12 @@ package torch_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io/fs"
 	"math"
 	"os"
@@ -529,6 +531,94 @@ func TestImageErrors(t *testing.T) {
 		if bound := torch.JPEGBound(size[0], size[1], size[2]); bound != 0 {
 			t.Errorf("the bound of %v is %d", size, bound)
 		}
+	}
+}
+
+// A Resizer gives the pixels of Resize, however many rows it takes at a time, and refuses more rows than there are.
+func TestResizerTakesRows(t *testing.T) {
+	const width, height, outWidth, outHeight = 61, 47, 33, 90
+	source := goldens.Noise(3, width*height*4)
+	for _, filter := range filters {
+		want := make([]byte, outWidth*outHeight*3)
+		if err := torch.Resize(source, width, height, 4, torch.Upright, filter, outWidth, outHeight, want); err != nil {
+			t.Fatal(err)
+		}
+		for _, rows := range []int{1, 3, 4, height} {
+			got := make([]byte, len(want))
+			r, err := torch.NewResizer(width, height, torch.Upright, filter, outWidth, outHeight, got)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for y := 0; y < height; y += rows {
+				n := min(rows, height-y)
+				if err := r.Push(source[4*width*y:][:4*width*n], n, 4); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if !bytes.Equal(got, want) {
+				t.Errorf("%v, %d rows at a time: differs", filter, rows)
+			}
+			expectKind(t, r.Push(source[:4*width], 1, 4), torch.ErrInvalidArgument)
+			r.Close()
+			r.Close()
+			expectKind(t, r.Push(source[:4*width], 1, 4), torch.ErrClosed)
+		}
+	}
+	_, err := torch.NewResizer(0, 1, torch.Upright, torch.Bilinear, 1, 1, make([]byte, 3))
+	expectKind(t, err, torch.ErrShape)
+}
+
+// The estimate of a resize grows with its sizes, and keeps to small numbers where a filter spans the whole source.
+func TestEstimateResize(t *testing.T) {
+	small, err := torch.EstimateResize(100, 100, torch.Upright, torch.Lanczos, 50, 50)
+	if err != nil {
+		t.Fatal(err)
+	}
+	large, err := torch.EstimateResize(1000, 1000, torch.Upright, torch.Lanczos, 50, 50)
+	if err != nil || large.Memory <= small.Memory || large.Products <= small.Products || large.Weights <= small.Weights {
+		t.Errorf("%+v after %+v, %v", large, small, err)
+	}
+	line, err := torch.EstimateResize(9000, 9000, torch.Upright, torch.Lanczos, 9000, 1)
+	if limit := int64(4 * 9000 * 9000); err != nil || line.Memory > limit {
+		t.Errorf("%+v takes more than %d bytes, %v", line, limit, err)
+	}
+	_, err = torch.EstimateResize(torch.MaxSide+1, 1, torch.Upright, torch.Lanczos, 1, 1)
+	expectKind(t, err, torch.ErrInvalidArgument)
+}
+
+// The blocks of all scans are limited, and the header tells how many the first has.
+func TestDecodeJPEGLimitsItsScans(t *testing.T) {
+	pixels := make([]byte, 8*8*3)
+	for _, test := range []struct {
+		name     string
+		scans    int64 // of the file, as far as they matter
+		buffered bool
+	}{{"jpeg-444.jpg", 1, false}, {"jpeg-progressive.jpg", 2, true}} {
+		jpeg := goldens.Read(t, "pictures/"+test.name)
+		header, err := torch.ReadJPEGHeader(jpeg)
+		if err != nil || header.Buffered != test.buffered || header.Arithmetic || header.Blocks < int64(header.Width*header.Height/64) {
+			t.Fatalf("%s: %+v, %v", test.name, header, err)
+		}
+		options := torch.DecodeOptions{MaxBlocks: test.scans*(header.Blocks+torch.JPEGScanBlocks) - 1}
+		err = torch.DecodeJPEG(t.Context(), jpeg, options, 8, 8, pixels)
+		expectKind(t, err, torch.ErrTooMuchWork)
+		if err != nil && !strings.Contains(err.Error(), fmt.Sprintf("scans of %dx%d pixels", header.Width, header.Height)) {
+			t.Error(err)
+		}
+		options.MaxBlocks = 100 * header.Blocks
+		if err := torch.DecodeJPEG(t.Context(), jpeg, options, 8, 8, pixels); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestDecodeJPEGEndsWithItsContext(t *testing.T) {
+	left := errors.New("left")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(left)
+	err := torch.DecodeJPEG(ctx, goldens.Read(t, "pictures/jpeg-large.jpg"), torch.DecodeOptions{}, 8, 8, make([]byte, 8*8*3))
+	if !errors.Is(err, left) {
+		t.Error(err)
 	}
 }
 

@@ -292,6 +292,51 @@ static void test_values(void) {
   EXPECT(module == NULL);
 }
 
+/* Decoding ends when another thread sets the flag, and when the scans have more blocks than the limit. */
+static void test_limits_of_jpeg(void) {
+  size_t size = 0;
+  uint8_t* jpeg = read_file("pictures/jpeg-progressive.jpg", &size);
+  thd_jpeg_info info = {.struct_size = sizeof info};
+  EXPECT_OK(thd_jpeg_read_header(jpeg, size, &info));
+  EXPECT(info.buffered == 1 && info.arithmetic == 0);
+  EXPECT(info.blocks * 64 >= (int64_t)info.width * info.height && info.memory > info.blocks * 128);
+  uint8_t pixels[8 * 6 * 3];
+  thd_jpeg_decode_options options = {.struct_size = sizeof options,
+                                     .max_blocks = info.blocks + THD_JPEG_SCAN_BLOCKS};
+  EXPECT_CODE(thd_jpeg_decode(jpeg, size, &options, 8, 6, pixels), THD_ERROR_TOO_MUCH_WORK);
+  options.max_blocks = 0;
+  volatile int32_t cancel = 1;
+  options.cancel = &cancel;
+  EXPECT_CODE(thd_jpeg_decode(jpeg, size, &options, 8, 6, pixels), THD_ERROR_CANCELLED);
+  cancel = 0;
+  EXPECT_OK(thd_jpeg_decode(jpeg, size, &options, 8, 6, pixels));
+  free(jpeg);
+}
+
+/* A resizer that takes rows one by one gives the pixels of thd_resize. */
+static void test_resizer(void) {
+  uint8_t source[5 * 4 * 3];
+  for (size_t i = 0; i < sizeof source; i++) source[i] = (uint8_t)(i * 37);
+  uint8_t expected[3 * 7 * 3];
+  uint8_t pixels[sizeof expected];
+  EXPECT_OK(thd_resize(source, 5, 4, 3, 1, THD_BICUBIC, 3, 7, expected));
+  thd_resizer* resizer = NULL;
+  EXPECT_OK(thd_resizer_new(5, 4, 1, THD_BICUBIC, 3, 7, &resizer));
+  for (size_t y = 0; y < 4; y++) EXPECT_OK(thd_resizer_push(resizer, source + y * 5 * 3, 1, 3, pixels));
+  EXPECT(memcmp(pixels, expected, sizeof pixels) == 0);
+  EXPECT_CODE(thd_resizer_push(resizer, source, 1, 3, pixels), THD_ERROR_INVALID_ARGUMENT);
+  EXPECT_CODE(thd_resizer_push(resizer, NULL, 0, 3, pixels), THD_ERROR_INVALID_ARGUMENT);
+  thd_resizer_free(resizer);
+  thd_resizer_free(NULL);
+  EXPECT_CODE(thd_resizer_new(5, 4, 0, THD_BICUBIC, 3, 7, &resizer), THD_ERROR_INVALID_ARGUMENT);
+  EXPECT_CODE(thd_resizer_new(5, 4, 1, THD_BICUBIC, 3, 7, NULL), THD_ERROR_INVALID_ARGUMENT);
+  thd_resize_cost cost = {.struct_size = sizeof cost};
+  EXPECT_OK(thd_resize_estimate(5, 4, 1, THD_BICUBIC, 3, 7, &cost));
+  EXPECT(cost.struct_size == sizeof cost && cost.memory > 0 && cost.weights > 0 && cost.products >= cost.step);
+  cost.struct_size = sizeof(size_t);
+  EXPECT_CODE(thd_resize_estimate(5, 4, 1, THD_BICUBIC, 3, 7, &cost), THD_ERROR_INVALID_ARGUMENT);
+}
+
 /* A gray JPEG is refused, or converted to RGB with equal channels. */
 static void test_gray_jpeg(void) {
   size_t size = 0;
@@ -509,6 +554,8 @@ int main(int count, char** arguments) {
   test_values();
   test_jpeg();
   test_gray_jpeg();
+  test_limits_of_jpeg();
+  test_resizer();
   test_orientations();
   if (failures == 0) printf("smoke: all passed\n");
   return failures == 0 ? 0 : 1;
