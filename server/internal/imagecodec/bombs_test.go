@@ -327,6 +327,7 @@ var bombs = []struct {
 }{
 	{"progressive JPEG of 190 scans", func() []byte { return progressive(9459, 9459, 190, 3) }, imagecodec.TooMuchWork},
 	{"progressive JPEG of 31 scans", func() []byte { return progressive(3000, 3000, 30, 3) }, decodes},
+	{"progressive JPEG of four channels", func() []byte { return progressive(3000, 3000, 20, 4) }, decodes},
 	{"JPEG of 100,000 scans", func() []byte { return progressive(8, 8, 100_000, 3) }, decodes},
 	{"PNG of 16 bits", func() []byte { return pngOf(9459, 9459, 16, 6, 0, zeros(100)) }, imagecodec.TooMuchWork},
 	{"interlaced PNG of 16 bits", func() []byte { return pngOf(9459, 9459, 16, 6, 1, zeros(100)) }, imagecodec.TooMuchWork},

@@ -256,7 +256,7 @@ func (c *Codec) decodeJPEG(ctx context.Context, in *Input, p Image) error {
 		Orientation: in.header.orientation, MaxBlocks: maxBlocks(in),
 	}
 	if in.work < uninterrupted && !in.header.jpeg.Buffered {
-		ctx = context.Background() // the decode is short, and would need memory to see the end of its context
+		ctx = context.WithoutCancel(ctx) // the decode is short, and seeing the end of its context costs memory
 	}
 	err := torch.DecodeJPEG(ctx, in.data, options, p.Width, p.Height, p.Pixels)
 	var failure *torch.Error

@@ -1,6 +1,7 @@
 package imagecodec_test
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -38,10 +39,30 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
-// A costRecord is what FuzzWork found: the file with the most processor time for each kind.
+// starts are the first bytes of the formats, by which files are recognized.
+var starts = []struct{ name, bytes string }{
+	{"JPEG", "\xff\xd8\xff"}, {"PNG", "\x89PNG\r\n\x1a\n"}, {"WebP", "RIFF????WEBPVP8"}, {"GIF", "GIF89a"}, {"BMP", "BM????\x00\x00\x00\x00"},
+	{"TIFF", "II*\x00"}, {"TIFF", "MM\x00*"},
+}
+
+// begun returns a copy of the data that begins as the format does. '?' keeps the data's byte.
+func begun(data []byte, start string) []byte {
+	out := append(make([]byte, 0, len(start)), data...)
+	for i := range len(start) {
+		if i == len(out) {
+			out = append(out, 0)
+		}
+		if start[i] != '?' {
+			out[i] = start[i]
+		}
+	}
+	return out
+}
+
+// A costRecord is what FuzzWork found: the file of each format that took the most processor time.
 type costRecord struct {
 	Executions int
-	Worst      map[string]*costly
+	Worst      map[string]costly
 	folder     string
 }
 
@@ -50,22 +71,18 @@ type costly struct {
 	Bytes        int
 }
 
-// add counts a decode, and writes the record and the file if that was the longest of its kind.
-func (r *costRecord) add(data []byte, used time.Duration) error {
+// add counts a decode, and writes the record and the file if that was the longest of its format.
+func (r *costRecord) add(format string, data []byte, used time.Duration) error {
 	r.Executions++
-	kind := fmt.Sprintf("%.4q", data)
-	worst := r.Worst[kind]
-	if worst == nil {
-		worst = &costly{}
-		r.Worst[kind] = worst
+	longest := used.Seconds()*1000 > r.Worst[format].Milliseconds
+	if longest {
+		r.Worst[format] = costly{used.Seconds() * 1000, len(data)}
 	}
-	longest := used.Seconds()*1000 > worst.Milliseconds
 	if r.folder == "" || !longest && r.Executions%1000 != 0 {
 		return nil
 	}
 	if longest {
-		*worst = costly{used.Seconds() * 1000, len(data)}
-		if err := os.WriteFile(filepath.Join(r.folder, fmt.Sprintf("worst-%x", data[:4])), data, 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(r.folder, "worst-"+format), data, 0o600); err != nil {
 			return err
 		}
 	}
@@ -79,38 +96,46 @@ func (r *costRecord) add(data []byte, used time.Duration) error {
 // FuzzWork looks for files of at most 4 MiB that take long to decode. The budget is one second; the bound is wider, since
 // machines differ and do other things. It writes what it found to the folder in TORCHHERD_FUZZ_RECORD, if that is set.
 func FuzzWork(f *testing.F) {
+	add := func(data []byte) {
+		for i, start := range starts {
+			if bytes.Equal(begun(data, start.bytes), data) {
+				f.Add(uint8(i), data)
+			}
+		}
+	}
 	for _, p := range goldens.Load(f).Images {
-		f.Add(goldens.Read(f, p.File))
+		add(goldens.Read(f, p.File))
 	}
 	for _, b := range bombs {
 		if data := b.file(); len(data) <= 256<<10 {
-			f.Add(data)
+			add(data)
 		}
 	}
 	c := config()
 	c.Grayscale = settings.ToRGB
 	codec := newCodec(f, c)
-	record := costRecord{Worst: map[string]*costly{}, folder: os.Getenv("TORCHHERD_FUZZ_RECORD")}
+	record := costRecord{Worst: map[string]costly{}, folder: os.Getenv("TORCHHERD_FUZZ_RECORD")}
 	const largest, bound = 4 << 20, 4 * time.Second
-	f.Fuzz(func(t *testing.T, data []byte) {
-		if len(data) > largest || len(data) < 4 {
+	f.Fuzz(func(t *testing.T, format uint8, data []byte) {
+		if len(data) > largest {
 			return
 		}
-		data = repaired(data)
+		start := starts[int(format)%len(starts)]
+		data = repaired(begun(data, start.bytes))
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
-		start := cpu.ThreadTime()
+		before := cpu.ThreadTime()
 		p, err := decode(t, codec, data)
-		used := cpu.ThreadTime() - start
+		used := cpu.ThreadTime() - before
 		codec.Recycle(p.Pixels)
 		var failure *imagecodec.Error
 		if err != nil && !errors.As(err, &failure) {
 			t.Fatalf("an error of another type: %v", err)
 		}
 		if used > bound {
-			t.Fatalf("%d bytes took %v", len(data), used)
+			t.Fatalf("%s, %d bytes took %v", start.name, len(data), used)
 		}
-		if err := record.add(data, used); err != nil {
+		if err := record.add(start.name, data, used); err != nil {
 			t.Fatal(err)
 		}
 	})

@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -119,7 +120,7 @@ func TestFilesOf24MegapixelsAreAccepted(t *testing.T) {
 		"TIFF of rows": tiffFile{width: w, height: h, rowsPerStrip: 1, bits: 8, samples: 3, compression: 8, photometric: 2, block: make([]byte, 100)}.bytes(),
 	} {
 		for _, size := range []int{len(data), 4<<20 - 1} { // at 4 MiB the bytes take most of what the pixels leave
-			padded := append(data[:len(data):len(data)], make([]byte, size-len(data))...)
+			padded := slices.Concat(data, make([]byte, size-len(data)))
 			for _, c := range []imagecodec.Config{ordinary, keep, large} {
 				if _, err := newCodec(t, c).Prepare(padded); err != nil {
 					t.Errorf("%s of %d bytes, results of %v: %v", name, size, c.Size, err)
