@@ -90,6 +90,8 @@ type DecodeOptions struct {
 	Gray bool
 	// MaxBlocks limits the blocks that all scans together decode; each scan counts JPEGScanBlocks more. 0: no limit.
 	MaxBlocks int64
+	// Uncancelled looks at the context only before it decodes, which saves the memory to watch it.
+	Uncancelled bool
 }
 
 // JPEGScanBlocks is what reading a scan's header and tables costs, in blocks.
@@ -122,7 +124,7 @@ func DecodeJPEG(ctx context.Context, data []byte, options DecodeOptions, width, 
 		return context.Cause(ctx)
 	}
 	var cancel *atomic.Int32
-	if ctx.Done() != nil {
+	if !options.Uncancelled && ctx.Done() != nil {
 		cancel = new(atomic.Int32)
 		defer context.AfterFunc(ctx, func() { cancel.Store(1) })()
 	}

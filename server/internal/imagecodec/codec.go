@@ -162,29 +162,36 @@ func (in *Input) Size() (width, height int) { return in.width, in.height }
 // Prepare recognizes a file's format, reads its header and makes all checks that the header allows. It is cheap, needs no
 // slot, and keeps the data. Its errors are *Errors.
 func (c *Codec) Prepare(data []byte) (*Input, error) {
-	format := sniff(data)
-	if format == nil {
-		if len(data) == 0 {
-			return nil, &Error{UnknownFormat, "the body is empty: send the image as the request body (" + formatNames + ")"}
-		}
-		return nil, &Error{UnknownFormat, "unknown image format: send " + formatNames}
+	in := new(Input) // short enough to be inlined, so that the Input can be on the caller's stack
+	if err := c.prepare(in, data); err != nil {
+		return nil, err
 	}
-	in := &Input{data: data, format: format}
+	return in, nil
+}
+
+func (c *Codec) prepare(in *Input, data []byte) error {
+	in.data, in.format = data, sniff(data)
+	if in.format == nil {
+		if len(data) == 0 {
+			return &Error{UnknownFormat, "the body is empty: send the image as the request body (" + formatNames + ")"}
+		}
+		return &Error{UnknownFormat, "unknown image format: send " + formatNames}
+	}
 	err := c.readHeader(in)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	h := &in.header
 	in.resize, err = torch.EstimateResize(h.width, h.height, h.orientation, c.config.ResizeFilter, in.width, in.height)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := c.checkWork(in); err != nil {
-		return nil, err
+		return err
 	}
 	in.rows = rowsAtATime(in)
 	in.Memory = h.memory + in.resize.Memory + 3*int64(in.width)*int64(in.height) + 3*int64(h.width)*int64(in.rows) + memoryOfDecode
-	return in, nil
+	return nil
 }
 
 // readHeader sets the Input's header and the size of its result.
@@ -232,12 +239,16 @@ func (c *Codec) decode(ctx context.Context, in *Input, p Image) error {
 	if in.format.decode == nil {
 		return c.decodeJPEG(ctx, in, p)
 	}
+	return c.decodeOther(ctx, *in, p)
+}
+
+func (c *Codec) decodeOther(ctx context.Context, in Input, p Image) error {
 	resizer, err := torch.NewResizer(in.header.width, in.header.height, torch.Upright, c.config.ResizeFilter, in.width, in.height, p.Pixels)
 	if err != nil {
 		return err
 	}
 	defer resizer.Close()
-	err = in.format.decode(in, &sink{ctx: ctx, resizer: resizer, width: in.header.width, rows: in.rows})
+	err = in.format.decode(&in, &sink{ctx: ctx, resizer: resizer, width: in.header.width, rows: in.rows})
 	var failure *Error
 	switch {
 	case err == nil:
@@ -254,18 +265,25 @@ func (c *Codec) decodeJPEG(ctx context.Context, in *Input, p Image) error {
 	options := torch.DecodeOptions{
 		MaxPixels: c.config.MaxPixels, Scaled: c.config.JPEGScale, Filter: c.config.ResizeFilter, Gray: true,
 		Orientation: in.header.orientation, MaxBlocks: maxBlocks(in),
-	}
-	if in.work < uninterrupted && !in.header.jpeg.Buffered {
-		ctx = context.WithoutCancel(ctx) // the decode is short, and seeing the end of its context costs memory
+		// Seeing the end of the context costs memory, and a short decode ends by itself.
+		Uncancelled: in.work < uninterrupted && !in.header.jpeg.Buffered,
 	}
 	err := torch.DecodeJPEG(ctx, in.data, options, p.Width, p.Height, p.Pixels)
+	if err == nil {
+		return nil
+	}
+	return explainJPEG(err)
+}
+
+// explainJPEG turns torch's errors about the file into this package's.
+func explainJPEG(err error) error {
 	var failure *torch.Error
 	if !errors.As(err, &failure) {
 		return err
 	}
 	switch failure.Kind {
 	case torch.ErrBadImage:
-		return broken(in.format.name, errors.New(failure.Detail))
+		return broken("JPEG", errors.New(failure.Detail))
 	case torch.ErrTooMuchWork:
 		return &Error{TooMuchWork, "too much work: " + failure.Detail + ": send a baseline JPEG, or fewer pixels"}
 	default:

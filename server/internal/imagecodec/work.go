@@ -46,7 +46,7 @@ const (
 	perPixel       = 1 * nanosecond   // a pixel that is handed to the resize there
 	perConverted   = 2 * nanosecond   // a pixel that is converted to RGB before
 	perInflateByte = 135 * nanosecond // a byte of deflated data; see the decision about blocks that hold only tables
-	perPNGByte     = 3 * nanosecond   // a byte of a row: inflated and unfiltered
+	perPNGByte     = 2500             // a byte of a row: inflated and unfiltered
 	perMergedPixel = 3 * nanosecond   // a pixel of an interlaced PNG, put into its place
 	perGIFByte     = 20 * nanosecond
 	perGIFPixel    = 5 * nanosecond
