@@ -382,20 +382,22 @@ func unfilterPaeth(row, above []byte, size int) {
 		return
 	}
 	above = above[:len(row)]
-	for i := range min(size, len(row)) {
-		row[i] += above[i]
-	}
-	for i := size; i < len(row); i++ {
-		left, up, corner := int(row[i-size]), int(above[i]), int(above[i-size])
-		toLeft, toUp := abs(up-corner), abs(left-corner) // how far left+up-corner is from each
-		toCorner := abs(left + up - 2*corner)
-		switch {
-		case toLeft <= toUp && toLeft <= toCorner:
-			row[i] += byte(left)
-		case toUp <= toCorner:
-			row[i] += byte(up)
-		default:
-			row[i] += byte(corner)
+	for c := range min(size, len(row)) {
+		left, corner := 0, 0 // none before the first pixel
+		for i := c; i < len(row); i += size {
+			up := int(above[i])
+			toLeft, toUp := up-corner, left-corner // how far left+up-corner is from each, with a sign
+			toCorner := abs(toLeft + toUp)
+			toLeft, toUp = abs(toLeft), abs(toUp)
+			switch {
+			case toLeft <= toUp && toLeft <= toCorner:
+			case toUp <= toCorner:
+				left = up
+			default:
+				left = corner
+			}
+			left = (left + int(row[i])) & 0xff
+			row[i], corner = byte(left), up
 		}
 	}
 }
