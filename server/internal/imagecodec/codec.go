@@ -35,6 +35,7 @@ type Config struct {
 	Weight        int        // relative to other Codecs that share the Slots; 1 or more
 	MaxPixels     int64      // of an image as sent, checked before memory is allocated; 1 or more
 	RefusePalette bool       // refuse palette images with NotRGB instead of converting them to RGB
+	Pixels        Memory     // of decoded images and Alloc; nil: Go's heap
 
 	Size         settings.Size // zero: each image keeps its own size, within MaxSide and MultipleOf
 	MaxSide      int
@@ -121,6 +122,14 @@ func broken(format string, err error) error {
 	return &Error{Broken, fmt.Sprintf("broken %s: %v", format, err)}
 }
 
+// A Memory is where the pixels of images lie. It is safe for concurrent use.
+type Memory interface {
+	// Alloc returns size bytes of undefined content.
+	Alloc(size int) []byte
+	// Free takes memory of Alloc back, and reports whether it was that. For other memory it does nothing.
+	Free(memory []byte) bool
+}
+
 // A Codec decodes and encodes images. It is safe for concurrent use.
 type Codec struct {
 	config Config
@@ -186,6 +195,7 @@ func (c *Codec) decodeJPEG(data []byte) (Image, error) {
 	}
 	p := c.newImage(width, height)
 	if err := torch.DecodeJPEG(data, options, width, height, p.Pixels); err != nil {
+		c.Recycle(p.Pixels)
 		return Image{}, explainJPEG(err)
 	}
 	return p, nil
@@ -233,8 +243,11 @@ func (c *Codec) decodeOther(format *format, data []byte) (Image, error) {
 	}
 	raw := toRaw(img)
 	p := c.newImage(width, height)
-	err = torch.Resize(raw.pixels, raw.width, raw.height, raw.channels, torch.Upright, c.config.ResizeFilter, width, height, p.Pixels)
-	return p, err
+	if err := torch.Resize(raw.pixels, raw.width, raw.height, raw.channels, torch.Upright, c.config.ResizeFilter, width, height, p.Pixels); err != nil {
+		c.Recycle(p.Pixels)
+		return Image{}, err
+	}
+	return p, nil
 }
 
 // target returns Target and checks it against the pixel limit, unless all images have one size: where the sides must be
@@ -261,11 +274,20 @@ func (c *Codec) checkPixels(width, height int) error {
 }
 
 func (c *Codec) newImage(width, height int) Image {
-	return Image{Width: width, Height: height, Channels: 3, Pixels: c.pool.get(width * height * 3)}
+	return Image{Width: width, Height: height, Channels: 3, Pixels: c.Alloc(width * height * 3)}
 }
 
-// Alloc returns size bytes of undefined content, recycled or newly allocated.
-func (c *Codec) Alloc(size int) []byte { return c.pool.get(size) }
+// Alloc returns memory for pixels: size bytes of undefined content, recycled or newly allocated.
+func (c *Codec) Alloc(size int) []byte {
+	if c.config.Pixels != nil {
+		return c.config.Pixels.Alloc(size)
+	}
+	return c.pool.get(size)
+}
 
 // Recycle takes back memory from Decode, Encode or Alloc. The caller must not use it afterwards.
-func (c *Codec) Recycle(memory []byte) { c.pool.put(memory) }
+func (c *Codec) Recycle(memory []byte) {
+	if c.config.Pixels == nil || !c.config.Pixels.Free(memory) {
+		c.pool.put(memory)
+	}
+}

@@ -26,7 +26,7 @@ type preparation struct {
 	codec    *imagecodec.Codec
 	throttle cpu.Throttle
 
-	modules []*torch.Module
+	copies  []servable.Instance
 	threads int // that a forward may use; 0: not chosen yet
 	warmUp  WarmUp
 	timings []Timing
@@ -62,11 +62,11 @@ func (p *preparation) device(instance int) torch.Device { return p.devices[insta
 func (p *preparation) run() (*Loaded, error) {
 	start := time.Now()
 	if err := p.onLoadThread(p.loadInstances); err != nil {
-		return nil, errors.Join(err, servable.CloseModules(p.modules))
+		return nil, errors.Join(err, servable.CloseInstances(p.copies))
 	}
 	l := p.loader
 	s, err := servable.New(servable.Config{
-		Name: l.source.Name(), Settings: p.cfg, Modules: p.modules, Codec: p.codec, Threads: p.threads,
+		Name: l.source.Name(), Settings: p.cfg, Instances: p.copies, Codec: p.codec, Threads: p.threads,
 		Shares: l.shared.Shares, Log: l.shared.Log,
 	})
 	if err != nil {
@@ -127,7 +127,7 @@ func (p *preparation) loadInstance(instance int) error {
 			PackageFolder: p.loader.shared.PackageFolder, Values: p.cfg.TensorValues(),
 		})
 		if err == nil {
-			p.modules = append(p.modules, module)
+			p.copies = append(p.copies, servable.InProcess(module))
 		}
 		return err
 	})
@@ -152,7 +152,7 @@ func (e sizeError) Unwrap() error { return e.error }
 // checkAt checks an instance on images of one size, and runs it until it runs at full speed.
 func (p *preparation) checkAt(instance, width, height int) error {
 	err := p.step(func() error {
-		return p.modules[instance].CheckFinite(servable.Stack(testImages(1, width, height)))
+		return p.copies[instance].CheckFinite(servable.Stack(testImages(1, width, height)))
 	})
 	if err != nil {
 		err = explainWarmUp(1, width, height, err)
@@ -184,9 +184,13 @@ func (p *preparation) compile(instance, width, height int) error {
 
 // forward runs a batch on an instance, outside of any runner.
 func (p *preparation) forward(instance int, items []imagecodec.Image) error {
-	answer, err := p.modules[instance].ForwardImages(servable.Stack(items))
-	if err == nil {
-		_, err = answer.Read(p.codec.Alloc)
+	finish, err := p.copies[instance].Start(servable.Stack(items), p.codec.Alloc)
+	if err != nil {
+		return err
+	}
+	out, err := finish()
+	for _, pixels := range out.Items {
+		p.codec.Recycle(pixels)
 	}
 	return err
 }
@@ -212,22 +216,29 @@ func (p *preparation) warmUpRunners(s *servable.Servable) error {
 	}
 	return s.OnEachRunner(func(instance int) error {
 		if p.request.Background {
-			if err := torch.SetNumThreads(1); err != nil {
+			if err := p.copies[instance].SetThreads(1); err != nil {
 				return err
 			}
 		}
 		err := p.eachSize(func(width, height int) error {
 			return p.eachBatch(p.runnerOf(s, instance), width, height, 1)
 		})
-		return errors.Join(err, torch.SetNumThreads(p.threads))
+		return errors.Join(err, p.copies[instance].SetThreads(p.threads))
 	})
 }
 
 // runnerOf returns a function that runs a batch on an instance; for use within OnEachRunner.
 func (p *preparation) runnerOf(s *servable.Servable, instance int) func([]imagecodec.Image) error {
 	return func(items []imagecodec.Image) error {
-		_, err := s.Run(instance, items)
+		results, err := s.Run(instance, items)
+		p.recycle(results)
 		return err
+	}
+}
+
+func (p *preparation) recycle(images []imagecodec.Image) {
+	for _, each := range images {
+		p.codec.Recycle(each.Pixels)
 	}
 }
 
@@ -304,6 +315,7 @@ func (p *preparation) timeBatch(s *servable.Servable, items []imagecodec.Image) 
 			return Timing{}, err
 		}
 		durations[i], t.Output = time.Since(start), results[0]
+		p.recycle(results)
 	}
 	slices.Sort(durations)
 	t.Duration = durations[len(durations)/2]

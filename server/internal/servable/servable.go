@@ -24,12 +24,12 @@ import (
 type Config struct {
 	Name     string // of the model; its share of the cores goes by this name
 	Settings settings.Settings
-	// Modules are the instances of the model, at least one. The Servable closes them.
-	Modules []*torch.Module
-	Codec   *imagecodec.Codec
-	Threads int // that a forward may use on the CPU; 1 or more
-	Shares  *cpu.Shares
-	Log     zerolog.Logger
+	// Instances are the copies of the model, at least one. The Servable closes them.
+	Instances []Instance
+	Codec     *imagecodec.Codec
+	Threads   int // that a forward may use on the CPU; 1 or more
+	Shares    *cpu.Shares
+	Log       zerolog.Logger
 }
 
 // A Servable is a loaded model that answers requests. Its methods are safe for concurrent use.
@@ -42,58 +42,91 @@ type Servable struct {
 // shape is what must be equal for images to share a batch.
 type shape struct{ width, height int }
 
-type batcher = batch.Batcher[shape, imagecodec.Image, imagecodec.Image]
+// A batch's items are jobs, and its results the jobs' own errors: nil if a job has its output.
+type batcher = batch.Batcher[shape, *job, error]
 
-// New starts the runners of the model, one for each module. The caller must Close the Servable. On an error New closes
-// the modules.
+// New starts the runners of the model, one for each instance. The caller must Close the Servable. On an error New closes
+// the instances.
 func New(c Config) (*Servable, error) {
 	s := &Servable{config: c}
 	var err error
-	s.batcher, err = batch.New(batch.Config[shape, imagecodec.Image, imagecodec.Image]{
+	s.batcher, err = batch.New(batch.Config[shape, *job, error]{
 		MaxBatchSize: c.Settings.MaxBatchSize,
 		MaxQueueSize: c.Settings.MaxQueueSize,
 		MaxWait:      c.Settings.MaxWait,
 		FixedWait:    c.Settings.WaitPolicy == settings.Fixed,
-		Runners:      len(c.Modules),
-		Shape:        func(i imagecodec.Image) shape { return shape{i.Width, i.Height} },
+		Runners:      len(c.Instances),
+		Shape:        func(j *job) shape { return shape{j.input.Width, j.input.Height} },
 		Setup:        s.bindThread,
 		Run:          s.start,
 	})
 	if err != nil {
-		return nil, errors.Join(err, CloseModules(c.Modules))
+		return nil, errors.Join(err, CloseInstances(c.Instances))
 	}
 	return s, nil
 }
 
-// bindThread gives a runner's thread the model's share of the cores and its number of threads for a forward.
-func (s *Servable) bindThread(int) error {
-	if err := s.config.Shares.Enter(s.config.Name); err != nil {
-		return err
-	}
-	return torch.SetNumThreads(s.config.Threads)
+// bindThread prepares a runner's thread for its instance.
+func (s *Servable) bindThread(instance int) error {
+	return s.config.Instances[instance].Bind(s.config.Shares, s.config.Name, s.config.Threads)
 }
 
 // start begins a batch on an instance. The returned function waits for the results.
-func (s *Servable) start(instance int, items []imagecodec.Image) (func() ([]imagecodec.Image, error), error) {
-	in := Stack(items)
-	s.config.Log.Debug().Int("batch", len(items)).Int("width", in.Width).Int("height", in.Height).Msg("forward")
-	answer, err := s.config.Modules[instance].ForwardImages(in)
+func (s *Servable) start(instance int, jobs []*job) (func() ([]error, error), error) {
+	held := make([]*job, 0, len(jobs))
+	for _, j := range jobs {
+		if j.hold() {
+			held = append(held, j)
+		}
+	}
+	// Nobody waits for the error of a job that was given up.
+	errs := make([]error, len(jobs))
+	if len(held) == 0 {
+		return func() ([]error, error) { return errs, nil }, nil
+	}
+	finish, err := s.startImages(instance, stack(held))
 	if err != nil {
+		s.drop(held)
 		return nil, err
 	}
-	return func() ([]imagecodec.Image, error) { return s.read(answer) }, nil
+	return func() ([]error, error) {
+		defer s.drop(held)
+		out, err := finish()
+		if err != nil {
+			return nil, err
+		}
+		for i, j := range held {
+			j.output = out[i]
+		}
+		return errs, nil
+	}, nil
 }
 
-func (s *Servable) read(answer *torch.Answer) ([]imagecodec.Image, error) {
-	out, err := answer.Read(s.config.Codec.Alloc)
+func (s *Servable) drop(jobs []*job) {
+	for _, j := range jobs {
+		j.drop(s.config.Codec)
+	}
+}
+
+// startImages begins a batch of images on an instance. The returned function waits for the results.
+func (s *Servable) startImages(instance int, items []imagecodec.Image) (func() ([]imagecodec.Image, error), error) {
+	in := Stack(items)
+	s.config.Log.Debug().Int("batch", len(items)).Int("width", in.Width).Int("height", in.Height).Msg("forward")
+	finish, err := s.config.Instances[instance].Start(in, s.config.Codec.Alloc)
 	if err != nil {
 		return nil, err
 	}
-	results := make([]imagecodec.Image, len(out.Items))
-	for i, pixels := range out.Items {
-		results[i] = imagecodec.Image{Width: out.Width, Height: out.Height, Channels: out.Channels, Pixels: pixels}
-	}
-	return results, nil
+	return func() ([]imagecodec.Image, error) {
+		out, err := finish()
+		if err != nil {
+			return nil, err
+		}
+		results := make([]imagecodec.Image, len(out.Items))
+		for i, pixels := range out.Items {
+			results[i] = imagecodec.Image{Width: out.Width, Height: out.Height, Channels: out.Channels, Pixels: pixels}
+		}
+		return results, nil
+	}, nil
 }
 
 // Stack returns images of one size as a batch for a module. It copies no pixels.
@@ -106,9 +139,9 @@ func Stack(items []imagecodec.Image) torch.Images {
 }
 
 // Run takes one batch of images of equal size through an instance, outside the queue, and returns the results in order.
-// It must be called on the instance's runner thread: within OnEachRunner.
+// The caller may recycle them. Run must be called on the instance's runner thread: within OnEachRunner.
 func (s *Servable) Run(instance int, items []imagecodec.Image) ([]imagecodec.Image, error) {
-	finish, err := s.start(instance, items)
+	finish, err := s.startImages(instance, items)
 	if err != nil {
 		return nil, err
 	}
@@ -171,25 +204,29 @@ func (s *Servable) Process(ctx context.Context, body io.Reader, o Options) (Resp
 	if err != nil {
 		return r, err
 	}
-	reply, err := arrival.Submit(ctx, input)
+	codec := s.config.Codec
+	j := newJob(input)
+	reply, err := arrival.Submit(ctx, j)
+	if err == nil {
+		err = reply.Result
+	}
 	if err != nil {
-		// The image may still be in a running batch, so its memory isn't recycled.
+		j.drop(codec)
 		if run := (*batch.RunError)(nil); errors.As(err, &run) {
 			err = &ModelError{run.Err}
 		}
 		return r, err
 	}
-	codec := s.config.Codec
-	codec.Recycle(input.Pixels)
+	codec.Recycle(input.Pixels) // the batch has dropped the job
 	r.Stages.Queue, r.Stages.Forward, r.Stages.BatchSize = reply.Queue, reply.Run, reply.BatchSize
 
 	start := time.Now()
-	encoded, err := codec.Encode(ctx, reply.Result, o.Format)
+	encoded, err := codec.Encode(ctx, j.output, o.Format)
 	r.Stages.Encode = time.Since(start)
+	codec.Recycle(j.output.Pixels)
 	if err != nil {
 		return r, err
 	}
-	codec.Recycle(reply.Result.Pixels)
 	r.Body, r.codec = encoded, codec
 	return r, nil
 }
@@ -231,34 +268,25 @@ type Info struct {
 func (s *Servable) Info() Info {
 	var devices []string
 	seen := map[torch.Device]bool{}
-	for _, module := range s.config.Modules {
-		if device := module.Info().Device; !seen[device] {
+	for _, instance := range s.config.Instances {
+		if device := instance.Info().Device; !seen[device] {
 			seen[device] = true
 			devices = append(devices, device.String())
 		}
 	}
 	return Info{
-		Info: s.config.Modules[0].Info(), Settings: s.config.Settings,
-		Devices: strings.Join(devices, ","), Instances: len(s.config.Modules), Threads: s.config.Threads,
+		Info: s.config.Instances[0].Info(), Settings: s.config.Settings,
+		Devices: strings.Join(devices, ","), Instances: len(s.config.Instances), Threads: s.config.Threads,
 	}
 }
 
 // StopWaiting launches incomplete batches at once from now on; see batch.Batcher.StopWaiting.
 func (s *Servable) StopWaiting() { s.batcher.StopWaiting() }
 
-// Close answers the accepted requests, closes the modules and returns their memory to the system.
+// Close answers the accepted requests, closes the instances and returns their memory to the system.
 func (s *Servable) Close() error {
 	s.batcher.Close()
-	err := CloseModules(s.config.Modules)
+	err := CloseInstances(s.config.Instances)
 	torch.ReleaseMemory()
 	return err
-}
-
-// CloseModules closes all modules and joins their errors.
-func CloseModules(modules []*torch.Module) error {
-	var errs []error
-	for _, module := range modules {
-		errs = append(errs, module.Close())
-	}
-	return errors.Join(errs...)
 }
