@@ -23,6 +23,7 @@ import (
 	"github.com/torchherd/torchherd/server/internal/admin"
 	"github.com/torchherd/torchherd/server/internal/app"
 	"github.com/torchherd/torchherd/server/internal/cli"
+	"github.com/torchherd/torchherd/server/internal/isolation"
 	"github.com/torchherd/torchherd/server/internal/lifecycle"
 	"github.com/torchherd/torchherd/server/internal/readiness"
 )
@@ -33,6 +34,7 @@ import (
 const beTheCommand = "TORCHHERD_TEST_BE_THE_COMMAND"
 
 func TestMain(m *testing.M) {
+	isolation.Main()
 	if os.Getenv(beTheCommand) != "" {
 		cli.Main("test") // never returns
 	}
@@ -42,9 +44,10 @@ func TestMain(m *testing.M) {
 // limit is how long a test waits for an event before it fails.
 const limit = time.Minute
 
-// serveArguments returns the arguments of `torchherd serve`: those of all tests, then these.
+// serveArguments returns the arguments of `torchherd serve`: those of all tests, then these. A trial of each version would
+// double the time of the tests, so only those of trials have it.
 func serveArguments(arguments []string) []string {
-	return append([]string{"--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--log-format", "json", "--log-level", "debug"}, arguments...)
+	return append([]string{"--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--log-format", "json", "--log-level", "debug", "--no-trial"}, arguments...)
 }
 
 // A server is a running torchherd.

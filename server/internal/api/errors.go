@@ -38,6 +38,8 @@ var (
 	errBadTimeout   = &failure{status: http.StatusBadRequest, text: "X-Request-Timeout must be seconds or a duration above 0, such as 2.5 or 500ms"}
 	errBadFormat    = &failure{status: http.StatusBadRequest, text: "unknown format: use format=jpeg, png or webp"}
 	errModelFailed  = &failure{status: http.StatusInternalServerError, text: "the model failed on this image's batch: see the server's log under this response's X-Request-Id"}
+	errCrashed      = &failure{status: http.StatusServiceUnavailable, text: "the model's process ended during this image's batch: try again"}
+	errCrashesModel = &failure{status: http.StatusUnprocessableEntity, text: "the model crashes on this image"}
 	errInternal     = &failure{status: http.StatusInternalServerError, text: "internal error: see the server's log under this response's X-Request-Id"}
 	errNoFile       = &failure{status: http.StatusBadRequest, text: "the form has no file: send one by curl -F file=@photo.jpg"}
 	errNotFound     = &failure{status: http.StatusNotFound, text: "not found: send an image to /image by curl -T photo.jpg"}
@@ -63,6 +65,7 @@ func explain(err error) (response *failure, cause error) {
 	var (
 		own       *failure
 		ofModel   *servable.ModelError
+		crash     *servable.CrashError
 		unusable  *imagecodec.Error
 		httpError *echo.HTTPError
 	)
@@ -71,6 +74,10 @@ func explain(err error) (response *failure, cause error) {
 		return own, nil
 	case errors.As(err, &ofModel):
 		return errModelFailed, ofModel.Cause
+	case errors.As(err, &crash) && crash.OfImage:
+		return errCrashesModel, crash.Cause
+	case errors.As(err, &crash):
+		return errCrashed, crash.Cause
 	case errors.As(err, &unusable):
 		return &failure{status: imageStatuses[unusable.Reason], sanic: http.StatusInternalServerError, text: unusable.Text}, nil
 	case errors.Is(err, batch.ErrFull):
@@ -107,7 +114,7 @@ func (s *Server) respondError(err error, c echo.Context) {
 	}
 	header := c.Response().Header()
 	switch response {
-	case errBusy, errNotReady:
+	case errBusy, errNotReady, errCrashed:
 		header.Set("Retry-After", "1")
 	case errDraining, errTooLarge: // after errTooLarge the rest of the body isn't read
 		header.Set("Connection", "close")

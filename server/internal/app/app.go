@@ -43,8 +43,11 @@ type Options struct {
 	Settle     time.Duration // with Watch, how long nothing may change before that
 	DrainDelay time.Duration // how long Stop lets a server that is no longer ready go on accepting images
 
-	PackageFolder  string // see torch.Options
-	MaxModelMemory int64  // bytes; 0: no limit
+	PackageFolder  string        // see torch.Options
+	MaxModelMemory int64         // bytes; 0: no limit
+	Trial          bool          // load each version in a child process first; see loader.Shared
+	Isolate        bool          // serve versions in child processes
+	ForwardTimeout time.Duration // see loader.Shared
 	// Override, if set, changes each version's settings last.
 	Override func(*settings.Settings)
 	// CPUOnly says that no model will use CUDA, so that CUDA's libraries needn't be loaded.
@@ -84,6 +87,7 @@ func New(o Options) (*App, error) {
 	shared := &loader.Shared{
 		Slots: cpu.NewSlots(cpu.SlotCount(o.Cores)), Cores: o.Cores, Shares: cpu.NewShares(),
 		MaxPixels: o.MaxPixels, RefusePalette: o.Sanic, PackageFolder: o.PackageFolder, MaxMemory: o.MaxModelMemory,
+		Trial: o.Trial, Isolate: o.Isolate, ForwardTimeout: o.ForwardTimeout,
 		Override: a.override, Log: o.Log,
 	}
 	models, sources, err := OpenModels(o.Models, shared)

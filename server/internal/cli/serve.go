@@ -46,6 +46,9 @@ type Serve struct {
 	LogFormat      string        `default:"auto" enum:"auto,json,console" help:"auto: console on a terminal, else json." group:"Server"`
 	LogLevel       string        `default:"info" enum:"debug,info,warn,error" help:"debug, info, warn or error." group:"Server"`
 
+	Trial   bool `default:"true" negatable:"" help:"Load each version in a child process first, so that one that crashes or hangs can't end the server." group:"Machine"`
+	Isolate bool `help:"Serve each instance of a model in a child process, whose crash costs only its batch." group:"Machine"`
+
 	Config kong.ConfigFlag `help:"YAML file with values of flags, by their names." group:"Server" placeholder:"FILE"`
 }
 
@@ -109,7 +112,7 @@ func (s *Serve) options(version string, cores int, log zerolog.Logger) app.Optio
 		Models: s.Model, Listen: s.Listen, AdminListen: s.AdminListen,
 		MaxUpload: int64(s.MaxUpload), MaxPixels: s.MaxPixels, RequestTimeout: s.RequestTimeout, Sanic: s.Compat == "sanic",
 		Watch: s.Watch, Settle: s.Settle, DrainDelay: s.DrainDelay,
-		PackageFolder: s.PackageFolder, MaxModelMemory: int64(s.MaxModelMemory), Override: s.override,
+		PackageFolder: s.PackageFolder, MaxModelMemory: int64(s.MaxModelMemory), Trial: s.Trial, Isolate: s.Isolate, Override: s.override,
 		CPUOnly: s.Device != nil && slices.Equal(*s.Device, settings.Devices{torch.CPU}),
 		Cores:   cores, Version: version, Log: log,
 	}

@@ -8,8 +8,8 @@ import (
 )
 
 // An Instance is one copy of a model on a device: in this process (InProcess) or in a process of its own
-// (isolation.Runner). One runner uses it, so calls of one instance never overlap, except that finish functions and Healthy
-// may be called at any time.
+// (*isolation.Runner). One of the batcher's runners uses it, so its calls never overlap, except those of the functions
+// that Start returns, and of Healthy.
 type Instance interface {
 	Info() torch.Info
 	// Bind prepares the calling thread, which is the runner's own, for batches: with the model's share of the cores, and

@@ -34,6 +34,9 @@ func (j *job) hold() bool {
 	}
 }
 
+// givenUp reports whether only the batch that asks holds the job, so that nobody waits for its result.
+func (j *job) givenUp() bool { return j.holders.Load() == 1 }
+
 // drop ends a hold.
 func (j *job) drop(codec *imagecodec.Codec) {
 	if j.holders.Add(-1) == 0 {

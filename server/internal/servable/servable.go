@@ -8,7 +8,10 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -16,6 +19,7 @@ import (
 	"github.com/torchherd/torchherd/server/internal/batch"
 	"github.com/torchherd/torchherd/server/internal/cpu"
 	"github.com/torchherd/torchherd/server/internal/imagecodec"
+	"github.com/torchherd/torchherd/server/internal/isolation"
 	"github.com/torchherd/torchherd/server/internal/settings"
 	"github.com/torchherd/torchherd/torch"
 )
@@ -37,6 +41,10 @@ type Servable struct {
 	config  Config
 	batcher *batcher
 	bodies  bodyPool
+	pure    atomic.Bool // see SetPure
+	failed  chan error  // capacity 1
+	closing chan struct{}
+	close   sync.Once
 }
 
 // shape is what must be equal for images to share a batch.
@@ -48,7 +56,7 @@ type batcher = batch.Batcher[shape, *job, error]
 // New starts the runners of the model, one for each instance. The caller must Close the Servable. On an error New closes
 // the instances.
 func New(c Config) (*Servable, error) {
-	s := &Servable{config: c}
+	s := &Servable{config: c, failed: make(chan error, 1), closing: make(chan struct{})}
 	var err error
 	s.batcher, err = batch.New(batch.Config[shape, *job, error]{
 		MaxBatchSize: c.Settings.MaxBatchSize,
@@ -63,7 +71,44 @@ func New(c Config) (*Servable, error) {
 	if err != nil {
 		return nil, errors.Join(err, CloseInstances(c.Instances))
 	}
+	for _, instance := range c.Instances {
+		if failed := instance.Failed(); failed != nil {
+			go s.watch(failed)
+		}
+	}
 	return s, nil
+}
+
+// SetPure says whether an image's result depends on the image alone. After the end of an instance's process, its images
+// are then run again. A new Servable isn't pure.
+func (s *Servable) SetPure(pure bool) { s.pure.Store(pure) }
+
+// watch passes an instance's failure on.
+func (s *Servable) watch(failed <-chan error) {
+	select {
+	case err := <-failed:
+		select {
+		case s.failed <- err:
+		default: // another instance has failed before
+		}
+	case <-s.closing:
+	}
+}
+
+// Failed receives an error when an instance keeps failing, which another version may not.
+func (s *Servable) Failed() <-chan error { return s.failed }
+
+// Healthy returns why no instance can run batches at the moment; nil: one can.
+func (s *Servable) Healthy() error {
+	var errs []error
+	for _, instance := range s.config.Instances {
+		err := instance.Healthy()
+		if err == nil {
+			return nil
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }
 
 // bindThread prepares a runner's thread for its instance.
@@ -85,6 +130,15 @@ func (s *Servable) start(instance int, jobs []*job) (func() ([]error, error), er
 		return func() ([]error, error) { return errs, nil }, nil
 	}
 	finish, err := s.startImages(instance, stack(held))
+	if crash := (*isolation.CrashError)(nil); errors.As(err, &crash) {
+		for i, j := range jobs {
+			if slices.Contains(held, j) {
+				errs[i] = s.afterCrash(instance, j, crash)
+			}
+		}
+		s.drop(held)
+		return func() ([]error, error) { return errs, nil }, nil
+	}
 	if err != nil {
 		s.drop(held)
 		return nil, err
@@ -100,6 +154,24 @@ func (s *Servable) start(instance int, jobs []*job) (func() ([]error, error), er
 		}
 		return errs, nil
 	}, nil
+}
+
+// afterCrash runs a job of a batch that ended its instance's process once more, alone, if the model is pure. So a job that
+// ends the process again is told from those that were only in the same batch.
+func (s *Servable) afterCrash(instance int, j *job, crash *isolation.CrashError) error {
+	if !s.pure.Load() || j.givenUp() {
+		return &CrashError{Cause: crash}
+	}
+	out, err := s.Run(instance, []imagecodec.Image{j.input})
+	var again *isolation.CrashError
+	switch {
+	case errors.As(err, &again):
+		return &CrashError{Cause: again, OfImage: true}
+	case err != nil:
+		return &ModelError{err}
+	}
+	j.output = out[0]
+	return nil
 }
 
 func (s *Servable) drop(jobs []*job) {
@@ -190,11 +262,20 @@ type ModelError struct{ Cause error }
 
 func (e *ModelError) Error() string { return "the model failed on a batch: " + e.Cause.Error() }
 
+// A CrashError is the end of the model's process during a batch. It doesn't unwrap, for ModelError's reason.
+type CrashError struct {
+	Cause error
+	// OfImage says that the image ended the process twice, the second time alone, so another try would too.
+	OfImage bool
+}
+
+func (e *CrashError) Error() string { return "the model ended during a batch: " + e.Cause.Error() }
+
 // Process reads an image's bytes from body and returns the model's encoded response. From the first byte on, other
 // requests may wait for this one to share a batch.
 //
 // Errors: those of body's Read, as they are; *imagecodec.Error for bytes that aren't a usable image; batch.ErrFull;
-// batch.ErrClosed; the cause of ctx; *ModelError; and else a failure of the encoder. On an error the Response has the
+// batch.ErrClosed; the cause of ctx; *ModelError; *CrashError; and else a failure of the encoder. On an error the Response has the
 // stages that were reached.
 func (s *Servable) Process(ctx context.Context, body io.Reader, o Options) (Response, error) {
 	var r Response
@@ -283,9 +364,10 @@ func (s *Servable) Info() Info {
 // StopWaiting launches incomplete batches at once from now on; see batch.Batcher.StopWaiting.
 func (s *Servable) StopWaiting() { s.batcher.StopWaiting() }
 
-// Close answers the accepted requests, closes the instances and returns their memory to the system.
+// Close answers the accepted requests, closes the instances and returns their memory to the system. It may be called again.
 func (s *Servable) Close() error {
 	s.batcher.Close()
+	s.close.Do(func() { close(s.closing) })
 	err := CloseInstances(s.config.Instances)
 	torch.ReleaseMemory()
 	return err
