@@ -72,6 +72,12 @@ func startApp(t testing.TB, log zerolog.Logger, arguments []string) *app.App {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return startOptions(t, options)
+}
+
+// startOptions is startApp with options.
+func startOptions(t testing.TB, options app.Options) *app.App {
+	t.Helper()
 	a, err := app.New(options)
 	if err != nil {
 		t.Fatal(err)
@@ -87,7 +93,17 @@ func startApp(t testing.TB, log zerolog.Logger, arguments []string) *app.App {
 func start(t testing.TB, arguments ...string) *embedded {
 	t.Helper()
 	log := newLogLines()
-	a := startApp(t, zerolog.New(log).Level(zerolog.DebugLevel), serveArguments(arguments))
+	options, err := cli.ServeOptions("test", serveArguments(arguments), zerolog.New(log).Level(zerolog.DebugLevel))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return embed(t, options, log)
+}
+
+// embed is start with options that write to this log.
+func embed(t testing.TB, options app.Options, log *logLines) *embedded {
+	t.Helper()
+	a := startOptions(t, options)
 	e := &embedded{server: server{target{t, "http://" + a.Addr()}, target{t, "http://" + a.AdminAddr()}, log}, app: a}
 	var once sync.Once
 	var stopped error

@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"runtime"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 	"unsafe"
 
@@ -25,6 +26,7 @@ const Supported = true
 // Main runs a runner's child and exits, if this process is one. A program that starts runners must call it first.
 func Main() {
 	if os.Getenv(Variable) == "" {
+		mainCalled.Store(true)
 		return
 	}
 	if err := runChild(os.Getenv(Variable)); err != nil && !errors.Is(err, io.EOF) {
@@ -33,6 +35,10 @@ func Main() {
 	}
 	os.Exit(0)
 }
+
+// mainCalled says that this program knows what a child is. Another program would do its own work in it, and perhaps start
+// runners.
+var mainCalled atomic.Bool
 
 // A child is the state of this process as a runner's child.
 type child struct {

@@ -44,6 +44,9 @@ type process struct {
 
 // startProcess starts a child. The caller must call end.
 func startProcess(config *Config, model *os.File) (*process, error) {
+	if !mainCalled.Load() {
+		return nil, errors.New("isolation: this program doesn't call isolation.Main first")
+	}
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("isolation: create a socket pair: %w", err)

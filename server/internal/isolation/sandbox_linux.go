@@ -14,8 +14,8 @@ import (
 )
 
 // readable is what a child may read beside the libraries that the server has loaded: libraries that it loads itself, and
-// what LibTorch, CUDA, glibc and Go read about the machine and the process. The kernel keeps a child from reading the
-// memory and the environment of processes outside its domain in /proc.
+// what LibTorch, CUDA, glibc and Go read about the machine and the process. In /proc the kernel keeps a child from reading
+// the memory and the environment of processes outside its domain.
 var readable = []string{
 	"/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/ld.so.preload", "/etc/localtime", "/dev/null", "/dev/zero", "/dev/urandom",
 	"/proc", "/sys/devices", "/sys/fs/cgroup", "/sys/kernel/mm", "/sys/module/nvidia", "/sys/bus/pci",
@@ -70,6 +70,10 @@ func restrictFiles(scratch string) (lacking []string) {
 	}
 	allow("/dev/null", reading|unix.LANDLOCK_ACCESS_FS_WRITE_FILE)
 	allow(scratch, rights)
+	// Root's child gets no capabilities: with CAP_PERFMON it could read this process's environment. Other users have none,
+	// and aren't permitted to do this.
+	const noRoot, locked = 1, 2
+	_ = unix.Prctl(unix.PR_SET_SECUREBITS, noRoot|locked, 0, 0, 0)
 	err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 	if err == nil {
 		if _, _, failed := unix.Syscall(unix.SYS_LANDLOCK_RESTRICT_SELF, ruleset, 0, 0); failed != 0 {

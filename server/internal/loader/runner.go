@@ -81,7 +81,7 @@ func (p *preparation) explainCrash(err error) error {
 const (
 	leastForward    = 30 * time.Second
 	forwardsPerSlow = 20
-	leastStart      = time.Minute
+	leastStart      = 10 * time.Second
 	startsPerLoad   = 10
 )
 
