@@ -157,7 +157,7 @@ func (c *child) answer(r reply, err error) error {
 // serve answers requests until one is opBind, which it returns.
 func (c *child) serve() ([]byte, error) {
 	for {
-		message, err := c.receive()
+		message, err := c.next()
 		if err != nil {
 			return nil, err
 		}
@@ -172,6 +172,40 @@ func (c *child) serve() ([]byte, error) {
 			return nil, err
 		}
 	}
+}
+
+// next returns the next request that isn't a batch as usual.
+func (c *child) next() ([]byte, error) {
+	if c.model == nil { // the load has failed, and the server ends this process
+		return c.receive()
+	}
+	for {
+		served, err := c.model.ServeImages(controlDescriptor, uint32(opForward), uint32(statusOK), c.arena, c.buffer)
+		switch {
+		case err != nil:
+			return nil, fmt.Errorf("serve batches: %w", err)
+		case len(served.Message) < 4:
+			return nil, io.EOF
+		case served.Answer == nil && served.Err == nil:
+			return served.Message, nil
+		}
+		r := reply{status: statusPending, cpu: uint64(served.CPU)}
+		if served.Err == nil {
+			r.height, r.width, r.channels = served.Answer.Height, served.Answer.Width, served.Answer.Channels
+			c.keep(served.Answer)
+		}
+		if err := c.answer(r, served.Err); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// keep keeps the results of a batch until the server wants them.
+func (c *child) keep(answer *torch.Answer) {
+	if c.pending != nil { // it doesn't any more
+		_, _ = c.pending.Read(nil)
+	}
+	c.pending = answer
 }
 
 // probe is set by tests, which see with it what a child may do.
@@ -248,24 +282,14 @@ func (c *child) batch() torch.Images {
 	return c.images
 }
 
-// forward runs a batch, and writes its results if they have the expected shape.
+// forward runs a batch of which ServeImages knows too little: the shape of its results, or that the model takes it.
 func (c *child) forward() (reply, error) {
 	answer, err := c.model.ForwardImages(c.batch())
 	if err != nil {
 		return reply{}, err
 	}
-	if c.pending != nil { // the server doesn't want it any more
-		_, _ = c.pending.Read(nil)
-	}
-	c.pending = answer
-	r := &c.request
-	shape := reply{status: statusPending, height: answer.Height, width: answer.Width, channels: answer.Channels}
-	if len(r.outputs) == 0 || answer.Height != r.outHeight || answer.Width != r.outWidth || answer.Channels != r.outChannels {
-		return shape, nil
-	}
-	shape.status = statusOK
-	_, err = c.read()
-	return shape, err
+	c.keep(answer)
+	return reply{status: statusPending, height: answer.Height, width: answer.Width, channels: answer.Channels}, nil
 }
 
 // read writes the results of the last batch to the request's outputs.

@@ -51,8 +51,8 @@ type Config struct {
 
 // A Supervision says how a Runner keeps its model running.
 type Supervision struct {
-	// BatchLimit is the time limit of a batch, after which the child is killed.
-	BatchLimit time.Duration
+	// BatchLimit returns the time limit of a batch, after which the child is killed.
+	BatchLimit func(torch.Images) time.Duration
 	// StartLimit is the time limit of the start of a child, warm-up included.
 	StartLimit time.Duration
 	// WarmUp runs the model after a start, by the function that it gets, until it runs at full speed.

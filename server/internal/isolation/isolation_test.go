@@ -219,7 +219,7 @@ func supervise(t *testing.T, r *Runner, limit time.Duration) {
 	if err := r.Bind(cpu.NewShares(), "model", 1); err != nil {
 		t.Fatal(err)
 	}
-	r.Supervise(Supervision{BatchLimit: limit, StartLimit: time.Minute, WarmUp: func(run func(torch.Images) error) error { return run(flat(4, 3, 1)) }})
+	r.Supervise(Supervision{BatchLimit: func(torch.Images) time.Duration { return limit }, StartLimit: time.Minute, WarmUp: func(run func(torch.Images) error) error { return run(flat(4, 3, 1)) }})
 }
 
 // It isn't parallel: it counts descriptors.

@@ -18,7 +18,7 @@ const (
 	opBind                            // go on on a new thread: nice, threads
 	opSetThreads                      // threads
 	opCheck                           // check that the output for the image at an offset is finite
-	opForward                         // run a batch; with offsets for the results, write them too
+	opForward                         // run a batch, and write its results if they have the expected shape
 	opRead                            // write the results of the last forward to these offsets
 	opProbe                           // tests only
 )
@@ -58,9 +58,9 @@ type batchRequest struct {
 	outputs                 []uint64 // offsets in the arena; empty: write no results
 }
 
-// append appends the message of a request.
+// append appends the message of a request, in the form of torch.Module.ServeImages.
 func (r *batchRequest) append(to []byte, op operation) []byte {
-	for _, v := range []int{int(op), r.height, r.width, r.channels, len(r.inputs), r.outHeight, r.outWidth, r.outChannels, len(r.outputs)} {
+	for _, v := range []int{int(op), r.height, r.width, r.channels, len(r.inputs), r.outHeight, r.outWidth, r.outChannels, len(r.outputs), 0} {
 		to = binary.LittleEndian.AppendUint32(to, uint32(v))
 	}
 	for _, offsets := range [][]uint64{r.inputs, r.outputs} {
@@ -73,7 +73,7 @@ func (r *batchRequest) append(to []byte, op operation) []byte {
 
 // parse reads what append has written, without the operation. It reuses the slices.
 func (r *batchRequest) parse(from []byte) error {
-	const header = 8 * 4
+	const header = 9 * 4
 	if len(from) < header {
 		return errShort
 	}
@@ -116,25 +116,24 @@ type reply struct {
 	text                    []byte
 }
 
+// append appends the message of a reply, in the form of torch.Module.ServeImages.
 func (r *reply) append(to []byte) []byte {
-	to = binary.LittleEndian.AppendUint32(to, uint32(r.status))
-	to = binary.LittleEndian.AppendUint64(to, r.cpu)
-	for _, v := range []int{r.height, r.width, r.channels} {
+	for _, v := range []int{int(r.status), r.height, r.width, r.channels} {
 		to = binary.LittleEndian.AppendUint32(to, uint32(v))
 	}
-	return append(to, r.text...)
+	return append(binary.LittleEndian.AppendUint64(to, r.cpu), r.text...)
 }
 
 func (r *reply) parse(from []byte) error {
-	const header = 4 + 8 + 3*4
+	const header = 4*4 + 8
 	if len(from) < header {
 		return errShort
 	}
 	r.status = status(binary.LittleEndian.Uint32(from))
-	r.cpu = binary.LittleEndian.Uint64(from[4:])
 	for i, to := range []*int{&r.height, &r.width, &r.channels} {
-		*to = int(binary.LittleEndian.Uint32(from[12+4*i:]))
+		*to = int(binary.LittleEndian.Uint32(from[4+4*i:]))
 	}
+	r.cpu = binary.LittleEndian.Uint64(from[16:])
 	r.text = from[header:]
 	return nil
 }

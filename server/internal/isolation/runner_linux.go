@@ -223,7 +223,11 @@ func (r *Runner) Start(batch torch.Images, _ func(int) []byte) (finish func() (t
 	if err != nil {
 		return nil, err
 	}
-	out, err := r.run(p, batch, r.supervision.BatchLimit)
+	limit := time.Duration(0)
+	if r.supervision.BatchLimit != nil {
+		limit = r.supervision.BatchLimit(batch)
+	}
+	out, err := r.run(p, batch, limit)
 	if err != nil && !r.works(p, err) {
 		p.kill(&CrashError{Cause: "killed, because batches that used to work fail after this one: " + err.Error()})
 		err = p.crash()
@@ -249,7 +253,7 @@ func (r *Runner) works(p *process, err error) bool {
 			return nil
 		}
 		tried = true
-		out, err := r.run(p, batch, r.supervision.BatchLimit)
+		out, err := r.run(p, batch, r.supervision.BatchLimit(batch))
 		r.free(out.Items)
 		return err
 	}) == nil

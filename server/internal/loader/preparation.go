@@ -32,11 +32,13 @@ type preparation struct {
 	copies  []servable.Instance
 	runners []*isolation.Runner // the same, in child processes; else none
 	doing   string              // what the model is doing
-	slowest time.Duration       // batch on a runner
-	impure  bool                // an image's result depends on others, or on chance
-	threads int                 // that a forward may use; 0: not chosen yet
-	warmUp  WarmUp
-	timings []Timing
+	slowest time.Duration       // batch on a runner, of so many pixels
+
+	slowestPixels int
+	impure        bool // an image's result depends on others, or on chance
+	threads       int  // that a forward may use; 0: not chosen yet
+	warmUp        WarmUp
+	timings       []Timing
 }
 
 func newPreparation(ctx context.Context, l *Loader, r Request, file modelFile, cfg settings.Settings, where place) (*preparation, error) {
@@ -297,7 +299,9 @@ func (p *preparation) runnerOf(s *servable.Servable, instance int) func([]imagec
 	return func(items []imagecodec.Image) error {
 		start := time.Now()
 		results, err := s.Run(instance, items)
-		p.slowest = max(p.slowest, time.Since(start))
+		if took := time.Since(start); took > p.slowest {
+			p.slowest, p.slowestPixels = took, len(items)*items[0].Width*items[0].Height
+		}
 		p.recycle(results)
 		return err
 	}

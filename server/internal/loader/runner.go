@@ -87,17 +87,25 @@ const (
 
 // supervise makes the instances come back when their processes end.
 func (p *preparation) supervise() {
-	limit := p.loader.shared.ForwardTimeout
-	if limit == 0 {
-		limit = max(leastForward, forwardsPerSlow*p.slowest)
-	}
 	for instance, r := range p.runners {
 		r.Supervise(isolation.Supervision{
-			BatchLimit: limit,
+			BatchLimit: p.batchLimit,
 			StartLimit: max(leastStart, startsPerLoad*p.warmUp.Duration),
 			WarmUp:     func(run func(torch.Images) error) error { return p.warmUpAgain(instance, run) },
 		})
 	}
+}
+
+// batchLimit is the time limit of a batch. An automatic limit grows with images that are larger than those of the warm-up.
+func (p *preparation) batchLimit(batch torch.Images) time.Duration {
+	if fixed := p.loader.shared.ForwardTimeout; fixed > 0 {
+		return fixed
+	}
+	limit := max(leastForward, forwardsPerSlow*p.slowest)
+	if have := len(batch.Items) * batch.Width * batch.Height; p.slowestPixels > 0 && have > p.slowestPixels {
+		limit = time.Duration(float64(limit) * float64(have) / float64(p.slowestPixels))
+	}
+	return limit
 }
 
 // warmUpAgain runs an instance in a new process as the load did, without its checks.
