@@ -53,8 +53,8 @@ func colourOf(body []byte) (color.NRGBA, error) {
 
 // near reports whether two colours differ by no more than the rounding of the resize and the model.
 func near(a, b color.NRGBA) bool {
-	close := func(a, b uint8) bool { return a-b <= 2 || b-a <= 2 }
-	return close(a.R, b.R) && close(a.G, b.G) && close(a.B, b.B)
+	same := func(a, b uint8) bool { return a-b <= 2 || b-a <= 2 }
+	return same(a.R, b.R) && same(a.G, b.G) && same(a.B, b.B)
 }
 
 // runners returns the process IDs of the children that run the model at this path.
@@ -406,6 +406,8 @@ func TestAnEndlessTrialIsEnded(t *testing.T) {
 	if r := s.admin.post("/v2/repository/models/"+name+"/unload", ""); r.status != http.StatusOK {
 		t.Errorf("unload: got %d %s", r.status, r.body)
 	}
-	<-reloaded
+	if err := <-reloaded; err == nil {
+		t.Error("the version was loaded")
+	}
 	awaitNoRunner(t, v.folder)
 }

@@ -124,7 +124,7 @@ func (m *Module) ServeImages(socket int, op, ok uint32, memory, buffer []byte) (
 		socket: C.int(socket), op: C.uint32_t(op), ok: C.uint32_t(ok), module: m.handle,
 		memory: (*C.uint8_t)(&memory[0]), buffer: (*C.uint8_t)(&buffer[0]), capacity: C.size_t(len(buffer)), in: &in[0], out: &out[0],
 	}
-	if limit := m.limits; limit.Input != nil && len(limit.Input) == 3 {
+	if limit := m.limits; len(limit.Input) == 3 {
 		s.limited, s.channels, s.height, s.width = 1, C.uint32_t(limit.Input[0]), C.uint32_t(limit.Input[1]), C.uint32_t(limit.Input[2])
 		s.least, s.most = C.uint32_t(limit.Batch[0]), C.uint32_t(limit.Batch[1])
 	} else if limit.Input != nil {

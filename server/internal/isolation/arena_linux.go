@@ -1,6 +1,7 @@
 package isolation
 
 import (
+	"errors"
 	"fmt"
 	"math/bits"
 	"os"
@@ -47,7 +48,7 @@ const (
 // NewArena returns an empty Arena. The caller must Close it.
 func NewArena() (*Arena, error) {
 	descriptor, err := unix.MemfdCreate("torchherd-images", unix.MFD_CLOEXEC|unix.MFD_NOEXEC_SEAL)
-	if err == unix.EINVAL { // before Linux 6.3
+	if errors.Is(err, unix.EINVAL) { // before Linux 6.3
 		descriptor, err = unix.MemfdCreate("torchherd-images", unix.MFD_CLOEXEC)
 	}
 	if err != nil {

@@ -89,7 +89,7 @@ func runChild(control string) error {
 	// LibTorch's caches of the loading thread end with it.
 	return onThread(func() error {
 		for {
-			if err := c.answer(c.bind(bind)); err != nil {
+			if err := c.answer(reply{}, c.bind(bind)); err != nil {
 				return err
 			}
 			if bind, err = c.serve(); err != nil {
@@ -263,11 +263,11 @@ func (c *child) load(r *loadRequest) (reply, error) {
 }
 
 // bind prepares the calling thread for batches.
-func (c *child) bind(rest []byte) (reply, error) {
+func (*child) bind(rest []byte) error {
 	if err := cpu.SetNice(int(binary.LittleEndian.Uint32(rest))); err != nil {
-		return reply{}, err
+		return err
 	}
-	return reply{}, torch.SetNumThreads(int(binary.LittleEndian.Uint32(rest[4:])))
+	return torch.SetNumThreads(int(binary.LittleEndian.Uint32(rest[4:])))
 }
 
 // batch returns the images of the request.

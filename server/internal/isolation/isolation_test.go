@@ -425,6 +425,36 @@ func TestMessages(t *testing.T) {
 	}
 }
 
+// A child that takes more memory than its limit gets an error, or ends. Where it may have a cgroup, that has the limit too.
+func TestTheMemoryOfAChildIsLimited(t *testing.T) {
+	t.Parallel()
+	const body = `
+    y = torch.repeat(x, [1, 1, 1000, 1])
+    while bool(torch.gt(torch.sum(x), -1.)):
+      y = torch.cat([y, y])
+    return y
+`
+	r := start(t, goldens.Script(t, body), func(c *Config) { c.MaxMemory = 1 << 30 })
+	if r.process.cgroup != "" {
+		limits, err := filepath.Glob(r.process.cgroup + "/memory.*max*")
+		if err != nil || len(limits) == 0 {
+			t.Errorf("%s has no limits: %v", r.process.cgroup, err)
+		}
+	}
+	_, err := r.Start(flat(64, 64, 1), nil)
+	var crash *CrashError
+	if !errors.Is(err, torch.ErrOutOfMemory) && !errors.Is(err, torch.ErrForward) && !errors.As(err, &crash) {
+		t.Errorf("got %v", err)
+	}
+	folder := r.process.cgroup
+	if err := r.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(folder); err == nil {
+		t.Errorf("%s is left", folder)
+	}
+}
+
 func TestAvailableMemory(t *testing.T) {
 	t.Parallel()
 	if got := AvailableMemory(); got < 64<<20 {

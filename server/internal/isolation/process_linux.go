@@ -31,6 +31,7 @@ type process struct {
 	command *exec.Cmd
 	output  tail
 	scratch string
+	cgroup  string        // the child's own; empty: none
 	lacking []string      // of the restrictions
 	unwatch func() bool   // keeps the end of the load's context from killing the child
 	dead    chan struct{} // closed when the child has ended
@@ -117,6 +118,9 @@ func (p *process) limit(config *Config) {
 	if config.MaxMemory > 0 && config.Options.Device == torch.CPU {
 		set(unix.RLIMIT_DATA, uint64(config.MaxMemory))
 	}
+	if config.MaxMemory > 0 {
+		p.cgroup = joinCgroup(pid, config.MaxMemory)
+	}
 	// When memory runs out, the kernel ends the child rather than the server.
 	_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), []byte("1000"), 0)
 }
@@ -186,6 +190,9 @@ func (p *process) end() {
 		_ = unix.Close(p.control)
 		p.control = -1
 		_ = os.RemoveAll(p.scratch)
+		if p.cgroup != "" {
+			_ = os.Remove(p.cgroup)
+		}
 	}
 }
 

@@ -24,9 +24,9 @@ type Runner struct {
 	supervision   Supervision // zero: a child that ends isn't replaced
 	nice, threads int         // of Bind
 
-	request, response batchRequest // reused
-	message           []byte
-	shapes            map[shape]shape // of a result, by that of an input
+	request batchRequest // reused
+	message []byte
+	shapes  map[shape]shape // of a result, by that of an input
 
 	failed  chan error // capacity 1
 	closing chan struct{}
@@ -228,7 +228,7 @@ func (r *Runner) Start(batch torch.Images, _ func(int) []byte) (finish func() (t
 		limit = r.supervision.BatchLimit(batch)
 	}
 	out, err := r.run(p, batch, limit)
-	if err != nil && !r.works(p, err) {
+	if err != nil && !r.works(p) {
 		p.kill(&CrashError{Cause: "killed, because batches that used to work fail after this one: " + err.Error()})
 		err = p.crash()
 	}
@@ -239,12 +239,11 @@ func (r *Runner) Start(batch torch.Images, _ func(int) []byte) (finish func() (t
 	return func() (torch.Images, error) { return out, nil }, nil
 }
 
-// works reports whether a child in which a batch failed with this error is still of use. After some errors, such as an
-// assertion in a kernel, all work on a CUDA device fails until the process ends; and a model that leaks memory gets none
-// any more.
-func (r *Runner) works(p *process, err error) bool {
-	suspect := r.config.Options.Device != torch.CPU || errors.Is(err, torch.ErrOutOfMemory)
-	if !suspect || r.supervision.WarmUp == nil {
+// works reports whether a child in which a batch failed is still of use, by a batch of the warm-up. After some errors,
+// such as an assertion in a kernel, all work on a CUDA device fails until the process ends; and a model that leaks memory
+// gets none any more.
+func (r *Runner) works(p *process) bool {
+	if r.supervision.WarmUp == nil {
 		return true
 	}
 	tried := false

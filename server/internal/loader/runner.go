@@ -1,6 +1,7 @@
 package loader
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"strings"
@@ -174,7 +175,7 @@ func (p *preparation) isPureAt(s *servable.Servable, width, height int) (bool, e
 		return false, err
 	}
 	defer p.recycle(second)
-	return string(first[0].Pixels) == string(second[0].Pixels), nil
+	return bytes.Equal(first[0].Pixels, second[0].Pixels), nil
 }
 
 func describeBatch(count, width, height int) string {
