@@ -252,13 +252,13 @@ func (c *child) load(r *loadRequest) (reply, error) {
 		return reply{}, err
 	}
 	c.model, err = file.Load(torch.Options{
-		Device: device, Precision: r.Precision, CUDAGraphs: r.CUDAGraphs, Values: r.Values, PackageFolder: r.Scratch,
+		Device: device, Precision: torch.Precision(r.Precision), CUDAGraphs: r.CUDAGraphs, Values: r.Values, PackageFolder: r.Scratch,
 	})
 	if err != nil {
 		return reply{}, err
 	}
 	info := c.model.Info()
-	text, err := json.Marshal(loadReply{info.Inputs, info.Precision, info.Parameters, info.Bytes, lacking})
+	text, err := json.Marshal(loadReply{info.Inputs, int32(info.Precision), info.Parameters, info.Bytes, lacking})
 	return reply{cpu: uint64(cpu.ThreadTime() - start), text: text}, err
 }
 

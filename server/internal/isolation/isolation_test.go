@@ -151,6 +151,25 @@ func TestAPackageIsUnpackedInTheScratchFolder(t *testing.T) {
 	run(t, start(t, module("negate.pt2"), nil), flat(32, 24, 9), 32, 24, 3, 246)
 }
 
+// The description and the settings of a load cross unchanged, also where they have no text.
+func TestTheDescriptionCrosses(t *testing.T) {
+	t.Parallel()
+	r := start(t, module("identity.pt"), func(c *Config) {
+		c.Options.Values = torch.Values{Channels: torch.BGR, Input: torch.Range{Low: -1, High: 1}, Output: torch.Range{Low: 1, High: -1}}
+	})
+	run(t, r, flat(4, 3, 51), 4, 3, 3, 204) // -0.6, of -1 to 1, is 0.8 of 1 to -1
+	if got := r.Info(); got.Device != torch.CPU || got.Precision != torch.FP32 || len(got.Inputs) != 1 {
+		t.Errorf("%+v", got)
+	}
+	text, err := json.Marshal(loadReply{Precision: int32(torch.AsCompiled)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.describe(r.process, text); err != nil || r.Info().Precision != torch.AsCompiled {
+		t.Errorf("got %v, %v", r.Info().Precision, err)
+	}
+}
+
 // Errors of the model are the same as without a child, and the child goes on.
 func TestErrorsKeepTheirKind(t *testing.T) {
 	t.Parallel()

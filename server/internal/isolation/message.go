@@ -31,22 +31,22 @@ const maxBatch = (maxMessage - 64) / 16
 
 // A loadRequest is the request of opLoad.
 type loadRequest struct {
-	Name       string          `json:"name"`
-	Device     string          `json:"device"`
-	Precision  torch.Precision `json:"precision"`
-	CUDAGraphs bool            `json:"cuda_graphs"`
-	Values     torch.Values    `json:"values"`
-	Scratch    string          `json:"scratch"`
-	Background bool            `json:"background"`
+	Name       string       `json:"name"`
+	Device     string       `json:"device"`
+	Precision  int32        `json:"precision"`
+	CUDAGraphs bool         `json:"cuda_graphs"`
+	Values     torch.Values `json:"values"`
+	Scratch    string       `json:"scratch"`
+	Background bool         `json:"background"`
 }
 
 // A loadReply is the reply of opLoad: torch.Info without the device, and what the sandbox lacks.
 type loadReply struct {
-	Inputs     []string        `json:"inputs"`
-	Precision  torch.Precision `json:"precision"`
-	Parameters int64           `json:"parameters"`
-	Bytes      int64           `json:"bytes"`
-	Lacking    []string        `json:"lacking"`
+	Inputs     []string `json:"inputs"`
+	Precision  int32    `json:"precision"` // a number: AsCompiled has no text
+	Parameters int64    `json:"parameters"`
+	Bytes      int64    `json:"bytes"`
+	Lacking    []string `json:"lacking"`
 }
 
 // A batchRequest is the request of opForward, opRead and opCheck.

@@ -82,7 +82,7 @@ func (r *Runner) load(ctx context.Context, background bool) (*process, error) {
 	p.unwatch = context.AfterFunc(ctx, func() { p.kill(context.Cause(ctx)) })
 	o := r.config.Options
 	text, err := json.Marshal(loadRequest{
-		Name: r.config.Model.Name, Device: o.Device.String(), Precision: o.Precision, CUDAGraphs: o.CUDAGraphs, Values: o.Values,
+		Name: r.config.Model.Name, Device: o.Device.String(), Precision: int32(o.Precision), CUDAGraphs: o.CUDAGraphs, Values: o.Values,
 		Scratch: p.scratch, Background: background,
 	})
 	if err == nil {
@@ -105,7 +105,7 @@ func (r *Runner) describe(p *process, text []byte) error {
 		return fmt.Errorf("isolation: the runner's description: %w", err)
 	}
 	r.info = torch.Info{
-		Inputs: loaded.Inputs, Device: r.config.Options.Device, Precision: loaded.Precision, Parameters: loaded.Parameters, Bytes: loaded.Bytes,
+		Inputs: loaded.Inputs, Device: r.config.Options.Device, Precision: torch.Precision(loaded.Precision), Parameters: loaded.Parameters, Bytes: loaded.Bytes,
 	}
 	p.lacking = append(p.lacking, loaded.Lacking...)
 	return nil
