@@ -24,6 +24,7 @@ import (
 	"github.com/torchherd/torchherd/server/internal/admin"
 	"github.com/torchherd/torchherd/server/internal/app"
 	"github.com/torchherd/torchherd/server/internal/cli"
+	"github.com/torchherd/torchherd/server/internal/isolation"
 	"github.com/torchherd/torchherd/server/internal/lifecycle"
 	"github.com/torchherd/torchherd/server/internal/readiness"
 )
@@ -34,6 +35,7 @@ import (
 const beTheCommand = "TORCHHERD_TEST_BE_THE_COMMAND"
 
 func TestMain(m *testing.M) {
+	isolation.Main()
 	if os.Getenv(beTheCommand) != "" {
 		cli.Main("test") // never returns
 	}
@@ -43,9 +45,10 @@ func TestMain(m *testing.M) {
 // limit is how long a test waits for an event before it fails.
 const limit = time.Minute
 
-// serveArguments returns the arguments of `torchherd serve`: those of all tests, then these.
+// serveArguments returns the arguments of `torchherd serve`: those of all tests, then these. A trial of each version would
+// double the time of the tests, so only those of trials have it.
 func serveArguments(arguments []string) []string {
-	return append([]string{"--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--log-format", "json", "--log-level", "debug"}, arguments...)
+	return append([]string{"--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--log-format", "json", "--log-level", "debug", "--no-trial"}, arguments...)
 }
 
 // A server is a running torchherd.
@@ -70,6 +73,12 @@ func startApp(t testing.TB, log zerolog.Logger, arguments []string) *app.App {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return startOptions(t, options)
+}
+
+// startOptions is startApp with options.
+func startOptions(t testing.TB, options app.Options) *app.App {
+	t.Helper()
 	a, err := app.New(options)
 	if err != nil {
 		t.Fatal(err)
@@ -85,7 +94,17 @@ func startApp(t testing.TB, log zerolog.Logger, arguments []string) *app.App {
 func start(t testing.TB, arguments ...string) *embedded {
 	t.Helper()
 	log := newLogLines()
-	a := startApp(t, zerolog.New(log).Level(zerolog.DebugLevel), serveArguments(arguments))
+	options, err := cli.ServeOptions("test", serveArguments(arguments), zerolog.New(log).Level(zerolog.DebugLevel))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return embed(t, options, log)
+}
+
+// embed is start with options that write to this log.
+func embed(t testing.TB, options app.Options, log *logLines) *embedded {
+	t.Helper()
+	a := startOptions(t, options)
 	e := &embedded{server: server{target{t, "http://" + a.Addr()}, target{t, "http://" + a.AdminAddr()}, log}, app: a}
 	var once sync.Once
 	var stopped error

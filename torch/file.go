@@ -82,6 +82,9 @@ func (f *File) Close() error {
 	return f.file.Close()
 }
 
+// Name returns the file's name in messages.
+func (f *File) Name() string { return f.name }
+
 // IsPackage reports whether the file is an AOTInductor package.
 func (f *File) IsPackage() bool { return len(f.archive.packageFiles()) > 0 }
 

@@ -48,6 +48,8 @@ var (
 	errBadTimeout   = &failure{status: http.StatusBadRequest, text: "X-Request-Timeout must be seconds or a duration above 0, such as 2.5 or 500ms"}
 	errBadFormat    = &failure{status: http.StatusBadRequest, text: "unknown format: use format=jpeg, png or webp"}
 	errModelFailed  = &failure{status: http.StatusInternalServerError, text: "the model failed on this image's batch: see the server's log under this response's X-Request-Id"}
+	errCrashed      = &failure{status: http.StatusServiceUnavailable, text: "the model's process ended during this image's batch: try again", retryAfter: time.Second}
+	errCrashesModel = &failure{status: http.StatusUnprocessableEntity, text: "the model crashes on this image"}
 	errInternal     = &failure{status: http.StatusInternalServerError, text: "internal error: see the server's log under this response's X-Request-Id"}
 	errNoFile       = &failure{status: http.StatusBadRequest, text: "the form has no file: send one by curl -F file=@photo.jpg"}
 	errNotFound     = &failure{status: http.StatusNotFound, text: "not found: send an image to /image by curl -T photo.jpg"}
@@ -88,6 +90,7 @@ func explain(err error) (response *failure, cause error) {
 	var (
 		own       *failure
 		ofModel   *servable.ModelError
+		crash     *servable.CrashError
 		unusable  *imagecodec.Error
 		full      *batch.BusyError
 		tooLarge  *memory.TooLargeError
@@ -99,6 +102,10 @@ func explain(err error) (response *failure, cause error) {
 		return own, nil
 	case errors.As(err, &ofModel):
 		return errModelFailed, ofModel.Cause
+	case errors.As(err, &crash) && crash.OfImage:
+		return errCrashesModel, crash.Cause
+	case errors.As(err, &crash):
+		return errCrashed, crash.Cause
 	case errors.As(err, &unusable):
 		return &failure{status: imageStatuses[unusable.Reason], sanic: http.StatusInternalServerError, text: unusable.Text}, nil
 	case errors.As(err, &full):

@@ -53,7 +53,8 @@ type Options struct {
 
 	Require     lifecycle.Require // which models must be served; empty: all
 	LoadTimeout time.Duration     // of a version; 0: none
-	// ForwardTimeout is how long a batch may take before the server exits. 0: automatic; see loader.Shared.
+	// ForwardTimeout is how long a batch may take before the server exits or, with Isolate, ends the model's process. 0:
+	// automatic; see loader.Shared.
 	ForwardTimeout time.Duration
 
 	Watch      bool          // refresh models when their files change
@@ -62,6 +63,8 @@ type Options struct {
 
 	PackageFolder  string // see torch.Options
 	MaxModelMemory int64  // bytes; 0: no limit
+	Trial          bool   // load each version in a child process first; see loader.Shared
+	Isolate        bool   // serve versions in child processes
 	// Override, if set, changes each version's settings last.
 	Override func(*settings.Settings)
 	// CPUOnly says that no model will use CUDA, so that CUDA's libraries needn't be loaded.
@@ -107,7 +110,8 @@ func New(o Options) (*App, error) {
 		Trimmer:  a.trimmer,
 		Slots:    cpu.NewSlots(cpu.SlotCount(o.Cores)), Cores: o.Cores, Shares: cpu.NewShares(),
 		MaxPixels: o.MaxPixels, RefusePalette: o.Sanic, PackageFolder: o.PackageFolder, MaxMemory: o.MaxModelMemory,
-		ForwardTimeout: o.ForwardTimeout, Override: a.override, Log: o.Log,
+		Trial: o.Trial, Isolate: o.Isolate, ForwardTimeout: o.ForwardTimeout,
+		Override: a.override, Log: o.Log,
 	}
 	models, sources, err := OpenModels(o.Models, shared, o.LoadTimeout, o.Require)
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"github.com/torchherd/torchherd/server/internal/imagecodec"
+	"github.com/torchherd/torchherd/server/internal/isolation"
 	"github.com/torchherd/torchherd/torch"
 )
 
@@ -141,8 +142,9 @@ func (*Version) Run(p program) error {
 	return err
 }
 
-// Main runs the command in os.Args and exits with its status.
+// Main runs the command in os.Args, or a model for another process of this program, and exits with its status.
 func Main(version string) {
+	isolation.Main()
 	p := program{version: version, out: os.Stdout, err: os.Stderr, process: true}
 	os.Exit(p.run(os.Args[1:]))
 }

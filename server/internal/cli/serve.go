@@ -49,7 +49,7 @@ type Serve struct {
 	PerAddress     int           `name:"max-connections-per-address" default:"0" help:"Maximum number of those connections from one IPv4 address or IPv6 /64; more get status 503. Proxies are one address. 0: no limit." group:"Server"`
 	Require        string        `default:"all" enum:"all,any" help:"all: exit if a model can't be served. any: serve the others, and exit only if none can be." group:"Server"`
 	LoadTimeout    time.Duration `default:"10m" help:"Time limit of the load of a version, after which it has failed. 0: no limit." group:"Server"`
-	ForwardTimeout time.Duration `default:"0s" help:"Time limit of a batch in the model, after which the server exits with status 3, to be started again. 0: 20 times the slowest batch of the warm-up, and at least 30s." group:"Server"`
+	ForwardTimeout time.Duration `default:"0s" help:"Time limit of a batch in the model, after which the server exits with status 3, to be started again; with --isolate, only the model's process ends. 0: 20 times the slowest batch of the warm-up, and at least 30s." group:"Server"`
 	Watch          bool          `help:"Load new versions as soon as their files are in place." group:"Server"`
 	Settle         time.Duration `default:"1s" help:"With --watch, how long the files of a new version must be unchanged before it is loaded, so that their copy is complete." group:"Server"`
 	RequestTimeout time.Duration `default:"1m" help:"Time limit of a request; clients can shorten it by X-Request-Timeout. 0: no limit." group:"Server"`
@@ -57,6 +57,9 @@ type Serve struct {
 	DrainTimeout   time.Duration `default:"30s" help:"After --drain-delay, time limit of the requests in flight; new requests are refused." group:"Server"`
 	LogFormat      string        `default:"auto" enum:"auto,json,console" help:"auto: console on a terminal, else json." group:"Server"`
 	LogLevel       string        `default:"info" enum:"debug,info,warn,error" help:"debug, info, warn or error." group:"Server"`
+
+	Trial   bool `default:"true" negatable:"" help:"Load each version in a child process first, so that one that crashes or hangs can't end the server." group:"Machine"`
+	Isolate bool `help:"Serve each instance of a model in a child process, whose crash costs only its batch." group:"Machine"`
 
 	Config kong.ConfigFlag `help:"YAML file with values of flags, by their names." group:"Server" placeholder:"FILE"`
 }
@@ -183,7 +186,7 @@ func (s *Serve) options(version string, cores int, log zerolog.Logger) (app.Opti
 		RequestTimeout: s.RequestTimeout, Sanic: s.Compat == "sanic",
 		Require: lifecycle.Require(s.Require), LoadTimeout: s.LoadTimeout, ForwardTimeout: s.ForwardTimeout,
 		Watch: s.Watch, Settle: s.Settle, DrainDelay: s.DrainDelay,
-		PackageFolder: s.PackageFolder, MaxModelMemory: int64(s.MaxModelMemory), Override: s.override,
+		PackageFolder: s.PackageFolder, MaxModelMemory: int64(s.MaxModelMemory), Trial: s.Trial, Isolate: s.Isolate, Override: s.override,
 		CPUOnly: s.Device != nil && slices.Equal(*s.Device, settings.Devices{torch.CPU}),
 		Cores:   cores, Version: version, Log: log,
 	}

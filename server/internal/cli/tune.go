@@ -17,6 +17,7 @@ import (
 	"github.com/torchherd/torchherd/server/internal/repository"
 	"github.com/torchherd/torchherd/server/internal/settings"
 	"github.com/torchherd/torchherd/server/internal/tune"
+	"github.com/torchherd/torchherd/torch"
 )
 
 // Tune is the subcommand tune.
@@ -109,7 +110,7 @@ func (t *Tune) Run(p program) error {
 	}
 	// With these settings a server doesn't restart itself. A restart from another thread than the first would discard the
 	// signal by which Linux ends the server together with this process.
-	environment := missingLibrarySettings()
+	environment := torch.MissingEnvironment()
 	servers := &tune.Servers{Config: config, Program: program, Environment: environment, Images: images}
 	result, err := tune.Run(ctx, config, servers, progress)
 	if err != nil {

@@ -30,6 +30,8 @@ func InBackground(f func() error) error {
 // The zero value doesn't wait.
 type Throttle struct {
 	Cores int // cores that the process may use; 0: don't throttle
+	// Clock is the processor time that the work uses; nil: ThreadTime, which is that of work on the calling thread.
+	Clock func() time.Duration
 }
 
 const (
@@ -41,12 +43,16 @@ const (
 // Do calls work on the calling thread, to which the goroutine must be locked, and then waits as the type says. After an
 // error of work it returns that at once.
 func (t Throttle) Do(work func() error) error {
-	start := ThreadTime()
+	clock := t.Clock
+	if clock == nil {
+		clock = ThreadTime
+	}
+	start := clock()
 	if err := work(); err != nil {
 		return err
 	}
 	if t.Cores > 0 {
-		used := ThreadTime() - start
+		used := clock() - start
 		waitForIdleCPU(t.Cores, idlePerWork*used, min(waitPerWork*used, longestWait))
 	}
 	return nil

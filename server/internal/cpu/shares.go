@@ -35,8 +35,8 @@ const niceStep = 1.25
 // maxNice is the highest nice value, about a seventieth of the weight at nice 0.
 const maxNice = 19
 
-// nice returns the nice value of a model's threads: 0 for the model with the largest weight.
-func (s *Shares) nice(model string) int {
+// Nice returns the nice value of the threads of a model that Set has recorded: 0 for the model with the largest weight.
+func (s *Shares) Nice(model string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	largest := 1
@@ -50,7 +50,11 @@ func (s *Shares) nice(model string) int {
 // Enter gives the calling thread the nice value of a model that Set has recorded. The goroutine must be locked to its
 // thread and must never unlock it: an unprivileged process cannot lower a nice value again.
 func (s *Shares) Enter(model string) error {
-	nice := s.nice(model)
+	return SetNice(s.Nice(model))
+}
+
+// SetNice gives the calling thread a nice value, 0 to 19. As Enter, it can't be undone.
+func SetNice(nice int) error {
 	if nice == 0 {
 		return nil
 	}

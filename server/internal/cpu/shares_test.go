@@ -9,12 +9,12 @@ func TestNiceValues(t *testing.T) {
 		shares.Set(model, weight)
 	}
 	for model, want := range map[string]int{"heavy": 0, "light": 6} {
-		if got := shares.nice(model); got != want {
+		if got := shares.Nice(model); got != want {
 			t.Errorf("%s: nice %d, want %d", model, got, want)
 		}
 	}
 	shares.Set("heavy", 1000)
-	if got := shares.nice("light"); got != maxNice {
+	if got := shares.Nice("light"); got != maxNice {
 		t.Errorf("with weights of 1 and 1000: nice %d, want %d", got, maxNice)
 	}
 }

@@ -9,21 +9,22 @@ import "time"
 const smallForward = 500 * time.Microsecond
 
 // ChooseThreads returns how many threads a forward on the CPU may use: all cores, divided between the instances of the
-// model, or one if the model is small. forward runs the model on one image with one thread; it is called a few times on
-// the calling thread, to which the goroutine must be locked. Errors are those of forward.
-func ChooseThreads(cores, instances int, forward func() error) (int, error) {
+// model, or one if the model is small. forward runs the model on one image with one thread, and is called a few times. clock
+// is the processor time that this takes: ThreadTime for work on the calling thread, to which the goroutine must be locked
+// then. Errors are those of forward.
+func ChooseThreads(cores, instances int, clock func() time.Duration, forward func() error) (int, error) {
 	threads := max(1, cores/instances)
 	if threads == 1 {
 		return 1, nil
 	}
 	// The fastest of some runs, in processor time: other processes may be using the machine right now.
 	const runs, limit = 10, 20 * smallForward
-	for begin, run := ThreadTime(), 0; run < runs && ThreadTime()-begin < limit; run++ {
-		start := ThreadTime()
+	for begin, run := clock(), 0; run < runs && clock()-begin < limit; run++ {
+		start := clock()
 		if err := forward(); err != nil {
 			return 0, err
 		}
-		if ThreadTime()-start < smallForward {
+		if clock()-start < smallForward {
 			return 1, nil
 		}
 	}

@@ -27,12 +27,12 @@ func TestChooseThreads(t *testing.T) {
 		{"large, three instances", 8, 3, large, 2},
 		{"more instances than cores", 2, 3, large, 1},
 	} {
-		if got, err := ChooseThreads(test.cores, test.instances, test.forward); got != test.want || err != nil {
+		if got, err := ChooseThreads(test.cores, test.instances, ThreadTime, test.forward); got != test.want || err != nil {
 			t.Errorf("%s: %d threads, want %d; %v", test.name, got, test.want, err)
 		}
 	}
 	why := errors.New("why")
-	if _, err := ChooseThreads(2, 1, func() error { return why }); !errors.Is(err, why) {
+	if _, err := ChooseThreads(2, 1, ThreadTime, func() error { return why }); !errors.Is(err, why) {
 		t.Errorf("got %v", err)
 	}
 }

@@ -35,6 +35,7 @@ type Config struct {
 	Weight        int        // relative to other Codecs that share the Slots; 1 or more
 	MaxPixels     int64      // of an image as sent, checked before memory is allocated; 1 or more
 	RefusePalette bool       // refuse palette images with NotRGB instead of converting them to RGB
+	Pixels        Memory     // of decoded images and Alloc; nil: Go's heap
 
 	Size         settings.Size // zero: each image keeps its own size, within MaxSide and MultipleOf
 	MaxSide      int
@@ -121,6 +122,14 @@ func (e *Error) Error() string { return e.Text }
 
 func broken(format string, err error) error {
 	return &Error{Broken, fmt.Sprintf("broken %s: %v", format, err)}
+}
+
+// A Memory is where the pixels of images lie. It is safe for concurrent use.
+type Memory interface {
+	// Alloc returns size bytes of undefined content.
+	Alloc(size int) []byte
+	// Free takes memory of Alloc back, and reports whether it was that. For other memory it does nothing.
+	Free(memory []byte) bool
 }
 
 // A Codec decodes and encodes images. It is safe for concurrent use.
@@ -227,9 +236,9 @@ func (c *Codec) Decode(ctx context.Context, in *Input) (Image, error) {
 		return Image{}, err
 	}
 	defer release()
-	p := Image{Width: in.width, Height: in.height, Channels: 3, Pixels: c.pool.get(in.width * in.height * 3)}
+	p := Image{Width: in.width, Height: in.height, Channels: 3, Pixels: c.Alloc(in.width * in.height * 3)}
 	if err := c.decode(ctx, in, p); err != nil {
-		c.pool.put(p.Pixels)
+		c.Recycle(p.Pixels)
 		return Image{}, err
 	}
 	return p, nil
@@ -316,8 +325,17 @@ func (c *Codec) checkPixels(width, height int) error {
 	return nil
 }
 
-// Alloc returns size bytes of undefined content, recycled or newly allocated.
-func (c *Codec) Alloc(size int) []byte { return c.pool.get(size) }
+// Alloc returns memory for pixels: size bytes of undefined content, recycled or newly allocated.
+func (c *Codec) Alloc(size int) []byte {
+	if c.config.Pixels != nil {
+		return c.config.Pixels.Alloc(size)
+	}
+	return c.pool.get(size)
+}
 
 // Recycle takes back memory from Decode, Encode or Alloc. The caller must not use it afterwards.
-func (c *Codec) Recycle(memory []byte) { c.pool.put(memory) }
+func (c *Codec) Recycle(memory []byte) {
+	if c.config.Pixels == nil || !c.config.Pixels.Free(memory) {
+		c.pool.put(memory)
+	}
+}

@@ -1,17 +1,19 @@
 // Package loader makes a servable from a model's file and settings: it reads the file, checks the model, chooses how many
-// threads a forward may use, warms the model up and, if asked, times it.
+// threads a forward may use, warms the model up and, if asked, times it. It does so in this process, or in child processes.
 package loader
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/rs/zerolog"
 
 	"github.com/torchherd/torchherd/server/internal/cpu"
 	"github.com/torchherd/torchherd/server/internal/imagecodec"
+	"github.com/torchherd/torchherd/server/internal/isolation"
 	"github.com/torchherd/torchherd/server/internal/memory"
 	"github.com/torchherd/torchherd/server/internal/repository"
 	"github.com/torchherd/torchherd/server/internal/servable"
@@ -30,6 +32,10 @@ type Shared struct {
 	PackageFolder string // see torch.Options
 	// MaxMemory bounds the weights of a version's instances together, in bytes. 0: no limit.
 	MaxMemory int64
+	// Trial loads each version in a child process first, which ends in its place if it crashes, hangs or takes too much
+	// memory. Isolate serves versions in such processes, one for each instance, so that a trial isn't needed. Both need
+	// isolation.Supported, and a program that calls isolation.Main.
+	Trial, Isolate bool
 	// See servable.Config.
 	Received, Decoding *memory.Budget
 	Trimmer            *memory.Trimmer
@@ -42,6 +48,8 @@ type Shared struct {
 	Override func(*settings.Settings)
 
 	Log zerolog.Logger
+
+	lacking sync.Once // the log has what child processes' restrictions lack
 }
 
 // A Loader loads the versions of one model.
@@ -67,6 +75,16 @@ type Request struct {
 type Loaded struct {
 	*servable.Servable
 	description Description
+	arena       *isolation.Arena // of the images; nil: none
+}
+
+// Close closes the servable; see there.
+func (l *Loaded) Close() error {
+	err := l.Servable.Close()
+	if l.arena == nil {
+		return err
+	}
+	return errors.Join(err, l.arena.Close())
 }
 
 // A Description says what a loaded version is.
@@ -113,11 +131,13 @@ func (l *Loader) Load(ctx context.Context, r Request) (*Loaded, error) {
 		return nil, err
 	}
 	l.shared.Shares.Set(l.source.Name(), cfg.Weight)
-	p, err := newPreparation(ctx, l, r, file.File, cfg)
-	if err != nil {
-		return nil, err
+	if l.shared.Trial && !l.shared.Isolate && isolation.Supported {
+		if err := l.try(ctx, r, file, cfg); err != nil {
+			return nil, err
+		}
+		r.Warming = nil // it was called
 	}
-	loaded, err := p.run()
+	loaded, err := l.prepare(ctx, r, file, cfg, l.shared.placeToServe())
 	if err != nil {
 		return nil, err
 	}
@@ -126,6 +146,26 @@ func (l *Loader) Load(ctx context.Context, r Request) (*Loaded, error) {
 		return nil, errors.Join(err, loaded.Close())
 	}
 	return loaded, nil
+}
+
+// try loads a version in a child process, and unloads it.
+func (l *Loader) try(ctx context.Context, r Request, file modelFile, cfg settings.Settings) error {
+	start := time.Now()
+	cfg.Instances = 1 // the others do the same
+	tried, err := l.prepare(ctx, r, file, cfg, inTrial)
+	if err != nil {
+		return err
+	}
+	l.shared.Log.Debug().Str("model", l.source.Name()).Dur("took_ms", time.Since(start)).Msg("version passed its trial")
+	return tried.Close()
+}
+
+func (l *Loader) prepare(ctx context.Context, r Request, file modelFile, cfg settings.Settings, where place) (*Loaded, error) {
+	p, err := newPreparation(ctx, l, r, file, cfg, where)
+	if err != nil {
+		return nil, err
+	}
+	return p.run()
 }
 
 // Check opens the newest version that can be a model, without loading it, and returns the settings that it will have. It
@@ -207,9 +247,9 @@ func (l *Loader) checkMemory(file *torch.File, instances int) error {
 	return nil
 }
 
-func (l *Loader) newCodec(cfg *settings.Settings) (*imagecodec.Codec, error) {
+func (l *Loader) newCodec(cfg *settings.Settings, pixels imagecodec.Memory) (*imagecodec.Codec, error) {
 	return imagecodec.NewCodec(imagecodec.Config{
-		Slots: l.shared.Slots, Weight: cfg.Weight, MaxPixels: l.shared.MaxPixels,
+		Pixels: pixels, Slots: l.shared.Slots, Weight: cfg.Weight, MaxPixels: l.shared.MaxPixels,
 		RefusePalette: l.shared.RefusePalette, Size: cfg.Size, MaxSide: cfg.MaxSide, MultipleOf: cfg.MultipleOf,
 		ResizeFilter: cfg.ResizeFilter, JPEGScale: cfg.JPEGScale, EXIF: cfg.EXIF, Grayscale: cfg.Grayscale, Quality: cfg.Quality,
 	})

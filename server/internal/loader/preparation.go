@@ -10,6 +10,7 @@ import (
 
 	"github.com/torchherd/torchherd/server/internal/cpu"
 	"github.com/torchherd/torchherd/server/internal/imagecodec"
+	"github.com/torchherd/torchherd/server/internal/isolation"
 	"github.com/torchherd/torchherd/server/internal/servable"
 	"github.com/torchherd/torchherd/server/internal/settings"
 	"github.com/torchherd/torchherd/torch"
@@ -20,32 +21,44 @@ type preparation struct {
 	ctx      context.Context //nolint:containedctx // lives as long as the call
 	loader   *Loader
 	request  Request
-	file     *torch.File
+	file     modelFile
 	cfg      settings.Settings
+	place    place
 	devices  []torch.Device
+	arena    *isolation.Arena // nil in this process
 	codec    *imagecodec.Codec
 	throttle cpu.Throttle
 
-	modules []*torch.Module
-	threads int // that a forward may use; 0: not chosen yet
+	copies  []servable.Instance
+	runners []*isolation.Runner // the same, in child processes; else none
+	doing   string              // what the model is doing
+	impure  bool                // an image's result depends on others, or on chance
+	threads int                 // that a forward may use; 0: not chosen yet
 	warmUp  WarmUp
 	timings []Timing
 }
 
-func newPreparation(ctx context.Context, l *Loader, r Request, file *torch.File, cfg settings.Settings) (*preparation, error) {
-	p := &preparation{ctx: ctx, loader: l, request: r, file: file, cfg: cfg, threads: cfg.Threads}
+func newPreparation(ctx context.Context, l *Loader, r Request, file modelFile, cfg settings.Settings, where place) (*preparation, error) {
+	p := &preparation{ctx: ctx, loader: l, request: r, file: file, cfg: cfg, place: where, threads: cfg.Threads}
 	var err error
 	if p.devices, err = devices(cfg.Device); err != nil {
 		return nil, err
 	}
-	if err := l.checkMemory(file, p.instances()); err != nil {
+	if err := l.checkMemory(file.File, p.instances()); err != nil {
 		return nil, err
 	}
-	if p.codec, err = l.newCodec(&cfg); err != nil {
-		return nil, err
+	var pixels imagecodec.Memory
+	if where != inServer {
+		if p.arena, err = isolation.NewArena(); err != nil {
+			return nil, err
+		}
+		pixels = p.arena
+	}
+	if p.codec, err = l.newCodec(&cfg, pixels); err != nil {
+		return nil, errors.Join(err, p.closeArena())
 	}
 	if r.Background {
-		p.throttle.Cores = l.shared.Cores
+		p.throttle = cpu.Throttle{Cores: l.shared.Cores, Clock: p.clock()}
 	}
 	return p, nil
 }
@@ -60,13 +73,28 @@ func (p *preparation) device(instance int) torch.Device { return p.devices[insta
 // versions that serve it is done on a thread in the background. What LibTorch caches for each thread is left to the
 // runners' own threads, in a second and shorter step.
 func (p *preparation) run() (*Loaded, error) {
+	loaded, err := p.load()
+	if err != nil {
+		return nil, errors.Join(p.explainCrash(err), p.closeArena())
+	}
+	return loaded, nil
+}
+
+func (p *preparation) closeArena() error {
+	if p.arena == nil {
+		return nil
+	}
+	return p.arena.Close()
+}
+
+func (p *preparation) load() (*Loaded, error) {
 	start := time.Now()
 	if err := p.onLoadThread(p.loadInstances); err != nil {
-		return nil, errors.Join(err, servable.CloseModules(p.modules))
+		return nil, errors.Join(err, servable.CloseInstances(p.copies))
 	}
 	l := p.loader
 	s, err := servable.New(servable.Config{
-		Name: l.source.Name(), Settings: p.cfg, Modules: p.modules, Codec: p.codec, Threads: p.threads,
+		Name: l.source.Name(), Settings: p.cfg, Instances: p.copies, Codec: p.codec, Threads: p.threads,
 		Shares: l.shared.Shares, Received: l.shared.Received, Decoding: l.shared.Decoding, Trimmer: l.shared.Trimmer,
 		Log: l.shared.Log,
 	})
@@ -78,16 +106,27 @@ func (p *preparation) run() (*Loaded, error) {
 	if err == nil {
 		err = p.timeForwards(s)
 	}
+	if err == nil && p.place == inRunner {
+		if err = p.checkPure(s); err == nil {
+			s.SetPure(!p.impure)
+			p.supervise()
+		}
+	}
 	if err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
-	s.Watch(forwardLimit(l.shared.ForwardTimeout, p.warmUp.Slowest))
-	return &Loaded{s, Description{Info: s.Info(), WarmUp: p.warmUp, Timings: p.timings}}, nil
+	if p.place == inServer {
+		s.Watch(forwardLimit(l.shared.ForwardTimeout, p.warmUp.Slowest))
+	}
+	return &Loaded{s, Description{Info: s.Info(), WarmUp: p.warmUp, Timings: p.timings}, p.arena}, nil
 }
 
 // onLoadThread calls f on a thread of its own, which ends with it, in the background if the request says so. The thread
 // keeps neither LibTorch's caches nor its number of threads.
 func (p *preparation) onLoadThread(f func() error) error {
+	if p.place != inServer { // which has such a thread
+		return f()
+	}
 	if p.request.Background {
 		return cpu.InBackground(f)
 	}
@@ -110,8 +149,10 @@ func (p *preparation) step(work func() error) error {
 // loadInstances loads and checks each instance and runs it until TorchScript has compiled it, all on one thread. It also
 // chooses how many threads a forward may use.
 func (p *preparation) loadInstances() error {
-	if err := torch.SetNumThreads(1); err != nil {
-		return err
+	if p.place == inServer {
+		if err := torch.SetNumThreads(1); err != nil {
+			return err
+		}
 	}
 	for instance := range p.instances() {
 		if err := p.loadInstance(instance); err != nil {
@@ -124,12 +165,12 @@ func (p *preparation) loadInstances() error {
 // loadInstance loads an instance and checks it at each size.
 func (p *preparation) loadInstance(instance int) error {
 	err := p.step(func() error {
-		module, err := p.file.Load(torch.Options{
+		copied, err := p.startInstance(torch.Options{
 			Device: p.device(instance), Precision: p.cfg.Precision, CUDAGraphs: p.cfg.CUDAGraphs,
 			PackageFolder: p.loader.shared.PackageFolder, Values: p.cfg.TensorValues(),
 		})
 		if err == nil {
-			p.modules = append(p.modules, module)
+			p.copies = append(p.copies, copied)
 		}
 		return err
 	})
@@ -146,6 +187,23 @@ func (p *preparation) loadInstance(instance int) error {
 	return err
 }
 
+// startInstance reads the file.
+func (p *preparation) startInstance(options torch.Options) (servable.Instance, error) {
+	p.doing = "loading its file"
+	if p.place != inServer {
+		r, err := p.startRunner(options)
+		if err != nil {
+			return nil, err // not a nil *isolation.Runner in the interface
+		}
+		return r, nil
+	}
+	module, err := p.file.Load(options)
+	if err != nil {
+		return nil, err
+	}
+	return servable.InProcess(module), nil
+}
+
 // A sizeError is the failure of a model with a single image, perhaps because of the image's size.
 type sizeError struct{ error }
 
@@ -153,8 +211,9 @@ func (e sizeError) Unwrap() error { return e.error }
 
 // checkAt checks an instance on images of one size, and runs it until it runs at full speed.
 func (p *preparation) checkAt(instance, width, height int) error {
+	p.doing = describeBatch(1, width, height)
 	err := p.step(func() error {
-		return p.modules[instance].CheckFinite(servable.Stack(testImages(1, width, height)))
+		return p.copies[instance].CheckFinite(servable.Stack(testImages(1, width, height)))
 	})
 	if err != nil {
 		err = explainWarmUp(1, width, height, err)
@@ -181,14 +240,21 @@ func (p *preparation) compile(instance, width, height int) error {
 	if p.device(instance) == torch.CPU {
 		return p.runBatch(run, p.cfg.MaxBatchSize, width, height)
 	}
-	return p.eachBatch(run, width, height, 3)
+	return p.eachBatch(run, width, height, runsOnCUDA)
 }
+
+// runsOnCUDA is how often a shape must run on CUDA until it runs at full speed.
+const runsOnCUDA = 3
 
 // forward runs a batch on an instance, outside of any runner.
 func (p *preparation) forward(instance int, items []imagecodec.Image) error {
-	answer, err := p.modules[instance].ForwardImages(servable.Stack(items))
-	if err == nil {
-		_, err = answer.Read(p.codec.Alloc)
+	finish, err := p.copies[instance].Start(servable.Stack(items), p.codec.Alloc)
+	if err != nil {
+		return err
+	}
+	out, err := finish()
+	for _, pixels := range out.Items {
+		p.codec.Recycle(pixels)
 	}
 	return err
 }
@@ -198,7 +264,11 @@ func (p *preparation) chooseThreads(instance int, items []imagecodec.Image) erro
 	if p.threads = 1; p.device(instance) != torch.CPU {
 		return nil
 	}
-	threads, err := cpu.ChooseThreads(p.loader.shared.Cores, p.instances(), func() error { return p.forward(instance, items) })
+	clock := p.clock()
+	if clock == nil {
+		clock = cpu.ThreadTime
+	}
+	threads, err := cpu.ChooseThreads(p.loader.shared.Cores, p.instances(), clock, func() error { return p.forward(instance, items) })
 	if err != nil {
 		return explainWarmUp(len(items), items[0].Width, items[0].Height, err)
 	}
@@ -214,14 +284,14 @@ func (p *preparation) warmUpRunners(s *servable.Servable) error {
 	}
 	return s.OnEachRunner(func(instance int) error {
 		if p.request.Background {
-			if err := torch.SetNumThreads(1); err != nil {
+			if err := p.copies[instance].SetThreads(1); err != nil {
 				return err
 			}
 		}
 		err := p.eachSize(func(width, height int) error {
 			return p.eachBatch(p.runnerOf(s, instance), width, height, 1)
 		})
-		return errors.Join(err, torch.SetNumThreads(p.threads))
+		return errors.Join(err, p.copies[instance].SetThreads(p.threads))
 	})
 }
 
@@ -229,15 +299,14 @@ func (p *preparation) warmUpRunners(s *servable.Servable) error {
 func (p *preparation) runnerOf(s *servable.Servable, instance int) func([]imagecodec.Image) error {
 	return func(items []imagecodec.Image) error {
 		start := time.Now()
-		_, err := s.Run(instance, items)
+		results, err := s.Run(instance, items)
 		if took := time.Since(start); err == nil && took > p.warmUp.Slowest.Duration {
-			p.warmUp.Slowest = SlowestBatch{took, pixels(items)}
+			p.warmUp.Slowest = SlowestBatch{took, len(items) * items[0].Width * items[0].Height}
 		}
+		p.recycle(results)
 		return err
 	}
 }
-
-func pixels(items []imagecodec.Image) int { return len(items) * items[0].Width * items[0].Height }
 
 // These are the automatic time limit of a batch.
 const (
@@ -245,18 +314,24 @@ const (
 	leastTimeout = 30 * time.Second
 )
 
-// forwardLimit returns how long a batch of these images may take. An automatic limit grows with images that are larger than
-// those of the warm-up, which a model without a fixed size accepts.
-func forwardLimit(fixed time.Duration, slowest SlowestBatch) func([]imagecodec.Image) time.Duration {
-	return func(items []imagecodec.Image) time.Duration {
+// forwardLimit returns how long a batch of so many pixels may take. An automatic limit grows with images that are larger
+// than those of the warm-up, which a model without a fixed size accepts.
+func forwardLimit(fixed time.Duration, slowest SlowestBatch) func(pixels int) time.Duration {
+	return func(pixels int) time.Duration {
 		if fixed > 0 {
 			return fixed
 		}
 		limit := max(leastTimeout, limitFactor*slowest.Duration)
-		if have := pixels(items); slowest.Pixels > 0 && have > slowest.Pixels {
-			limit = time.Duration(float64(limit) * float64(have) / float64(slowest.Pixels))
+		if slowest.Pixels > 0 && pixels > slowest.Pixels {
+			limit = time.Duration(float64(limit) * float64(pixels) / float64(slowest.Pixels))
 		}
 		return limit
+	}
+}
+
+func (p *preparation) recycle(images []imagecodec.Image) {
+	for _, each := range images {
+		p.codec.Recycle(each.Pixels)
 	}
 }
 
@@ -287,6 +362,7 @@ func (p *preparation) eachBatch(run func([]imagecodec.Image) error, width, heigh
 }
 
 func (p *preparation) runBatch(run func([]imagecodec.Image) error, size, width, height int) error {
+	p.doing = describeBatch(size, width, height)
 	err := p.step(func() error { return run(testImages(size, width, height)) })
 	if err != nil && p.ctx.Err() == nil {
 		return explainWarmUp(size, width, height, err)
@@ -333,6 +409,7 @@ func (p *preparation) timeBatch(s *servable.Servable, items []imagecodec.Image) 
 			return Timing{}, err
 		}
 		durations[i], t.Output = time.Since(start), results[0]
+		p.recycle(results)
 	}
 	slices.Sort(durations)
 	t.Duration = durations[len(durations)/2]
@@ -341,6 +418,9 @@ func (p *preparation) timeBatch(s *servable.Servable, items []imagecodec.Image) 
 }
 
 func explainWarmUp(count, width, height int, err error) error {
+	if crash := (*isolation.CrashError)(nil); errors.As(err, &crash) {
+		return err // explainCrash has the place
+	}
 	return fmt.Errorf("loader: the warm-up with %d image(s) of %dx%d failed: %w", count, width, height, err)
 }
 

@@ -15,7 +15,7 @@ import (
 // A modelFile is a version's file as a model and as bytes.
 type modelFile struct {
 	*torch.File
-	content io.Reader
+	content *repository.File
 }
 
 // open opens a version's file. The caller must Close it.

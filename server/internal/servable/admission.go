@@ -35,7 +35,7 @@ type admission struct {
 	servable *Servable
 	ctx      context.Context //nolint:containedctx // lives as long as the call
 	stages   *Stages
-	arrival  *batch.Arrival[shape, imagecodec.Image, imagecodec.Image]
+	arrival  *batch.Arrival[shape, *job, error]
 	received memory.Reservation
 	decoding memory.Reservation
 }

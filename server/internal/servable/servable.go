@@ -8,7 +8,10 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -16,6 +19,7 @@ import (
 	"github.com/torchherd/torchherd/server/internal/batch"
 	"github.com/torchherd/torchherd/server/internal/cpu"
 	"github.com/torchherd/torchherd/server/internal/imagecodec"
+	"github.com/torchherd/torchherd/server/internal/isolation"
 	"github.com/torchherd/torchherd/server/internal/memory"
 	"github.com/torchherd/torchherd/server/internal/settings"
 	"github.com/torchherd/torchherd/torch"
@@ -25,11 +29,11 @@ import (
 type Config struct {
 	Name     string // of the model; its share of the cores goes by this name
 	Settings settings.Settings
-	// Modules are the instances of the model, at least one. The Servable closes them.
-	Modules []*torch.Module
-	Codec   *imagecodec.Codec
-	Threads int // that a forward may use on the CPU; 1 or more
-	Shares  *cpu.Shares
+	// Instances are the copies of the model, at least one. The Servable closes them.
+	Instances []Instance
+	Codec     *imagecodec.Codec
+	Threads   int // that a forward may use on the CPU; 1 or more
+	Shares    *cpu.Shares
 	// Received and Decoding limit the bytes of the bodies and the memory of the decodes of all requests in the process.
 	// nil: no limit.
 	Received, Decoding *memory.Budget
@@ -44,63 +48,176 @@ type Servable struct {
 	bodies  bodyPool
 	// decoding is the mean duration of the recent decodes, the wait for a decoder included.
 	decoding mean
+	pure     atomic.Bool // see SetPure
+	failed   chan error  // capacity 1
+	closing  chan struct{}
+	close    sync.Once
 }
 
 // shape is what must be equal for images to share a batch.
 type shape struct{ width, height int }
 
-type batcher = batch.Batcher[shape, imagecodec.Image, imagecodec.Image]
+// A batch's items are jobs, and its results the jobs' own errors: nil if a job has its output.
+type batcher = batch.Batcher[shape, *job, error]
 
-// New starts the runners of the model, one for each module. The caller must Close the Servable. On an error New closes
-// the modules.
+// New starts the runners of the model, one for each instance. The caller must Close the Servable. On an error New closes
+// the instances.
 func New(c Config) (*Servable, error) {
-	s := &Servable{config: c}
+	s := &Servable{config: c, failed: make(chan error, 1), closing: make(chan struct{})}
 	var err error
-	s.batcher, err = batch.New(batch.Config[shape, imagecodec.Image, imagecodec.Image]{
+	s.batcher, err = batch.New(batch.Config[shape, *job, error]{
 		MaxBatchSize: c.Settings.MaxBatchSize,
 		MaxQueueSize: c.Settings.MaxQueueSize,
 		MaxWait:      c.Settings.MaxWait,
 		FixedWait:    c.Settings.WaitPolicy == settings.Fixed,
-		Runners:      len(c.Modules),
-		Shape:        func(i imagecodec.Image) shape { return shape{i.Width, i.Height} },
+		Runners:      len(c.Instances),
+		Shape:        func(j *job) shape { return shape{j.input.Width, j.input.Height} },
 		Setup:        s.bindThread,
 		Run:          s.start,
 	})
 	if err != nil {
-		return nil, errors.Join(err, CloseModules(c.Modules))
+		return nil, errors.Join(err, CloseInstances(c.Instances))
+	}
+	for _, instance := range c.Instances {
+		if failed := instance.Failed(); failed != nil {
+			go s.watch(failed)
+		}
 	}
 	return s, nil
 }
 
-// bindThread gives a runner's thread the model's share of the cores and its number of threads for a forward.
-func (s *Servable) bindThread(int) error {
-	if err := s.config.Shares.Enter(s.config.Name); err != nil {
-		return err
+// SetPure says whether an image's result depends on the image alone. After the end of an instance's process, its images
+// are then run again. A new Servable isn't pure.
+func (s *Servable) SetPure(pure bool) { s.pure.Store(pure) }
+
+// watch passes an instance's failure on.
+func (s *Servable) watch(failed <-chan error) {
+	select {
+	case err := <-failed:
+		select {
+		case s.failed <- err:
+		default: // another instance has failed before
+		}
+	case <-s.closing:
 	}
-	return torch.SetNumThreads(s.config.Threads)
+}
+
+// Failed receives an error when an instance keeps failing, which another version may not.
+func (s *Servable) Failed() <-chan error { return s.failed }
+
+// Watch makes the servable notice a batch that takes longer than limit returns for its pixels; see batch.Batcher.Watch. It
+// must be called at most once, before the first request.
+func (s *Servable) Watch(limit func(pixels int) time.Duration) {
+	s.batcher.Watch(func(jobs []*job) time.Duration {
+		return limit(len(jobs) * jobs[0].input.Width * jobs[0].input.Height)
+	})
+}
+
+// Healthy returns nil, or why no forward makes progress: a *batch.HungError if none ever will, or else why no instance can
+// run batches at the moment.
+func (s *Servable) Healthy() error {
+	errs := []error{s.batcher.Healthy()}
+	if errs[0] != nil {
+		return errs[0]
+	}
+	for _, instance := range s.config.Instances {
+		err := instance.Healthy()
+		if err == nil {
+			return nil
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// bindThread prepares a runner's thread for its instance.
+func (s *Servable) bindThread(instance int) error {
+	return s.config.Instances[instance].Bind(s.config.Shares, s.config.Name, s.config.Threads)
 }
 
 // start begins a batch on an instance. The returned function waits for the results.
-func (s *Servable) start(instance int, items []imagecodec.Image) (func() ([]imagecodec.Image, error), error) {
-	in := Stack(items)
-	s.config.Log.Debug().Int("batch", len(items)).Int("width", in.Width).Int("height", in.Height).Msg("forward")
-	answer, err := s.config.Modules[instance].ForwardImages(in)
+func (s *Servable) start(instance int, jobs []*job) (func() ([]error, error), error) {
+	held := make([]*job, 0, len(jobs))
+	for _, j := range jobs {
+		if j.hold() {
+			held = append(held, j)
+		}
+	}
+	// Nobody waits for the error of a job that was given up.
+	errs := make([]error, len(jobs))
+	if len(held) == 0 {
+		return func() ([]error, error) { return errs, nil }, nil
+	}
+	finish, err := s.startImages(instance, stack(held))
+	if crash := (*isolation.CrashError)(nil); errors.As(err, &crash) {
+		for i, j := range jobs {
+			if slices.Contains(held, j) {
+				errs[i] = s.afterCrash(instance, j, crash)
+			}
+		}
+		s.drop(held)
+		return func() ([]error, error) { return errs, nil }, nil
+	}
 	if err != nil {
+		s.drop(held)
 		return nil, err
 	}
-	return func() ([]imagecodec.Image, error) { return s.read(answer) }, nil
+	return func() ([]error, error) {
+		defer s.drop(held)
+		out, err := finish()
+		if err != nil {
+			return nil, err
+		}
+		for i, j := range held {
+			j.output = out[i]
+		}
+		return errs, nil
+	}, nil
 }
 
-func (s *Servable) read(answer *torch.Answer) ([]imagecodec.Image, error) {
-	out, err := answer.Read(s.config.Codec.Alloc)
+// afterCrash runs a job of a batch that ended its instance's process once more, alone, if the model is pure. So a job that
+// ends the process again is told from those that were only in the same batch.
+func (s *Servable) afterCrash(instance int, j *job, crash *isolation.CrashError) error {
+	if !s.pure.Load() || j.givenUp() {
+		return &CrashError{Cause: crash}
+	}
+	out, err := s.Run(instance, []imagecodec.Image{j.input})
+	var again *isolation.CrashError
+	switch {
+	case errors.As(err, &again):
+		return &CrashError{Cause: again, OfImage: true}
+	case err != nil:
+		return &ModelError{err}
+	}
+	j.output = out[0]
+	return nil
+}
+
+func (s *Servable) drop(jobs []*job) {
+	for _, j := range jobs {
+		j.drop(s.config.Codec)
+	}
+}
+
+// startImages begins a batch of images on an instance. The returned function waits for the results.
+func (s *Servable) startImages(instance int, items []imagecodec.Image) (func() ([]imagecodec.Image, error), error) {
+	in := Stack(items)
+	s.config.Log.Debug().Int("batch", len(items)).Int("width", in.Width).Int("height", in.Height).Msg("forward")
+	finish, err := s.config.Instances[instance].Start(in, s.config.Codec.Alloc)
 	if err != nil {
 		return nil, err
 	}
-	results := make([]imagecodec.Image, len(out.Items))
-	for i, pixels := range out.Items {
-		results[i] = imagecodec.Image{Width: out.Width, Height: out.Height, Channels: out.Channels, Pixels: pixels}
-	}
-	return results, nil
+	return func() ([]imagecodec.Image, error) {
+		out, err := finish()
+		if err != nil {
+			return nil, err
+		}
+		results := make([]imagecodec.Image, len(out.Items))
+		for i, pixels := range out.Items {
+			results[i] = imagecodec.Image{Width: out.Width, Height: out.Height, Channels: out.Channels, Pixels: pixels}
+		}
+		return results, nil
+	}, nil
 }
 
 // Stack returns images of one size as a batch for a module. It copies no pixels.
@@ -113,9 +230,9 @@ func Stack(items []imagecodec.Image) torch.Images {
 }
 
 // Run takes one batch of images of equal size through an instance, outside the queue, and returns the results in order.
-// It must be called on the instance's runner thread: within OnEachRunner.
+// The caller may recycle them. Run must be called on the instance's runner thread: within OnEachRunner.
 func (s *Servable) Run(instance int, items []imagecodec.Image) ([]imagecodec.Image, error) {
-	finish, err := s.start(instance, items)
+	finish, err := s.startImages(instance, items)
 	if err != nil {
 		return nil, err
 	}
@@ -164,12 +281,22 @@ type ModelError struct{ Cause error }
 
 func (e *ModelError) Error() string { return "the model failed on a batch: " + e.Cause.Error() }
 
+// A CrashError is the end of the model's process during a batch. It doesn't unwrap, for ModelError's reason.
+type CrashError struct {
+	Cause error
+	// OfImage says that the image ended the process twice, the second time alone, so another try would too.
+	OfImage bool
+}
+
+func (e *CrashError) Error() string { return "the model ended during a batch: " + e.Cause.Error() }
+
 // Process reads an image's bytes from body and returns the model's encoded response. On its way the request passes through
 // the admission of package servable (see admission.go).
 //
 // Errors: those of body's Read, as they are; *imagecodec.Error for bytes that aren't a usable image; *batch.BusyError;
 // batch.ErrClosed; *batch.HungError; ErrReceiving; *memory.TooLargeError for an image that could never be decoded; the cause
-// of ctx; *ModelError; and else a failure of the encoder. On an error the Response has the stages that were reached.
+// of ctx; *ModelError; *CrashError; and else a failure of the encoder. On an error the Response has the stages that were
+// reached.
 func (s *Servable) Process(ctx context.Context, body io.Reader, o Options) (Response, error) {
 	var r Response
 	a := admission{servable: s, ctx: ctx, stages: &r.Stages}
@@ -178,25 +305,29 @@ func (s *Servable) Process(ctx context.Context, body io.Reader, o Options) (Resp
 	if err != nil {
 		return r, err
 	}
-	reply, err := a.arrival.Submit(ctx, input)
+	codec := s.config.Codec
+	j := newJob(input)
+	reply, err := a.arrival.Submit(ctx, j)
+	if err == nil {
+		err = reply.Result
+	}
 	if err != nil {
-		// The image may still be in a running batch, so its memory isn't recycled.
+		j.drop(codec)
 		if run := (*batch.RunError)(nil); errors.As(err, &run) {
 			err = &ModelError{run.Err}
 		}
 		return r, err
 	}
-	codec := s.config.Codec
-	codec.Recycle(input.Pixels)
+	codec.Recycle(input.Pixels) // the batch has dropped the job
 	r.Stages.Queue, r.Stages.Forward, r.Stages.BatchSize = reply.Queue, reply.Run, reply.BatchSize
 
 	start := time.Now()
-	encoded, err := codec.Encode(ctx, reply.Result, o.Format)
+	encoded, err := codec.Encode(ctx, j.output, o.Format)
 	r.Stages.Encode = time.Since(start)
+	codec.Recycle(j.output.Pixels)
 	if err != nil {
 		return r, err
 	}
-	codec.Recycle(reply.Result.Pixels)
 	r.Body, r.codec = encoded, codec
 	return r, nil
 }
@@ -217,48 +348,30 @@ type Info struct {
 func (s *Servable) Info() Info {
 	var devices []string
 	seen := map[torch.Device]bool{}
-	for _, module := range s.config.Modules {
-		if device := module.Info().Device; !seen[device] {
+	for _, instance := range s.config.Instances {
+		if device := instance.Info().Device; !seen[device] {
 			seen[device] = true
 			devices = append(devices, device.String())
 		}
 	}
 	return Info{
-		Info: s.config.Modules[0].Info(), Settings: s.config.Settings,
-		Devices: strings.Join(devices, ","), Instances: len(s.config.Modules), Threads: s.config.Threads,
+		Info: s.config.Instances[0].Info(), Settings: s.config.Settings,
+		Devices: strings.Join(devices, ","), Instances: len(s.config.Instances), Threads: s.config.Threads,
 	}
 }
-
-// Watch makes the servable notice a batch that takes longer than limit returns for its images, which have one size; see
-// batch.Batcher.Watch. It must be called at most once, before the first request.
-func (s *Servable) Watch(limit func(items []imagecodec.Image) time.Duration) { s.batcher.Watch(limit) }
-
-// Healthy returns nil, or why no forward makes progress; with a *batch.HungError none ever will.
-func (s *Servable) Healthy() error { return s.batcher.Healthy() }
-
-// Failed returns nil: a model in this process doesn't fail without its process.
-func (s *Servable) Failed() <-chan error { return nil }
 
 // StopWaiting launches incomplete batches at once from now on; see batch.Batcher.StopWaiting.
 func (s *Servable) StopWaiting() { s.batcher.StopWaiting() }
 
-// Close answers the accepted requests, closes the modules and returns their memory to the system. If a batch hangs, the
-// modules stay in use: Close leaves them open and returns a *batch.HungError.
+// Close answers the accepted requests, closes the instances and returns their memory to the system. If a batch hangs, the
+// instances stay in use: Close leaves them open and returns a *batch.HungError. It may be called again.
 func (s *Servable) Close() error {
 	s.batcher.Close()
-	if err := s.Healthy(); err != nil {
+	s.close.Do(func() { close(s.closing) })
+	if err := s.batcher.Healthy(); err != nil {
 		return err
 	}
-	err := CloseModules(s.config.Modules)
+	err := CloseInstances(s.config.Instances)
 	torch.ReleaseMemory()
 	return err
-}
-
-// CloseModules closes all modules and joins their errors.
-func CloseModules(modules []*torch.Module) error {
-	var errs []error
-	for _, module := range modules {
-		errs = append(errs, module.Close())
-	}
-	return errors.Join(errs...)
 }

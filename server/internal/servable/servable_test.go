@@ -45,7 +45,7 @@ func load(t *testing.T, name string, change func(*settings.Settings)) *servable.
 	shares := cpu.NewShares()
 	shares.Set("test", 1)
 	s, err := servable.New(servable.Config{
-		Name: "test", Settings: cfg, Modules: []*torch.Module{module}, Codec: codec, Threads: 1, Shares: shares, Log: zerolog.Nop(),
+		Name: "test", Settings: cfg, Instances: []servable.Instance{servable.InProcess(module)}, Codec: codec, Threads: 1, Shares: shares, Log: zerolog.Nop(),
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -52,7 +52,7 @@ func (s *Servers) Measure(ctx context.Context, candidate Settings, progress func
 }
 
 func (s *Servers) arguments(candidate Settings) []string {
-	arguments := []string{"serve", "--listen=127.0.0.1:0", "--admin-listen=off", "--log-format=json", "--log-level=info"}
+	arguments := []string{"serve", "--listen=127.0.0.1:0", "--admin-listen=off", "--log-format=json", "--log-level=info", "--no-trial"}
 	arguments = append(arguments, candidate.all()...)
 	arguments = append(arguments, queueFlag(s.Config.Clients)...)
 	arguments = append(arguments, s.Config.ExtraArguments...)

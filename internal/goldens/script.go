@@ -1,0 +1,76 @@
+package goldens
+
+import (
+	"archive/zip"
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// Script writes a TorchScript file whose forward(x) has this body, and returns its path. The body is TorchScript as
+// torch.jit.save writes it, indented by four spaces. The file is testdata/modules/identity.pt with another body, so it needs
+// no PyTorch.
+func Script(t testing.TB, body string) string {
+	t.Helper()
+	content := Read(t, "modules/identity.pt")
+	archive, err := zip.NewReader(bytes.NewReader(content), int64(len(content)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var file bytes.Buffer
+	out := zip.NewWriter(&file)
+	for _, record := range archive.File {
+		err = errors.Join(err, rewrite(out, record, body))
+	}
+	path := filepath.Join(t.TempDir(), "model.pt")
+	if err := errors.Join(err, out.Close(), os.WriteFile(path, file.Bytes(), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// rewrite copies a record, with another body of forward in the code.
+func rewrite(out *zip.Writer, record *zip.File, body string) error {
+	if !strings.HasSuffix(record.Name, "__torch__.py") {
+		return out.Copy(record)
+	}
+	reader, err := record.Open()
+	if err != nil {
+		return err
+	}
+	code, err := io.ReadAll(reader)
+	if err != nil {
+		return err
+	}
+	before, _, _ := strings.Cut(string(code), "    return x")
+	writer, err := out.CreateHeader(&zip.FileHeader{Name: record.Name, Method: zip.Store})
+	if err != nil {
+		return err
+	}
+	_, err = io.WriteString(writer, before+strings.Trim(body, "\n")+"\n")
+	return err
+}
+
+// Bodies for Script. They do it for images whose darkest value is above 0.9, and return others as they are.
+const (
+	// CrashesOnWhite ends the process by SIGFPE: a remainder of zero.
+	CrashesOnWhite = `
+    if bool(torch.any(torch.gt(torch.amin(x, [1, 2, 3]), 0.90000000000000002))):
+      divisor = 0
+    else:
+      divisor = 1
+    return torch.add(x, torch.remainder(5, divisor))
+`
+	// HangsOnWhite never returns.
+	HangsOnWhite = `
+    go = bool(torch.any(torch.gt(torch.amin(x, [1, 2, 3]), 0.90000000000000002)))
+    y = x
+    while go:
+      y = torch.mul(y, 1.)
+    return torch.mul(y, 1.)
+`
+)

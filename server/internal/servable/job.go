@@ -1,0 +1,55 @@
+package servable
+
+import (
+	"sync/atomic"
+
+	"github.com/torchherd/torchherd/server/internal/imagecodec"
+)
+
+// A job is an image on its way through the model. Its request holds it until the response is encoded or has failed, and its
+// batch while it runs. A request whose client has left gives the job up before its batch has ended, so the last of the two
+// recycles the memory.
+type job struct {
+	input   imagecodec.Image
+	output  imagecodec.Image // set before the batch drops the job; without pixels: none
+	holders atomic.Int32
+}
+
+func newJob(input imagecodec.Image) *job {
+	j := &job{input: input}
+	j.holders.Store(1)
+	return j
+}
+
+// hold keeps the job for a batch. It returns false if the request has given the job up, whose memory is gone then.
+func (j *job) hold() bool {
+	for {
+		n := j.holders.Load()
+		if n == 0 {
+			return false
+		}
+		if j.holders.CompareAndSwap(n, n+1) {
+			return true
+		}
+	}
+}
+
+// givenUp reports whether only the batch that asks holds the job, so that nobody waits for its result.
+func (j *job) givenUp() bool { return j.holders.Load() == 1 }
+
+// drop ends a hold.
+func (j *job) drop(codec *imagecodec.Codec) {
+	if j.holders.Add(-1) == 0 {
+		codec.Recycle(j.input.Pixels)
+		codec.Recycle(j.output.Pixels)
+	}
+}
+
+// stack returns the inputs of jobs as a batch for an instance. It copies no pixels.
+func stack(jobs []*job) []imagecodec.Image {
+	images := make([]imagecodec.Image, len(jobs))
+	for i, j := range jobs {
+		images[i] = j.input
+	}
+	return images
+}
