@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,23 +31,32 @@ import (
 // server must end in order.
 //
 // Each actor draws its actions from a generator of its own, which CHAOS_SEED and the actor's number seed. So a seed repeats
-// what each actor does, though not how the actors interleave. `make chaos` runs it for CHAOS_MINUTES; without that it runs
-// for some seconds.
+// what each actor does, though not how the actors interleave. With an even seed the model runs in a process of its own,
+// which is killed again and again. `make chaos` runs one seed for CHAOS_MINUTES; without them, two run for some seconds.
 func TestChaos(t *testing.T) {
-	duration := 4 * time.Second
-	if text := os.Getenv("CHAOS_MINUTES"); text != "" {
-		minutes, err := strconv.ParseFloat(text, 64)
-		if err != nil || minutes <= 0 {
-			t.Fatalf("CHAOS_MINUTES=%s: must be a number above 0", text)
+	text := os.Getenv("CHAOS_MINUTES")
+	if text == "" {
+		for _, seed := range []uint64{1, 2} {
+			t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
+				t.Parallel()
+				causeChaos(t, seed, 3*time.Second)
+			})
 		}
-		duration = time.Duration(minutes * float64(time.Minute))
-	} else {
-		t.Parallel()
+		return
 	}
-	seed, err := strconv.ParseUint(cmp.Or(os.Getenv("CHAOS_SEED"), "1"), 10, 64)
+	minutes, err := strconv.ParseFloat(text, 64)
+	if err != nil || minutes <= 0 {
+		t.Fatalf("CHAOS_MINUTES=%s: must be a number above 0", text)
+	}
+	seed, err := strconv.ParseUint(os.Getenv("CHAOS_SEED"), 10, 64)
 	if err != nil {
 		t.Fatalf("CHAOS_SEED: %v", err)
 	}
+	causeChaos(t, seed, time.Duration(minutes*float64(time.Minute)))
+}
+
+func causeChaos(t *testing.T, seed uint64, duration time.Duration) {
+	t.Helper()
 	c := newChaos(t, seed)
 	ctx, cancel := context.WithTimeout(t.Context(), duration)
 	defer cancel()
@@ -64,7 +72,11 @@ func TestChaos(t *testing.T) {
 	for number := range 8 {
 		act(number, c.client)
 	}
-	for i, disturb := range []func(*rand.Rand){c.swap, c.signal, c.blockLog} {
+	disturbances := []func(*rand.Rand){c.swap, c.signal, c.blockLog}
+	if c.isolated {
+		disturbances = append(disturbances, c.killModel)
+	}
+	for i, disturb := range disturbances {
 		act(100+i, disturb)
 	}
 	actors.Wait()
@@ -74,10 +86,11 @@ func TestChaos(t *testing.T) {
 // chaos is a server under disturbance, and the ledger of its requests.
 type chaos struct {
 	*process
-	t      *testing.T
-	models string // the folder of the model's versions
-	log    *blockableWriter
-	bombs  map[string][]byte
+	t        *testing.T
+	isolated bool   // the model runs in a process of its own
+	models   string // the folder of the model's versions
+	log      *blockableWriter
+	bombs    map[string][]byte
 
 	mu     sync.Mutex
 	negate map[string]bool // by version: whether it negates its input; else it returns it
@@ -87,7 +100,7 @@ type chaos struct {
 
 func newChaos(t *testing.T, seed uint64) *chaos {
 	t.Helper()
-	c := &chaos{t: t, models: filepath.Join(t.TempDir(), "chaos"), negate: map[string]bool{}, ledger: map[string]int{}}
+	c := &chaos{t: t, isolated: seed%2 == 0, models: filepath.Join(t.TempDir(), "chaos"), negate: map[string]bool{}, ledger: map[string]int{}}
 	c.addVersion(1, true)
 	c.bombs = map[string][]byte{
 		"flat PNG":         bomb(t),
@@ -99,8 +112,12 @@ func newChaos(t *testing.T, seed uint64) *chaos {
 		"TIFF strips":      sharedStripsBomb(20000, 30000),
 		"too large":        make([]byte, 5<<20),
 	}
-	command := serveCommand("--log-level", "info", "--size", "32x32", "--max-wait", "20ms", "--request-timeout", "20s",
-		"--drain-timeout", "30s", "--max-decode-memory", "512MiB", c.models)
+	arguments := []string{"--log-level", "info", "--size", "32x32", "--max-wait", "20ms", "--request-timeout", "20s",
+		"--drain-timeout", "30s", "--max-decode-memory", "512MiB", c.models}
+	if c.isolated {
+		arguments = append(arguments, "--isolate", "--forward-timeout", "2s")
+	}
+	command := serveCommand(arguments...)
 	c.log = &blockableWriter{to: newLogLines()}
 	command.Stderr = c.log
 	c.process = startCommand(t, command)
@@ -172,6 +189,8 @@ func (c *chaos) sendImage(random *rand.Rand) {
 		c.end("answered")
 	case r.status == http.StatusServiceUnavailable && r.header.Get("Retry-After") != "":
 		c.end("refused")
+	case c.isolated && r.status == http.StatusUnprocessableEntity && strings.Contains(string(r.body), "crashes on this image"):
+		c.end("lost: the model's process was killed twice during this image")
 	default:
 		c.t.Errorf("an image got %d %q", r.status, r.body)
 	}
@@ -260,6 +279,8 @@ func (c *chaos) readSlowly(random *rand.Rand) {
 		c.end("answered")
 	case strings.HasPrefix(head, "HTTP/1.1 503 "):
 		c.end("refused")
+	case c.isolated && strings.HasPrefix(head, "HTTP/1.1 422 "):
+		c.end("lost: the model's process was killed twice during this image")
 	default:
 		c.t.Errorf("a slow reader got %.100q", head)
 	}
@@ -357,6 +378,30 @@ func (c *chaos) blockLog(random *rand.Rand) {
 	c.log.mu.Unlock()
 }
 
+// killModel ends or stops the processes of the model.
+func (c *chaos) killModel(random *rand.Rand) {
+	time.Sleep(time.Duration(200+random.IntN(1500)) * time.Millisecond)
+	signals := []syscall.Signal{syscall.SIGKILL, syscall.SIGSEGV, syscall.SIGABRT, syscall.SIGSTOP}
+	for _, child := range c.children() {
+		_ = syscall.Kill(child, signals[random.IntN(len(signals))]) // it may have ended
+	}
+}
+
+// children returns the processes that the server has started.
+func (c *chaos) children() []int {
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", c.command.Process.Pid))
+	var children []int
+	for _, thread := range threads {
+		text, _ := os.ReadFile(thread) // the thread may have ended
+		for _, field := range strings.Fields(string(text)) {
+			if pid, err := strconv.Atoi(field); err == nil {
+				children = append(children, pid)
+			}
+		}
+	}
+	return children
+}
+
 // A blockableWriter blocks while its mutex is held.
 type blockableWriter struct {
 	mu sync.Mutex
@@ -372,12 +417,13 @@ func (b *blockableWriter) Write(data []byte) (int, error) {
 // finish checks that the server still works and ends in order, and prints the ledger.
 func (c *chaos) finish() {
 	tag := color.NRGBA{10, 200, 90, 255}
-	r := c.do(http.MethodPut, "/image?format=png", bytes.NewReader(flatPNG(c.t, 9, 9, tag)))
-	if r.status != http.StatusOK {
-		c.t.Errorf("afterwards an image got %d %q", r.status, r.body)
-	} else {
-		c.expectTag(r.body, r.header.Get("X-Model-Version"), tag)
-	}
+	awaitResponse(c.t, func() bool { // the model's process may be starting again
+		r := c.do(http.MethodPut, "/image?format=png", bytes.NewReader(flatPNG(c.t, 9, 9, tag)))
+		if r.status == http.StatusOK {
+			c.expectTag(r.body, r.header.Get("X-Model-Version"), tag)
+		}
+		return r.status == http.StatusOK
+	})
 	c.process.signal(syscall.SIGTERM)
 	if state := c.wait(); state.ExitCode() != 0 {
 		c.t.Errorf("the process ended with %v", state)

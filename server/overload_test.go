@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"fmt"
-	"image/color"
 	"io"
 	"net"
 	"net/http"
@@ -94,7 +93,7 @@ func decodeMemory(t *testing.T, photo []byte) int64 {
 func TestAnImageThatNeedsMoreThanTheDecodeMemoryIsRefused(t *testing.T) {
 	t.Parallel()
 	s := start(t, "--max-decode-memory", "2MiB", module("negate.pt"))
-	expectError(t, s.put(flatPNG(t, 3000, 3000, color.White)), http.StatusRequestEntityTooLarge, "--max-decode-memory is 2.0 MiB")
+	expectError(t, s.put(progressiveBomb(2000, 2000, 3)), http.StatusRequestEntityTooLarge, "--max-decode-memory is 2.0 MiB")
 	expectImage(t, s.put(photograph(t, "jpeg-small.jpg")))
 }
 
