@@ -138,8 +138,8 @@ func TestFilesOf24MegapixelsAreAccepted(t *testing.T) {
 
 // A decode takes no more memory than its Input says, in all heaps together. The resident set shows it.
 func TestMemoryIsAnUpperBound(t *testing.T) {
-	if raceEnabled {
-		t.Skip("the race detector takes memory of its own")
+	if instrumented {
+		t.Skip("a sanitizer takes memory of its own")
 	}
 	if os.WriteFile("/proc/self/clear_refs", []byte("5"), 0o600) != nil {
 		t.Skip("the peak of the resident set can't be reset here")

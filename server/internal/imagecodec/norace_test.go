@@ -1,5 +1,0 @@
-//go:build !race
-
-package imagecodec_test
-
-const raceEnabled = false

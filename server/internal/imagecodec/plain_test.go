@@ -1,0 +1,5 @@
+//go:build !race && !asan
+
+package imagecodec_test
+
+const instrumented = false
