@@ -59,6 +59,12 @@ type Supervision struct {
 	WarmUp func(run func(torch.Images) error) error
 }
 
+// An Answer is the output of a batch, as *torch.Answer.
+type Answer interface {
+	// Read waits for the output and returns it, in memory from alloc. It must be called once.
+	Read(alloc func(size int) []byte) (torch.Images, error)
+}
+
 // A CrashError is the end of a runner's child.
 type CrashError struct {
 	// Cause is what ended the child, such as "SIGFPE (floating-point exception)".

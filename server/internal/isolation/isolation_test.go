@@ -98,11 +98,11 @@ func flat(width, height int, values ...byte) torch.Images {
 // run runs a batch and checks that its results have these values.
 func run(t *testing.T, r *Runner, batch torch.Images, width, height, channels int, want ...byte) {
 	t.Helper()
-	finish, err := r.Start(batch, nil)
+	answer, err := r.Start(batch)
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := finish()
+	out, err := answer.Read(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,7 +180,7 @@ func TestErrorsKeepTheirKind(t *testing.T) {
 	}
 	r := start(t, module("fails_on_black.pt"), nil)
 	for range 2 {
-		if _, err := r.Start(flat(4, 3, 0), nil); !errors.Is(err, torch.ErrForward) || !strings.Contains(err.Error(), "refuses a black picture") {
+		if _, err := r.Start(flat(4, 3, 0)); !errors.Is(err, torch.ErrForward) || !strings.Contains(err.Error(), "refuses a black picture") {
 			t.Errorf("got %v, want the model's own error", err)
 		}
 		run(t, r, flat(4, 3, 9), 4, 3, 3, 9)
@@ -200,16 +200,16 @@ func TestACrashNamesItsCause(t *testing.T) {
 			t.Fatal(err)
 		}
 		var crash *CrashError
-		if _, err := r.Start(flat(4, 3, 1), nil); !errors.As(err, &crash) || !strings.HasPrefix(crash.Cause, want) {
+		if _, err := r.Start(flat(4, 3, 1)); !errors.As(err, &crash) || !strings.HasPrefix(crash.Cause, want) {
 			t.Errorf("got %v, want %s", err, want)
 		}
 	}
 	r := start(t, goldens.Script(t, goldens.CrashesOnWhite), nil)
 	run(t, r, flat(4, 3, 1), 4, 3, 3, 1)
-	if _, err := r.Start(flat(4, 3, 1, 255), nil); err == nil || err.Error() != "SIGFPE (floating point exception)" {
+	if _, err := r.Start(flat(4, 3, 1, 255)); err == nil || err.Error() != "SIGFPE (floating point exception)" {
 		t.Errorf("got %v, want SIGFPE", err)
 	}
-	if _, err := r.Start(flat(4, 3, 1), nil); err == nil || !strings.Contains(err.Error(), "SIGFPE") || r.Healthy() == nil {
+	if _, err := r.Start(flat(4, 3, 1)); err == nil || !strings.Contains(err.Error(), "SIGFPE") || r.Healthy() == nil {
 		t.Errorf("a runner without supervision goes on: %v, %v", err, r.Healthy())
 	}
 }
@@ -224,7 +224,7 @@ func TestTheContextEndsACall(t *testing.T) {
 		t.Fatal(err)
 	}
 	time.AfterFunc(10*time.Millisecond, func() { cancel(why) })
-	if _, err := r.Start(flat(4, 3, 255), nil); !errors.Is(err, why) {
+	if _, err := r.Start(flat(4, 3, 255)); !errors.Is(err, why) {
 		t.Errorf("got %v, want %v", err, why)
 	}
 	if _, err := tryStart(t, ctx, module("negate.pt"), nil); !errors.Is(err, why) {
@@ -252,7 +252,7 @@ func TestASupervisedRunnerComesBack(t *testing.T) {
 	cancel() // the load's context
 	before := descriptors(t)
 	for range 2 {
-		_, err := r.Start(flat(4, 3, 255), nil)
+		_, err := r.Start(flat(4, 3, 255))
 		if crash := (*CrashError)(nil); !errors.As(err, &crash) || !strings.Contains(crash.Cause, "longer than 1s") {
 			t.Errorf("got %v, want the limit", err)
 		}
@@ -291,7 +291,7 @@ func TestAFailureIsReported(t *testing.T) {
 	if err := r.process.command.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.Start(flat(4, 3, 1), nil); err == nil {
+	if _, err := r.Start(flat(4, 3, 1)); err == nil {
 		t.Error("a killed child answers")
 	}
 	if err := <-r.Failed(); !strings.Contains(err.Error(), "was written to") {
@@ -460,7 +460,7 @@ func TestTheMemoryOfAChildIsLimited(t *testing.T) {
 			t.Errorf("%s has no limits: %v", r.process.cgroup, err)
 		}
 	}
-	_, err := r.Start(flat(64, 64, 1), nil)
+	_, err := r.Start(flat(64, 64, 1))
 	var crash *CrashError
 	if !errors.Is(err, torch.ErrOutOfMemory) && !errors.Is(err, torch.ErrForward) && !errors.As(err, &crash) {
 		t.Errorf("got %v", err)

@@ -67,9 +67,7 @@ func (*Runner) SetThreads(int) error { return errUnsupported }
 func (*Runner) CheckFinite(torch.Images) error { return errUnsupported }
 
 // Start returns an error.
-func (*Runner) Start(torch.Images, func(int) []byte) (func() (torch.Images, error), error) {
-	return nil, errUnsupported
-}
+func (*Runner) Start(torch.Images) (Answer, error) { return nil, errUnsupported }
 
 // Supervise does nothing.
 func (*Runner) Supervise(Supervision) {}

@@ -168,6 +168,16 @@ func (p *process) kill(reason error) {
 	_ = p.command.Process.Kill()
 }
 
+// alive reports whether the child hasn't ended. After a failed call it is exact: crash has waited for the end.
+func (p *process) alive() bool {
+	select {
+	case <-p.dead:
+		return false
+	default:
+		return true
+	}
+}
+
 // crash waits until the child has ended, and returns why it has.
 func (p *process) crash() error {
 	_ = p.command.Process.Kill() // it has closed its socket, so it is ending or of no use

@@ -216,9 +216,13 @@ func (r *Runner) prepare(batch torch.Images) (done func()) {
 	}
 }
 
-// Start runs a batch, so finish doesn't wait. alloc isn't used: the results are in the Arena. While the child is being
-// replaced, Start waits for the new one.
-func (r *Runner) Start(batch torch.Images, _ func(int) []byte) (finish func() (torch.Images, error), err error) {
+// results are the output of a batch that has run. They are in the Arena already.
+type results torch.Images
+
+func (r *results) Read(func(int) []byte) (torch.Images, error) { return torch.Images(*r), nil }
+
+// Start runs a batch. While the child is being replaced, it waits for the new one.
+func (r *Runner) Start(batch torch.Images) (Answer, error) {
 	p, err := r.live()
 	if err != nil {
 		return nil, err
@@ -228,7 +232,7 @@ func (r *Runner) Start(batch torch.Images, _ func(int) []byte) (finish func() (t
 		limit = r.supervision.BatchLimit(batch)
 	}
 	out, err := r.run(p, batch, limit)
-	if err != nil && !r.works(p) {
+	if err != nil && p.alive() && !r.works(p) {
 		p.kill(&CrashError{Cause: "killed, because batches that used to work fail after this one: " + err.Error()})
 		err = p.crash()
 	}
@@ -236,7 +240,7 @@ func (r *Runner) Start(batch torch.Images, _ func(int) []byte) (finish func() (t
 	if err != nil {
 		return nil, err
 	}
-	return func() (torch.Images, error) { return out, nil }, nil
+	return (*results)(&out), nil
 }
 
 // works reports whether a child in which a batch failed is still of use, by a batch of the warm-up. After some errors,
@@ -268,41 +272,41 @@ func (r *Runner) run(p *process, batch torch.Images, limit time.Duration) (torch
 	defer done()
 	in := shape{batch.Height, batch.Width, batch.Channels}
 	expected := r.shapes[in]
-	results := r.alloc(expected, count)
+	items := r.alloc(expected, count)
 	r.message = r.request.append(r.message[:0], opForward)
 	got, err := r.askWithin(p, r.message, limit)
 	if err == nil && got.status == statusPending {
-		r.free(results)
+		r.free(items)
 		if len(r.shapes) >= maxShapes {
 			clear(r.shapes)
 		}
 		expected = shape{got.height, got.width, got.channels}
 		r.shapes[in] = expected
-		results = r.alloc(expected, count)
+		items = r.alloc(expected, count)
 		r.message = r.request.append(r.message[:0], opRead)
 		_, err = r.askWithin(p, r.message, limit)
 	}
 	if err != nil {
-		r.free(results)
+		r.free(items)
 		return torch.Images{}, err
 	}
-	return torch.Images{Height: expected.height, Width: expected.width, Channels: expected.channels, Items: results}, nil
+	return torch.Images{Height: expected.height, Width: expected.width, Channels: expected.channels, Items: items}, nil
 }
 
 // maxShapes is how many shapes of results are remembered.
 const maxShapes = 1024
 
 // alloc takes memory for results, and makes it the request's outputs.
-func (r *Runner) alloc(results shape, count int) [][]byte {
+func (r *Runner) alloc(size shape, count int) [][]byte {
 	q := &r.request
-	q.outHeight, q.outWidth, q.outChannels = results.height, results.width, results.channels
+	q.outHeight, q.outWidth, q.outChannels = size.height, size.width, size.channels
 	q.outputs = q.outputs[:0]
-	if results == (shape{}) {
+	if size == (shape{}) {
 		return nil
 	}
 	items := make([][]byte, count)
 	for i := range items {
-		items[i] = r.config.Arena.Alloc(results.height * results.width * results.channels)
+		items[i] = r.config.Arena.Alloc(size.height * size.width * size.channels)
 		offset, _ := r.config.Arena.offset(items[i])
 		q.outputs = append(q.outputs, uint64(offset))
 	}
@@ -341,10 +345,8 @@ func (r *Runner) ended(p *process, err error) {
 		r.mu.Unlock()
 		return
 	}
-	select {
-	case <-p.dead:
-	default:
-		return // an error of the model; the child lives
+	if p.alive() {
+		return // an error of the model
 	}
 	p.end()
 	r.mu.Lock()

@@ -248,11 +248,11 @@ const runsOnCUDA = 3
 
 // forward runs a batch on an instance, outside of any runner.
 func (p *preparation) forward(instance int, items []imagecodec.Image) error {
-	finish, err := p.copies[instance].Start(servable.Stack(items), p.codec.Alloc)
+	answer, err := p.copies[instance].Start(servable.Stack(items))
 	if err != nil {
 		return err
 	}
-	out, err := finish()
+	out, err := answer.Read(p.codec.Alloc)
 	for _, pixels := range out.Items {
 		p.codec.Recycle(pixels)
 	}

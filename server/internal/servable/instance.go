@@ -4,12 +4,13 @@ import (
 	"errors"
 
 	"github.com/torchherd/torchherd/server/internal/cpu"
+	"github.com/torchherd/torchherd/server/internal/isolation"
 	"github.com/torchherd/torchherd/torch"
 )
 
 // An Instance is one copy of a model on a device: in this process (InProcess) or in a process of its own
-// (*isolation.Runner). One of the batcher's runners uses it, so its calls never overlap, except those of the functions
-// that Start returns, and of Healthy.
+// (*isolation.Runner). One of the batcher's runners uses it, so its calls never overlap, except those of Healthy. An
+// answer is read on another goroutine.
 type Instance interface {
 	Info() torch.Info
 	// Bind prepares the calling thread, which is the runner's own, for batches: with the model's share of the cores, and
@@ -19,9 +20,9 @@ type Instance interface {
 	SetThreads(threads int) error
 	// CheckFinite is torch.Module.CheckFinite.
 	CheckFinite(batch torch.Images) error
-	// Start begins a batch. The returned function waits for the results, as torch.Answer.Read, in memory from alloc. When
-	// either has returned an error, or finish the results, nothing uses the batch's memory any more.
-	Start(batch torch.Images, alloc func(size int) []byte) (finish func() (torch.Images, error), err error)
+	// Start begins a batch. When it or the answer's Read has returned, except Start without an error, nothing uses the
+	// batch's memory any more.
+	Start(batch torch.Images) (isolation.Answer, error)
 	// Healthy returns why the instance can't run batches at the moment; nil: it can.
 	Healthy() error
 	// Failed receives an error when the instance has given up hope that it will run batches again. nil: it never does.
@@ -43,12 +44,12 @@ func (inProcess) Bind(shares *cpu.Shares, model string, threads int) error {
 
 func (inProcess) SetThreads(threads int) error { return torch.SetNumThreads(threads) }
 
-func (m inProcess) Start(batch torch.Images, alloc func(int) []byte) (func() (torch.Images, error), error) {
+func (m inProcess) Start(batch torch.Images) (isolation.Answer, error) {
 	answer, err := m.ForwardImages(batch)
 	if err != nil {
-		return nil, err
+		return nil, err // not a nil *torch.Answer in the interface
 	}
-	return func() (torch.Images, error) { return answer.Read(alloc) }, nil
+	return answer, nil
 }
 
 func (inProcess) Healthy() error { return nil }

@@ -1,6 +1,7 @@
 package servable
 
 import (
+	"sync"
 	"sync/atomic"
 
 	"github.com/torchherd/torchherd/server/internal/imagecodec"
@@ -13,12 +14,26 @@ type job struct {
 	input   imagecodec.Image
 	output  imagecodec.Image // set before the batch drops the job; without pixels: none
 	holders atomic.Int32
+	held    bool // by the batch, which alone uses the field
 }
 
-func newJob(input imagecodec.Image) *job {
-	j := &job{input: input}
+// A jobPool makes jobs, and uses them again.
+type jobPool struct{ pool sync.Pool } // of *job
+
+func (p *jobPool) get(input imagecodec.Image) *job {
+	j, ok := p.pool.Get().(*job)
+	if !ok {
+		j = new(job)
+	}
+	j.input = input
 	j.holders.Store(1)
 	return j
+}
+
+// put takes back a job that only its request holds and whose images have been recycled.
+func (p *jobPool) put(j *job) {
+	j.input, j.output = imagecodec.Image{}, imagecodec.Image{}
+	p.pool.Put(j)
 }
 
 // hold keeps the job for a batch. It returns false if the request has given the job up, whose memory is gone then.
@@ -43,13 +58,4 @@ func (j *job) drop(codec *imagecodec.Codec) {
 		codec.Recycle(j.input.Pixels)
 		codec.Recycle(j.output.Pixels)
 	}
-}
-
-// stack returns the inputs of jobs as a batch for an instance. It copies no pixels.
-func stack(jobs []*job) []imagecodec.Image {
-	images := make([]imagecodec.Image, len(jobs))
-	for i, j := range jobs {
-		images[i] = j.input
-	}
-	return images
 }

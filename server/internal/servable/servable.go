@@ -8,7 +8,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -48,6 +47,10 @@ type Servable struct {
 	bodies  bodyPool
 	// decoding is the mean duration of the recent decodes, the wait for a decoder included.
 	decoding mean
+	jobs     jobPool
+	alloc    func(int) []byte // the codec's, so that it isn't bound anew for each batch
+	// noErrors are the results of a batch whose jobs have all their outputs: nil, as many as a batch can have jobs.
+	noErrors []error
 	pure     atomic.Bool // see SetPure
 	failed   chan error  // capacity 1
 	closing  chan struct{}
@@ -63,7 +66,7 @@ type batcher = batch.Batcher[shape, *job, error]
 // New starts the runners of the model, one for each instance. The caller must Close the Servable. On an error New closes
 // the instances.
 func New(c Config) (*Servable, error) {
-	s := &Servable{config: c, failed: make(chan error, 1), closing: make(chan struct{})}
+	s := &Servable{config: c, alloc: c.Codec.Alloc, noErrors: make([]error, c.Settings.MaxBatchSize), failed: make(chan error, 1), closing: make(chan struct{})}
 	var err error
 	s.batcher, err = batch.New(batch.Config[shape, *job, error]{
 		MaxBatchSize: c.Settings.MaxBatchSize,
@@ -137,50 +140,71 @@ func (s *Servable) bindThread(instance int) error {
 
 // start begins a batch on an instance. The returned function waits for the results.
 func (s *Servable) start(instance int, jobs []*job) (func() ([]error, error), error) {
-	held := make([]*job, 0, len(jobs))
+	in := torch.Images{Items: make([][]byte, 0, len(jobs))}
 	for _, j := range jobs {
-		if j.hold() {
-			held = append(held, j)
+		if j.held = j.hold(); j.held {
+			in.Width, in.Height, in.Channels = j.input.Width, j.input.Height, j.input.Channels
+			in.Items = append(in.Items, j.input.Pixels)
 		}
 	}
-	// Nobody waits for the error of a job that was given up.
-	errs := make([]error, len(jobs))
-	if len(held) == 0 {
-		return func() ([]error, error) { return errs, nil }, nil
+	if len(in.Items) == 0 {
+		return func() ([]error, error) { return s.noErrors[:len(jobs)], nil }, nil // for which nobody waits
 	}
-	finish, err := s.startImages(instance, stack(held))
-	if crash := (*isolation.CrashError)(nil); errors.As(err, &crash) {
-		for i, j := range jobs {
-			if slices.Contains(held, j) {
-				errs[i] = s.afterCrash(instance, j, crash)
-			}
-		}
-		s.drop(held)
-		return func() ([]error, error) { return errs, nil }, nil
-	}
+	answer, err := s.startImages(instance, in)
 	if err != nil {
-		s.drop(held)
+		defer s.drop(jobs)
+		if errs := s.afterCrash(instance, jobs, err); errs != nil {
+			return func() ([]error, error) { return errs, nil }, nil
+		}
 		return nil, err
 	}
 	return func() ([]error, error) {
-		defer s.drop(held)
-		out, err := finish()
+		defer s.drop(jobs)
+		out, err := answer.Read(s.alloc)
 		if err != nil {
 			return nil, err
 		}
-		for i, j := range held {
-			j.output = out[i]
+		next := 0
+		for _, j := range jobs {
+			if j.held {
+				j.output = imagecodec.Image{Width: out.Width, Height: out.Height, Channels: out.Channels, Pixels: out.Items[next]}
+				next++
+			}
 		}
-		return errs, nil
+		return s.noErrors[:len(jobs)], nil
 	}, nil
 }
 
-// afterCrash runs a job of a batch that ended its instance's process once more, alone, if the model is pure. So a job that
-// ends the process again is told from those that were only in the same batch.
-func (s *Servable) afterCrash(instance int, j *job, crash *isolation.CrashError) error {
-	if !s.pure.Load() || j.givenUp() {
-		return &CrashError{Cause: crash}
+// drop drops the jobs that the batch holds.
+func (s *Servable) drop(jobs []*job) {
+	for _, j := range jobs {
+		if j.held {
+			j.drop(s.config.Codec)
+		}
 	}
+}
+
+// afterCrash returns the errors of the jobs of a batch that failed by err, if that is the end of the instance's process, or
+// else nil. If the model is pure, each job runs once more, alone: so a job that ends the process again is told from those
+// that were only in the same batch.
+func (s *Servable) afterCrash(instance int, jobs []*job, err error) []error {
+	var crash *isolation.CrashError
+	if !errors.As(err, &crash) {
+		return nil
+	}
+	errs := make([]error, len(jobs))
+	for i, j := range jobs {
+		if !j.held {
+			continue
+		}
+		if errs[i] = (&CrashError{Cause: crash}); s.pure.Load() && !j.givenUp() {
+			errs[i] = s.runAlone(instance, j)
+		}
+	}
+	return errs
+}
+
+func (s *Servable) runAlone(instance int, j *job) error {
 	out, err := s.Run(instance, []imagecodec.Image{j.input})
 	var again *isolation.CrashError
 	switch {
@@ -193,31 +217,10 @@ func (s *Servable) afterCrash(instance int, j *job, crash *isolation.CrashError)
 	return nil
 }
 
-func (s *Servable) drop(jobs []*job) {
-	for _, j := range jobs {
-		j.drop(s.config.Codec)
-	}
-}
-
-// startImages begins a batch of images on an instance. The returned function waits for the results.
-func (s *Servable) startImages(instance int, items []imagecodec.Image) (func() ([]imagecodec.Image, error), error) {
-	in := Stack(items)
-	s.config.Log.Debug().Int("batch", len(items)).Int("width", in.Width).Int("height", in.Height).Msg("forward")
-	finish, err := s.config.Instances[instance].Start(in, s.config.Codec.Alloc)
-	if err != nil {
-		return nil, err
-	}
-	return func() ([]imagecodec.Image, error) {
-		out, err := finish()
-		if err != nil {
-			return nil, err
-		}
-		results := make([]imagecodec.Image, len(out.Items))
-		for i, pixels := range out.Items {
-			results[i] = imagecodec.Image{Width: out.Width, Height: out.Height, Channels: out.Channels, Pixels: pixels}
-		}
-		return results, nil
-	}, nil
+// startImages begins a batch of images on an instance.
+func (s *Servable) startImages(instance int, in torch.Images) (isolation.Answer, error) {
+	s.config.Log.Debug().Int("batch", len(in.Items)).Int("width", in.Width).Int("height", in.Height).Msg("forward")
+	return s.config.Instances[instance].Start(in)
 }
 
 // Stack returns images of one size as a batch for a module. It copies no pixels.
@@ -232,11 +235,19 @@ func Stack(items []imagecodec.Image) torch.Images {
 // Run takes one batch of images of equal size through an instance, outside the queue, and returns the results in order.
 // The caller may recycle them. Run must be called on the instance's runner thread: within OnEachRunner.
 func (s *Servable) Run(instance int, items []imagecodec.Image) ([]imagecodec.Image, error) {
-	finish, err := s.startImages(instance, items)
+	answer, err := s.startImages(instance, Stack(items))
 	if err != nil {
 		return nil, err
 	}
-	return finish()
+	out, err := answer.Read(s.alloc)
+	if err != nil {
+		return nil, err
+	}
+	results := make([]imagecodec.Image, len(out.Items))
+	for i, pixels := range out.Items {
+		results[i] = imagecodec.Image{Width: out.Width, Height: out.Height, Channels: out.Channels, Pixels: pixels}
+	}
+	return results, nil
 }
 
 // OnEachRunner calls f once on the thread of each instance's runner, one after the other, while that runner runs no
@@ -306,7 +317,7 @@ func (s *Servable) Process(ctx context.Context, body io.Reader, o Options) (Resp
 		return r, err
 	}
 	codec := s.config.Codec
-	j := newJob(input)
+	j := s.jobs.get(input)
 	reply, err := a.arrival.Submit(ctx, j)
 	if err == nil {
 		err = reply.Result
@@ -325,6 +336,7 @@ func (s *Servable) Process(ctx context.Context, body io.Reader, o Options) (Resp
 	encoded, err := codec.Encode(ctx, j.output, o.Format)
 	r.Stages.Encode = time.Since(start)
 	codec.Recycle(j.output.Pixels)
+	s.jobs.put(j)
 	if err != nil {
 		return r, err
 	}
