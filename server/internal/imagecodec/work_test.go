@@ -225,3 +225,13 @@ func TestFits(t *testing.T) {
 		}
 	}
 }
+
+// Memory of a giant image isn't kept for the small ones that follow.
+func TestGiantMemoryIsNotKept(t *testing.T) {
+	codec := newCodec(t, config())
+	const giant = 100 << 20
+	codec.Recycle(make([]byte, giant))
+	if got := cap(codec.Alloc(1)); got == giant {
+		t.Errorf("%d bytes for one", got)
+	}
+}
