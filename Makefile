@@ -45,13 +45,13 @@ run: build ## serve the bundled model on port 8000 (MODEL=file.pt, PORT=N to cha
 # The command that runs Go tests. CI's counts them.
 GOTEST ?= $(GO) test
 
-# The race detector allocates, so with it the test that counts allocations runs once more without it. Tests skip what needs
+# The race detector allocates, so with it the tests of memory run once more without it. Tests skip what needs
 # a proxy where none can be installed.
 test: build ## build and run all tests (RACE=1: under the race detector)
 	-@PATH="$$PATH:/usr/sbin" scripts/setup.sh nginx=nginx-light haproxy=haproxy
 	@ctest --test-dir build/csrc --output-on-failure
 	$(GOTEST) -count=1 $(if $(RACE),-race) ./...
-	$(if $(RACE),$(GOTEST) -count=1 -run TestARequestAllocatesLittle ./server)
+	$(if $(RACE),$(GOTEST) -count=1 -run 'Memory|Cgroup|Allocates' ./server ./server/internal/imagecodec)
 
 race: ## all tests, under the race detector
 	@$(MAKE) --no-print-directory test RACE=1
