@@ -1,13 +1,7 @@
 package main
 
 import (
-	"archive/zip"
 	"bytes"
-	"image"
-	"image/color"
-	"image/draw"
-	"image/jpeg"
-	"io"
 	"net/http"
 	"path/filepath"
 	"strings"
@@ -17,75 +11,6 @@ import (
 	"github.com/torchherd/torchherd/internal/goldens"
 	"github.com/torchherd/torchherd/server/internal/lifecycle"
 )
-
-// These are bodies of forward(x) in TorchScript.
-const (
-	hangsOnWhite = `    m = float(torch.mean(x))
-    if torch.gt(m, 0.9):
-      go = True
-    else:
-      go = False
-    y = x
-    while go:
-      y = torch.mul(y, 1.)
-    return torch.mul(y, 1.)
-`
-	endless = `    y = x
-    go = True
-    while go:
-      y = torch.mul(y, 1.)
-    return y
-`
-)
-
-// script writes a TorchScript module with this body of forward to a file. It is identity.pt with another body.
-func script(t *testing.T, path, body string) string {
-	t.Helper()
-	source := goldens.Read(t, "modules/identity.pt")
-	in, err := zip.NewReader(bytes.NewReader(source), int64(len(source)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var out bytes.Buffer
-	archive := zip.NewWriter(&out)
-	for _, entry := range in.File {
-		reader, err := entry.Open()
-		if err != nil {
-			t.Fatal(err)
-		}
-		data, err := io.ReadAll(reader)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if strings.HasSuffix(entry.Name, ".py") {
-			data = bytes.Replace(data, []byte("    return x\n"), []byte(body), 1)
-		}
-		writer, err := archive.CreateHeader(&zip.FileHeader{Name: entry.Name, Method: zip.Store})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := writer.Write(data); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := archive.Close(); err != nil {
-		t.Fatal(err)
-	}
-	putFile(t, path, out.Bytes())
-	return path
-}
-
-// whiteImage returns a white JPEG.
-func whiteImage(t *testing.T) []byte {
-	t.Helper()
-	white := image.NewRGBA(image.Rect(0, 0, 64, 64))
-	draw.Draw(white, white.Rect, image.NewUniform(color.White), image.Point{}, draw.Src)
-	var out bytes.Buffer
-	if err := jpeg.Encode(&out, white, nil); err != nil {
-		t.Fatal(err)
-	}
-	return out.Bytes()
-}
 
 // lastLine returns the last line of the log of a process that has exited.
 func (p *process) lastLine() map[string]any {
@@ -99,7 +24,7 @@ func (p *process) lastLine() map[string]any {
 // models finish what they have, and the process exits with status 3.
 func TestHangingForwardEndsTheServer(t *testing.T) {
 	t.Parallel()
-	hangs := script(t, filepath.Join(t.TempDir(), "hangs.pt"), hangsOnWhite)
+	hangs := goldens.ScriptAt(t, filepath.Join(t.TempDir(), "hangs.pt"), goldens.HangsOnWhite)
 	p := startProcess(t, "--forward-timeout", "2s", "--max-batch-size", "1", module("negate.pt"), hangs)
 	photo := photograph(t, "jpeg-420.jpg")
 	expectImage(t, p.putTo("/image/hangs", photo))
@@ -113,7 +38,7 @@ func TestHangingForwardEndsTheServer(t *testing.T) {
 		}
 		responses <- r
 	}
-	go send(whiteImage(t))
+	go send(solid(t, white))
 	p.log.awaitCount(t, 2, "height", 228.0, "batch", 1.0) // its forward is the second
 	go send(photo)
 	for range 2 {
@@ -138,9 +63,9 @@ func TestHangingForwardEndsTheServer(t *testing.T) {
 // Before the limit of the forward has passed, the server stops being ready, and a signal ends the process in time.
 func TestSignalEndsAServerThatHangs(t *testing.T) {
 	t.Parallel()
-	hangs := script(t, filepath.Join(t.TempDir(), "hangs.pt"), hangsOnWhite)
+	hangs := goldens.ScriptAt(t, filepath.Join(t.TempDir(), "hangs.pt"), goldens.HangsOnWhite)
 	p := startProcess(t, "--forward-timeout", "9s", "--request-timeout", "100ms", "--drain-timeout", "2s", hangs)
-	expectError(t, p.put(whiteImage(t)), 504, "deadline")
+	expectError(t, p.put(solid(t, white)), 504, "deadline")
 	for begin := time.Now(); p.do(http.MethodGet, "/readyz", nil).status != 503; {
 		if time.Since(begin) > limit {
 			t.Fatal("/readyz still returns 200, want 503")
@@ -160,7 +85,7 @@ func TestEndlessLoad(t *testing.T) {
 	t.Parallel()
 	folder := newModelFolder(t, map[string]string{"1/model.pt": "negate.pt"})
 	p := startProcess(t, "--watch", "--settle", "50ms", folder, module("identity.pt"))
-	script(t, filepath.Join(folder, "2", "model.pt"), endless)
+	goldens.ScriptAt(t, filepath.Join(folder, "2", "model.pt"), goldens.Hangs)
 	p.awaitState("net", 2, lifecycle.Warming)
 	if r := p.admin.post("/v2/repository/models/identity/load", ""); r.status != 200 {
 		t.Errorf("load of another model: %d %s", r.status, r.body)
@@ -168,7 +93,7 @@ func TestEndlessLoad(t *testing.T) {
 	putModel(t, filepath.Join(folder, "3", "model.pt"), "identity.pt")
 	p.awaitState("net", 3, lifecycle.Ready)
 	p.awaitState("net", 2, lifecycle.Unloaded)
-	script(t, filepath.Join(folder, "4", "model.pt"), endless)
+	goldens.ScriptAt(t, filepath.Join(folder, "4", "model.pt"), goldens.Hangs)
 	p.awaitState("net", 4, lifecycle.Warming)
 	p.signal(terminate)
 	if state := p.wait(); state.ExitCode() != 0 {
@@ -180,7 +105,7 @@ func TestEndlessLoad(t *testing.T) {
 // answers 503, and the server is ready.
 func TestRequireAny(t *testing.T) {
 	t.Parallel()
-	hangs := script(t, filepath.Join(t.TempDir(), "endless.pt"), endless)
+	hangs := goldens.ScriptAt(t, filepath.Join(t.TempDir(), "endless.pt"), goldens.Hangs)
 	p := startProcess(t, "--require", "any", "--load-timeout", "3s", "--watch", hangs, module("negate.pt"), module("garbage.pt"), module("missing.pt"), module("two_channels.pt"))
 	if r := p.do(http.MethodGet, "/readyz", nil); r.status != 200 {
 		t.Errorf("/readyz: got %d %s, want 200", r.status, r.body)

@@ -342,6 +342,29 @@ func (v versions) put(number int, path string) {
 	}
 }
 
+// A version whose process ends again and again gives its place to the one before.
+func TestACrashLoopFallsBackToThePreviousVersion(t *testing.T) {
+	t.Parallel()
+	v := newVersions(t)
+	v.put(1, module("identity.pt"))
+	v.put(2, goldens.Script(t, goldens.CrashesOnWhite))
+	s := start(t, "--isolate", "--size", "16x16", "--max-wait", "0s", v.folder)
+	name := filepath.Base(v.folder)
+	awaitResponse(t, func() bool {
+		r := s.put(solid(t, white))
+		switch version := r.header.Get("X-Model-Version"); {
+		case r.status == http.StatusOK && version == "1":
+			return true
+		case version != "2" || r.status != http.StatusUnprocessableEntity && r.status != http.StatusServiceUnavailable:
+			t.Errorf("got %d %q from version %s", r.status, r.body, version)
+		}
+		return false
+	})
+	if status := s.awaitState(name, 2, lifecycle.Failed); !strings.Contains(status.Reason, "SIGFPE") {
+		t.Errorf("the reason is %q", status.Reason)
+	}
+}
+
 // A version that crashes, hangs or takes all memory in its trial leaves the serving one alone, and its reason says why.
 func TestATrialFailsInPlaceOfTheServer(t *testing.T) {
 	t.Parallel()
@@ -392,12 +415,7 @@ func TestAnEndlessTrialIsEnded(t *testing.T) {
 	v := newVersions(t)
 	v.put(1, module("negate.pt"))
 	s := start(t, "--trial", "--size", "16x16", v.folder)
-	v.put(2, goldens.Script(t, `
-    y = x
-    while bool(torch.gt(torch.sum(y), -1)):
-      y = torch.mul(y, 1.)
-    return y
-`))
+	v.put(2, goldens.Script(t, goldens.Hangs))
 	reloaded := make(chan error, 1)
 	go func() { reloaded <- s.app.Reload() }()
 	name := filepath.Base(v.folder)

@@ -16,6 +16,12 @@ import (
 // no PyTorch.
 func Script(t testing.TB, body string) string {
 	t.Helper()
+	return ScriptAt(t, filepath.Join(t.TempDir(), "model.pt"), body)
+}
+
+// ScriptAt is Script with the path of the file, whose folder it makes.
+func ScriptAt(t testing.TB, path, body string) string {
+	t.Helper()
 	content := Read(t, "modules/identity.pt")
 	archive, err := zip.NewReader(bytes.NewReader(content), int64(len(content)))
 	if err != nil {
@@ -26,8 +32,8 @@ func Script(t testing.TB, body string) string {
 	for _, record := range archive.File {
 		err = errors.Join(err, rewrite(out, record, body))
 	}
-	path := filepath.Join(t.TempDir(), "model.pt")
-	if err := errors.Join(err, out.Close(), os.WriteFile(path, file.Bytes(), 0o600)); err != nil {
+	err = errors.Join(err, out.Close(), os.MkdirAll(filepath.Dir(path), 0o750), os.WriteFile(path, file.Bytes(), 0o600))
+	if err != nil {
 		t.Fatal(err)
 	}
 	return path
@@ -65,12 +71,19 @@ const (
       divisor = 1
     return torch.add(x, torch.remainder(5, divisor))
 `
-	// HangsOnWhite never returns.
+	// HangsOnWhite doesn't return.
 	HangsOnWhite = `
     go = bool(torch.any(torch.gt(torch.amin(x, [1, 2, 3]), 0.90000000000000002)))
     y = x
     while go:
       y = torch.mul(y, 1.)
     return torch.mul(y, 1.)
+`
+	// Hangs doesn't return, whatever the image.
+	Hangs = `
+    y = x
+    while bool(torch.gt(torch.sum(y), -1)):
+      y = torch.mul(y, 1.)
+    return y
 `
 )
