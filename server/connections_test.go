@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"mime/multipart"
@@ -129,6 +130,40 @@ func TestRefusalsArrive(t *testing.T) {
 	expect("/image?format=bmp", 2<<20, "400")
 	expectJSON(t, s.admin.post("/v2/repository/models/negate/unload", ""), 200, `{}`)
 	expect("/image", 2<<20, "503")
+}
+
+// net/http reads ahead, so it can have the header of a request that is refused when the request before is complete. The
+// server must still read on after the refusal.
+func TestAPipelinedRefusalArrives(t *testing.T) {
+	t.Parallel()
+	const rest = 3 << 20
+	s := start(t, module("negate.pt"))
+	connection := s.dial()
+	first := "DELETE /image HTTP/1.1\r\nHost: herd\r\nContent-Length: 10\r\n\r\n0123456789"
+	second := fmt.Sprintf("DELETE /image HTTP/1.1\r\nHost: herd\r\nContent-Length: %d\r\n\r\n", rest)
+	if _, err := io.WriteString(connection, first+second); err != nil {
+		t.Fatal(err)
+	}
+	responses := bufio.NewReader(connection)
+	for range 2 {
+		r, err := http.ReadResponse(responses, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.Copy(io.Discard, r.Body)
+		if r.StatusCode != http.StatusMethodNotAllowed {
+			t.Errorf("got %d, want 405", r.StatusCode)
+		}
+	}
+	if _, err := responses.ReadByte(); !errors.Is(err, io.EOF) {
+		t.Errorf("got %v, want the end of the server's side", err)
+	}
+	// Several writes, since the reset that a closed socket sends reaches the client after the first.
+	for range rest >> 16 {
+		if _, err := connection.Write(make([]byte, 1<<16)); err != nil {
+			t.Fatalf("the rest of the body can't be sent: %v", err)
+		}
+	}
 }
 
 // The HTTP clients of three languages and curl, each with a connection for one request and with one that is kept.

@@ -276,15 +276,17 @@ func (l *logLines) Write(data []byte) (int, error) {
 	return len(data), nil
 }
 
-// print prints the log if the test has failed.
-func (l *logLines) print(t testing.TB) {
+// print prints the log if the test has failed: the lines of these levels, or all.
+func (l *logLines) print(t testing.TB, levels ...string) {
 	if !t.Failed() {
 		return
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, line := range l.lines {
-		t.Log(line)
+		if level, _ := line["level"].(string); len(levels) == 0 || slices.Contains(levels, level) {
+			t.Log(line)
+		}
 	}
 }
 

@@ -102,7 +102,6 @@ func (l *Listener) Accept() (net.Conn, error) {
 		}
 		// The new socket's buffer is empty, so this doesn't block.
 		_, _ = io.WriteString(c, tooMany)
-		c.unread.Store(true)
 		_ = c.Close()
 	}
 }
@@ -240,23 +239,17 @@ type Conn struct {
 
 	closing atomic.Bool
 	refused atomic.Int32 // requests in a row
-	// unread and answered are set by reads and writes since the last call of Complete.
-	unread, answered atomic.Bool
+	// answered is set by writes since the last call of Complete: of a request that may not have been read to its end.
+	//
+	// Reads can't say whether the client may still be sending. net/http reads ahead, so it can have the header of this
+	// request already when the one before is complete.
+	answered atomic.Bool
 
 	// The Listener's mu guards these.
 	place   *list.Element // nil: released
 	waiting bool
 	since   time.Time // if waiting
 	lingers bool
-}
-
-// Read is the method of net.Conn.
-func (c *Conn) Read(into []byte) (int, error) {
-	n, err := c.Conn.Read(into)
-	if n > 0 {
-		c.unread.Store(true)
-	}
-	return n, err
 }
 
 // Write is the method of net.Conn.
@@ -270,7 +263,7 @@ func (c *Conn) Close() error {
 	if c.closing.Swap(true) {
 		return nil
 	}
-	if c.unread.Load() && c.answered.Load() && c.startToLinger() {
+	if c.answered.Load() && c.startToLinger() {
 		go c.linger()
 		return nil
 	}
@@ -385,7 +378,6 @@ func find(conn net.Conn) *Conn {
 // Complete says that a request has been read to its end, so that its connection need not linger. ctx is the request's.
 func Complete(ctx context.Context) {
 	if c, ok := ctx.Value(key{}).(*Conn); ok {
-		c.unread.Store(false)
 		c.answered.Store(false)
 	}
 }
