@@ -40,6 +40,7 @@ func (c *modelsCheck) Run(p program) error {
 	models, sources, err := app.OpenModels(paths, &loader.Shared{
 		Slots: cpu.NewSlots(1), Cores: cpu.Cores(), Shares: cpu.NewShares(),
 		MaxPixels: imagecodec.DefaultMaxPixels, PackageFolder: c.PackageFolder, MaxMemory: int64(c.MaxModelMemory),
+		Trial:    p.process,                                            // which says what crashed, where this process would only end
 		Override: c.override, TimedRuns: timedRuns, Log: zerolog.Nop(), // the report has everything
 	}, 0, lifecycle.All)
 	if err != nil {
