@@ -151,6 +151,7 @@ func TestAPipelinedRefusalArrives(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, _ = io.Copy(io.Discard, r.Body)
+		_ = r.Body.Close()
 		if r.StatusCode != http.StatusMethodNotAllowed {
 			t.Errorf("got %d, want 405", r.StatusCode)
 		}

@@ -323,7 +323,7 @@ func (c *Conn) linger() {
 		if c.SetReadDeadline(deadline) != nil {
 			return
 		}
-		n, err := c.Conn.Read(buffer)
+		n, err := c.Read(buffer)
 		if err != nil {
 			return
 		}
