@@ -106,7 +106,7 @@ func TestEndlessLoad(t *testing.T) {
 func TestRequireAny(t *testing.T) {
 	t.Parallel()
 	hangs := goldens.ScriptAt(t, filepath.Join(t.TempDir(), "endless.pt"), goldens.Hangs)
-	p := startProcess(t, "--require", "any", "--load-timeout", "3s", "--watch", hangs, module("negate.pt"), module("garbage.pt"), module("missing.pt"), module("two_channels.pt"))
+	p := startProcess(t, "--trial", "--require", "any", "--load-timeout", "3s", "--watch", hangs, module("negate.pt"), module("garbage.pt"), module("missing.pt"), module("two_channels.pt"))
 	if r := p.do(http.MethodGet, "/readyz", nil); r.status != 200 {
 		t.Errorf("/readyz: got %d %s, want 200", r.status, r.body)
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/alecthomas/kong"
@@ -146,5 +147,11 @@ func (*Version) Run(p program) error {
 func Main(version string) {
 	isolation.Main()
 	p := program{version: version, out: os.Stdout, err: os.Stderr, process: true}
-	os.Exit(p.run(os.Args[1:]))
+	status := p.run(os.Args[1:])
+	if status != 0 {
+		// A forward that hangs may still run in its thread. Under the race detector os.Exit calls C's exit handlers, which
+		// would take LibTorch's memory from it.
+		syscall.Exit(status)
+	}
+	os.Exit(status)
 }
