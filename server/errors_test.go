@@ -270,13 +270,9 @@ func TestAFullQueueRefuses(t *testing.T) {
 		if refused.status != 503 || string(refused.body) != "I'm too busy" || refused.header.Get("Retry-After") != "1" {
 			t.Errorf("got %d %q, Retry-After %q, want 503 \"I'm too busy\", Retry-After \"1\"", refused.status, refused.body, refused.header.Get("Retry-After"))
 		}
-		drained := s.drain() // flushes the others' batch
+		drained := s.drain() // launches the others' batch; an image may still be decoded then
 		for range 3 {
-			r := <-responses
-			expectImage(t, r)
-			if timing(r)["batch"] != "3" {
-				t.Errorf("batch = %s, want 3", timing(r)["batch"])
-			}
+			expectImage(t, <-responses)
 		}
 		if err := <-drained; err != nil {
 			t.Error(err)

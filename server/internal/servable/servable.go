@@ -219,7 +219,7 @@ func (s *Servable) runAlone(instance int, j *job) error {
 
 // startImages begins a batch of images on an instance.
 func (s *Servable) startImages(instance int, in torch.Images) (isolation.Answer, error) {
-	s.config.Log.Debug().Int("batch", len(in.Items)).Int("width", in.Width).Int("height", in.Height).Msg("forward")
+	s.config.Log.Debug().Str("model", s.config.Name).Int("batch", len(in.Items)).Int("width", in.Width).Int("height", in.Height).Msg("forward")
 	return s.config.Instances[instance].Start(in)
 }
 
