@@ -117,10 +117,7 @@ func TestAFullDisk(t *testing.T) {
 	for range 20 {
 		expectImage(t, p.put(photograph(t, "jpeg-small.jpg")))
 	}
-	p.signal(terminate)
-	if state := p.wait(); state.ExitCode() != 0 {
-		t.Errorf("got %v, want exit status 0", state)
-	}
+	p.expectOrderlyEnd()
 }
 
 func TestAReadOnlyRoot(t *testing.T) {
@@ -130,10 +127,7 @@ func TestAReadOnlyRoot(t *testing.T) {
 	p := shell(t, `exec unshare --mount sh -c '`+readOnly+` && exec "$@"' sh "$@"`, module("negate.pt"))
 	expectImage(t, p.put(photograph(t, "jpeg-small.jpg")))
 	expectJSON(t, p.admin.post("/v2/repository/models/negate/load", ""), 200, `{}`)
-	p.signal(terminate)
-	if state := p.wait(); state.ExitCode() != 0 {
-		t.Errorf("got %v, want exit status 0", state)
-	}
+	p.expectOrderlyEnd()
 }
 
 // MKL ends a process whose working directory doesn't exist.

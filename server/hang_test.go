@@ -98,10 +98,7 @@ func TestEndlessLoad(t *testing.T) {
 	p.awaitState("net", 2, lifecycle.Unloaded)
 	goldens.ScriptAt(t, filepath.Join(folder, "4", "model.pt"), goldens.Hangs)
 	p.awaitState("net", 4, lifecycle.Warming)
-	p.signal(terminate)
-	if state := p.wait(); state.ExitCode() != 0 {
-		t.Errorf("got %v, want exit status 0", state)
-	}
+	p.expectOrderlyEnd()
 }
 
 // With --require any, what can be served is served: a model that is missing, isn't a model, or doesn't finish its load
@@ -124,10 +121,7 @@ func TestRequireAny(t *testing.T) {
 			t.Errorf("%s: %+v, want the state failed with the reason %q", name, statuses, reason)
 		}
 	}
-	p.signal(terminate)
-	if state := p.wait(); state.ExitCode() != 0 {
-		t.Errorf("got %v, want exit status 0", state)
-	}
+	p.expectOrderlyEnd()
 }
 
 // If no model can be served, the server exits.

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"encoding/json"
 	"os"
-	"os/exec"
 	"strings"
 	"testing"
 )
@@ -36,10 +35,7 @@ func TestStuckLogReader(t *testing.T) {
 			t.Fatalf("got %d %s, want 200", r.status, r.body)
 		}
 	}
-	p.signal(terminate)
-	if state := p.wait(); state.ExitCode() != 0 {
-		t.Errorf("got %v, want exit status 0", state)
-	}
+	p.expectOrderlyEnd()
 	// The pipe has 64 KiB of lines. The last of them may have been cut by the end of the process.
 	lines := bufio.NewReader(reading)
 	for count := 0; ; count++ {
@@ -66,10 +62,7 @@ func TestLogReaderGone(t *testing.T) {
 	for range 10 {
 		expectImage(t, p.put(photograph(t, "jpeg-small.jpg")))
 	}
-	p.signal(terminate)
-	if state := p.wait(); state.ExitCode() != 0 {
-		t.Errorf("got %v, want exit status 0", state)
-	}
+	p.expectOrderlyEnd()
 }
 
 // The reader of the readiness descriptor has gone before the server is ready, which serves all the same.
@@ -107,10 +100,7 @@ func TestReadinessReaderGone(t *testing.T) {
 // net/http's own errors are lines of the log.
 func TestHTTPErrorsAreLogged(t *testing.T) {
 	t.Parallel()
-	serve := serveCommand("--max-connections", "1000", module("negate.pt"))
-	command := exec.Command("/bin/sh", append([]string{"-c", `ulimit -n 40 && exec "$0" "$@"`}, serve.Args...)...)
-	command.Env = serve.Env
-	p := startCommand(t, command)
+	p := shell(t, `ulimit -n 40 && exec "$@"`, "--max-connections", "1000", module("negate.pt"))
 	for range 60 {
 		_ = p.dial()
 	}

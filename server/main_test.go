@@ -232,6 +232,15 @@ func (p *process) memory(line string) int64 {
 	return kilobytes << 10
 }
 
+// expectOrderlyEnd sends SIGTERM and checks that the process exits with status 0.
+func (p *process) expectOrderlyEnd() {
+	p.t.Helper()
+	p.signal(terminate)
+	if state := p.wait(); state.ExitCode() != 0 {
+		p.t.Errorf("got %v, want exit status 0", state)
+	}
+}
+
 // expectFailure checks that `torchherd serve` with these arguments exits with status 1 and prints this text.
 func expectFailure(t *testing.T, text string, arguments ...string) {
 	t.Helper()

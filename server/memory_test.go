@@ -10,7 +10,6 @@ import (
 	"image/color"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"sync"
@@ -76,17 +75,11 @@ func TestMemoryOfDecodesIsBoundedAndGoesBack(t *testing.T) {
 // In a cgroup of 1 GiB the defaults follow from it, and the largest images that are accepted don't end the server.
 func TestASmallCgroup(t *testing.T) {
 	group := newMemoryCgroup(t, 1024*mib)
-	serve := serveCommand("--log-level", "error", "--max-queue-size", "64", module("negate.pt"))
-	command := exec.Command("/bin/sh", append([]string{"-c", `echo $$ >"$0" && exec "$@"`, filepath.Join(group, "cgroup.procs")}, serve.Args...)...)
-	command.Env = serve.Env
-	s := startCommand(t, command)
+	s := shell(t, `echo $$ >"`+group+`/cgroup.procs" && exec "$@"`, "--log-level", "error", "--max-queue-size", "64", module("negate.pt"))
 	sendGiants(s.target, giants(t))
 	expectError(t, s.put(progressiveBomb(7000, 7000, 3)), http.StatusRequestEntityTooLarge, "--max-decode-memory is 256 MiB")
 	expectImage(t, s.put(photograph(t, "jpeg-small.jpg")))
-	s.signal(terminate)
-	if state := s.wait(); state.ExitCode() != 0 {
-		t.Errorf("the process ended with %v", state)
-	}
+	s.expectOrderlyEnd()
 }
 
 // newMemoryCgroup returns the folder of a new cgroup with a limit in bytes. It skips the test where none can be made.
