@@ -116,8 +116,7 @@ func (s *Server) readOn(connection *http.ResponseController, body *tracked) bool
 	}
 	stop := context.AfterFunc(s.draining, func() { _ = connection.SetReadDeadline(past) })
 	defer stop()
-	_, _ = io.CopyN(io.Discard, body, maxRest+1)
-	return body.ended
+	return listen.Discard(body.request.Context(), body, body.request.ContentLength-body.read) == nil
 }
 
 // past is a deadline that has passed.

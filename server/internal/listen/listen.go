@@ -39,9 +39,9 @@ const (
 	lingerTime = 10 * time.Second
 	lingerIdle = 2 * time.Second
 	// maxLingering limits how many connections linger at a time. Each has a buffer of lingerBuffer bytes, so all of them
-	// together have 4 MiB.
+	// together have 16 MiB.
 	maxLingering = 256
-	lingerBuffer = 16 << 10
+	lingerBuffer = 64 << 10
 )
 
 const tooManyText = "too many connections from this address"
@@ -244,6 +244,7 @@ type Conn struct {
 	// Reads can't say whether the client may still be sending. net/http reads ahead, so it can have the header of this
 	// request already when the one before is complete.
 	answered atomic.Bool
+	unwanted int64 // bytes that are next to be read, and may be dropped; only for the one who reads
 
 	// The Listener's mu guards these.
 	place   *list.Element // nil: released
@@ -314,7 +315,8 @@ func (c *Conn) linger() {
 		return
 	}
 	end := time.Now().Add(lingerTime)
-	buffer := make([]byte, lingerBuffer)
+	buffer, _ := discards.Get().(*[lingerBuffer]byte)
+	defer discards.Put(buffer)
 	for left := c.listener.limits.LingerBytes; left > 0; {
 		deadline := time.Now().Add(lingerIdle)
 		if deadline.After(end) {
@@ -323,7 +325,7 @@ func (c *Conn) linger() {
 		if c.SetReadDeadline(deadline) != nil {
 			return
 		}
-		n, err := c.Read(buffer)
+		n, err := drop(c.Conn, buffer[:])
 		if err != nil {
 			return
 		}

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -308,5 +309,31 @@ func TestRefusalsInARowTakeLonger(t *testing.T) {
 	send(c, "/accepted")
 	if got := send(c, "/refused"); got != 0 {
 		t.Errorf("the first refusal after an accepted request takes %v", got)
+	}
+}
+
+// Discard drops the rest of a body of any length, and nothing of the request behind it.
+func TestDiscardEndsWithTheBody(t *testing.T) {
+	paths := make(chan string, 1)
+	s := serve(t, listen.Limits{Connections: 10}, func(w http.ResponseWriter, r *http.Request) {
+		if err := http.NewResponseController(w).EnableFullDuplex(); err != nil {
+			t.Error(err)
+		}
+		if err := listen.Discard(r.Context(), r.Body, r.ContentLength); err != nil {
+			t.Error(err)
+		}
+		paths <- r.URL.Path
+	})
+	c := s.dial(t)
+	var requests strings.Builder
+	lengths := []int{1, 4 << 10, 16 << 10, 16<<10 + 1, 100_000, 1 << 20, 0}
+	for i, length := range lengths {
+		fmt.Fprintf(&requests, "PUT /%d HTTP/1.1\r\nHost: test\r\nContent-Length: %d\r\n\r\n%s", i, length, strings.Repeat("x", length))
+	}
+	go func() { _, _ = io.WriteString(c, requests.String()) }()
+	for i, length := range lengths {
+		if got, want := <-paths, fmt.Sprintf("/%d", i); got != want {
+			t.Fatalf("after a body of %d bytes: got a request of %q, want %q", length, got, want)
+		}
 	}
 }
