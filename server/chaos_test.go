@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -32,7 +33,8 @@ import (
 //
 // Each actor draws its actions from a generator of its own, which CHAOS_SEED and the actor's number seed. So a seed repeats
 // what each actor does, though not how the actors interleave. With an even seed the model runs in a process of its own,
-// which is killed again and again. `make chaos` runs one seed for CHAOS_MINUTES; without them, two run for some seconds.
+// with an odd one only the trials of its versions do; both are killed again and again. `make chaos` runs one seed for
+// CHAOS_MINUTES; without them, two run for some seconds.
 func TestChaos(t *testing.T) {
 	text := os.Getenv("CHAOS_MINUTES")
 	if text == "" {
@@ -72,11 +74,7 @@ func causeChaos(t *testing.T, seed uint64, duration time.Duration) {
 	for number := range 8 {
 		act(number, c.client)
 	}
-	disturbances := []func(*rand.Rand){c.swap, c.signal, c.blockLog}
-	if c.isolated {
-		disturbances = append(disturbances, c.killModel)
-	}
-	for i, disturb := range disturbances {
+	for i, disturb := range []func(*rand.Rand){c.swap, c.signal, c.blockLog, c.killModel} {
 		act(100+i, disturb)
 	}
 	actors.Wait()
@@ -113,9 +111,11 @@ func newChaos(t *testing.T, seed uint64) *chaos {
 		"too large":        make([]byte, 5<<20),
 	}
 	arguments := []string{"--log-level", "info", "--size", "32x32", "--max-wait", "20ms", "--request-timeout", "20s",
-		"--drain-timeout", "30s", "--max-decode-memory", "512MiB", c.models}
+		"--drain-timeout", "30s", "--load-timeout", "5s", "--max-decode-memory", "512MiB", c.models}
 	if c.isolated {
-		arguments = append(arguments, "--isolate", "--forward-timeout", "2s", "--load-timeout", "5s")
+		arguments = append(arguments, "--isolate", "--forward-timeout", "2s")
+	} else {
+		arguments = append(arguments, "--trial")
 	}
 	command := serveCommand(arguments...)
 	lines := newLogLines()
@@ -337,7 +337,7 @@ func (c *chaos) swap(random *rand.Rand) {
 	c.mu.Unlock()
 	load := func(want int) {
 		r := c.admin.post("/v2/repository/models/chaos/load", "")
-		ended := c.isolated && r.status == http.StatusBadRequest // killModel ended or stopped the process that loads
+		ended := r.status == http.StatusBadRequest // killModel ended or stopped the process that loads or tries it
 		if r.status != want && !ended {
 			c.t.Errorf("load: got %d %s, want %d", r.status, r.body, want)
 		}
@@ -382,7 +382,7 @@ func (c *chaos) blockLog(random *rand.Rand) {
 	c.log.mu.Unlock()
 }
 
-// killModel ends or stops the processes of the model.
+// killModel ends or stops the processes in which the model runs or is tried.
 func (c *chaos) killModel(random *rand.Rand) {
 	time.Sleep(time.Duration(200+random.IntN(1500)) * time.Millisecond)
 	signals := []syscall.Signal{syscall.SIGKILL, syscall.SIGSEGV, syscall.SIGABRT, syscall.SIGSTOP}
@@ -428,10 +428,7 @@ func (c *chaos) finish() {
 		}
 		return r.status == http.StatusOK
 	})
-	c.process.signal(syscall.SIGTERM)
-	if state := c.wait(); state.ExitCode() != 0 {
-		c.t.Errorf("the process ended with %v", state)
-	}
+	c.endUnderLoad()
 	sum := 0
 	for how, count := range c.ledger {
 		c.t.Logf("%6d %s", count, how)
@@ -439,6 +436,80 @@ func (c *chaos) finish() {
 	}
 	if sum != c.sent || c.ledger["answered"] == 0 || c.ledger["refused"] == 0 {
 		c.t.Errorf("%d requests sent, ledger %v", c.sent, c.ledger)
+	}
+}
+
+// endUnderLoad ends the server while it receives images. Those that it has begun to receive must be answered.
+func (c *chaos) endUnderLoad() {
+	var uploads []*openUpload
+	for range 8 {
+		if u := c.beginUpload(); u != nil {
+			uploads = append(uploads, u)
+		}
+	}
+	if len(uploads) == 0 {
+		c.t.Error("the server received no image when it ended")
+	}
+	c.process.signal(syscall.SIGTERM)
+	for _, u := range uploads {
+		c.finishUpload(u)
+	}
+	if state := c.wait(); state.ExitCode() != 0 {
+		c.t.Errorf("the process ended with %v", state)
+	}
+}
+
+// An openUpload is a request whose body the server has asked for.
+type openUpload struct {
+	net.Conn
+	reader *bufio.Reader
+	body   []byte
+}
+
+// beginUpload sends the header of a request. It returns nil if the server refused it.
+func (c *chaos) beginUpload() *openUpload {
+	u := &openUpload{body: flatPNG(c.t, 9, 9, white)}
+	var err error
+	if u.Conn, err = net.Dial("tcp", c.address()); err != nil {
+		c.t.Error(err)
+		return nil
+	}
+	c.t.Cleanup(func() { _ = u.Close() })
+	_ = u.SetDeadline(time.Now().Add(limit))
+	u.reader = bufio.NewReader(u)
+	// The server asks for the body when it has admitted the request.
+	_, sent := fmt.Fprintf(u, "PUT /image?format=png HTTP/1.1\r\nHost: chaos\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n", len(u.body))
+	line, received := u.reader.ReadString('\n')
+	if err := errors.Join(sent, received); err != nil {
+		c.t.Error(err)
+		return nil
+	}
+	if !strings.HasPrefix(line, "HTTP/1.1 100 ") {
+		c.end("refused")
+		return nil
+	}
+	_, _ = u.reader.ReadString('\n') // a broken response fails in finishUpload
+	return u
+}
+
+// finishUpload sends the body and checks the response.
+func (c *chaos) finishUpload(u *openUpload) {
+	_, _ = u.Write(u.body) // a failure shows in the response
+	response, err := http.ReadResponse(u.reader, nil)
+	if err != nil {
+		c.t.Errorf("an image that was being received when the server ended got no response: %v", err)
+		return
+	}
+	defer func() { _ = response.Body.Close() }()
+	body, err := io.ReadAll(response.Body)
+	switch {
+	case err == nil && response.StatusCode == http.StatusOK:
+		c.expectTag(body, response.Header.Get("X-Model-Version"), white)
+		c.end("answered")
+	case response.StatusCode == http.StatusServiceUnavailable:
+		c.end("refused")
+	default:
+		c.t.Errorf("an image that was being received when the server ended got %d %q: %v", response.StatusCode, body, err)
 	}
 }
 
