@@ -12,9 +12,12 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/torchherd/torchherd/internal/goldens"
 )
 
 const mib = 1 << 20
@@ -75,31 +78,81 @@ func TestMemoryOfDecodesIsBoundedAndGoesBack(t *testing.T) {
 // In a cgroup of 1 GiB the defaults follow from it, and the largest images that are accepted don't end the server.
 func TestASmallCgroup(t *testing.T) {
 	group := newMemoryCgroup(t, 1024*mib)
-	s := shell(t, `echo $$ >"`+group+`/cgroup.procs" && exec "$@"`, "--log-level", "error", "--max-queue-size", "64", module("negate.pt"))
+	s := group.start(t, module("negate.pt"))
 	sendGiants(s.target, giants(t))
 	expectError(t, s.put(progressiveBomb(7000, 7000, 3)), http.StatusRequestEntityTooLarge, "--max-decode-memory is 256 MiB")
 	expectImage(t, s.put(photograph(t, "jpeg-small.jpg")))
 	s.expectOrderlyEnd()
 }
 
-// newMemoryCgroup returns the folder of a new cgroup with a limit in bytes. It skips the test where none can be made.
-func newMemoryCgroup(t *testing.T, limit int) string {
+// When memory runs out, the kernel ends the model's process and not the server, and the image that took the memory is told
+// from others.
+func TestTheKernelEndsTheModelThatTakesAllMemory(t *testing.T) {
+	const growsOnWhite = `
+    y = x
+    while bool(torch.any(torch.gt(torch.amin(y, [1, 2, 3]), 0.90000000000000002))):
+      y = torch.cat([y, y])
+    return torch.mul(y, 1.)
+`
+	group := newMemoryCgroup(t, 4096*mib)
+	s := group.start(t, "--isolate", "--size", "16x16", goldens.Script(t, growsOnWhite))
+	expectImage(t, s.put(solid(t, black)))
+	// The model's own limit is three quarters of what there was when it began, so that of the cgroup is reached first.
+	group.setLimit(t, group.usage(t)+256*mib)
+	expectError(t, s.put(solid(t, white)), http.StatusUnprocessableEntity, "the model crashes on this image")
+	s.log.await(t, "error", "SIGKILL (killed), by the kernel for lack of memory, or by another process")
+	expectImage(t, s.put(solid(t, black)))
+	s.expectOrderlyEnd()
+}
+
+// A memoryCgroup is a cgroup with a limit of memory.
+type memoryCgroup struct{ folder, limitFile, usageFile string }
+
+// newMemoryCgroup returns a new cgroup with a limit in bytes. It skips the test where none can be made.
+func newMemoryCgroup(t *testing.T, limit int) *memoryCgroup {
 	t.Helper()
-	name := fmt.Sprintf("torchherd-test-%d", os.Getpid())
-	for _, hierarchy := range []struct{ folder, limit string }{
-		{"/sys/fs/cgroup/memory", "memory.limit_in_bytes"}, // version 1
-		{"/sys/fs/cgroup", "memory.max"},                   // version 2
+	name := fmt.Sprintf("torchherd-test-%d-%s", os.Getpid(), t.Name())
+	for _, group := range []*memoryCgroup{
+		{"/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"}, // version 1
+		{"/sys/fs/cgroup", "memory.max", "memory.current"},                          // version 2
 	} {
-		group := filepath.Join(hierarchy.folder, name)
-		if os.Mkdir(group, 0o755) != nil { //nolint:gosec // a cgroup
+		group.folder = filepath.Join(group.folder, name)
+		if os.Mkdir(group.folder, 0o755) != nil { //nolint:gosec // a cgroup
 			continue
 		}
-		t.Cleanup(func() { _ = os.Remove(group) })
-		if os.WriteFile(filepath.Join(group, hierarchy.limit), []byte(strconv.Itoa(limit)), 0o600) == nil {
+		t.Cleanup(func() { _ = os.Remove(group.folder) })
+		if os.WriteFile(filepath.Join(group.folder, group.limitFile), []byte(strconv.Itoa(limit)), 0o600) == nil {
 			return group
 		}
-		_ = os.Remove(group)
+		_ = os.Remove(group.folder)
 	}
 	t.Skip("no memory cgroup can be made here: that takes root")
-	return ""
+	return nil
+}
+
+// start starts a server in the cgroup.
+func (g *memoryCgroup) start(t *testing.T, arguments ...string) *process {
+	t.Helper()
+	return shell(t, `echo $$ >"`+g.folder+`/cgroup.procs" && exec "$@"`, append([]string{"--log-level", "error", "--max-queue-size", "64"}, arguments...)...)
+}
+
+func (g *memoryCgroup) setLimit(t *testing.T, limit int) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(g.folder, g.limitFile), []byte(strconv.Itoa(limit)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// usage returns the memory that the cgroup's processes use, in bytes.
+func (g *memoryCgroup) usage(t *testing.T) int {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(g.folder, g.usageFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	bytes, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return bytes
 }
