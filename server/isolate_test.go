@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"image/color"
 	"image/png"
@@ -362,6 +363,29 @@ func TestACrashLoopFallsBackToThePreviousVersion(t *testing.T) {
 	})
 	if status := s.awaitState(name, 2, lifecycle.Failed); !strings.Contains(status.Reason, "SIGFPE") {
 		t.Errorf("the reason is %q", status.Reason)
+	}
+}
+
+// While a model's processes end again and again, its images are refused at once. They don't wait until their time limits.
+func TestImagesDontWaitForACrashLoop(t *testing.T) {
+	t.Parallel()
+	path := copyOf(t, "identity.pt")
+	s := start(t, "--isolate", "--size", "16x16", "--request-timeout", "0s", path)
+	file, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = file.WriteString("no process starts from a file that was written to")
+	if err := errors.Join(err, file.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(awaitRunner(t, path, 0), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	r := s.put(solid(t, white))
+	expectError(t, r, http.StatusServiceUnavailable, "try again")
+	if r.header.Get("Retry-After") == "" {
+		t.Error("Retry-After is missing")
 	}
 }
 

@@ -80,6 +80,14 @@ func (e *CrashError) Error() string {
 	return e.Cause + ": " + e.Output
 }
 
+// A RestartError is returned for a batch that no child has run, since the children end again and again, and the next one
+// isn't ready.
+type RestartError struct{ Cause error } // of the last end
+
+func (e *RestartError) Error() string {
+	return "the model's processes end again and again, and no new one is ready: " + e.Cause.Error()
+}
+
 // errStopped is returned by calls of a runner that is closed.
 var errStopped = &CrashError{Cause: "the version is closed"}
 

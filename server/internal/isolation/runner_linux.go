@@ -221,7 +221,8 @@ type results torch.Images
 
 func (r *results) Read(func(int) []byte) (torch.Images, error) { return torch.Images(*r), nil }
 
-// Start runs a batch. While the child is being replaced, it waits for the new one.
+// Start runs a batch. While the child is being replaced, it waits for the new one, or returns a *RestartError if the
+// children end again and again.
 func (r *Runner) Start(batch torch.Images) (Answer, error) {
 	p, err := r.live()
 	if err != nil {
@@ -319,11 +320,12 @@ func (r *Runner) free(items [][]byte) {
 	}
 }
 
-// live returns the child, when there is one.
+// live returns the child, when there is one. Where the next start is delayed, nobody waits for it.
 func (r *Runner) live() (*process, error) {
 	for {
 		r.mu.Lock()
 		p, ready, cause, closed, supervised := r.process, r.ready, r.cause, r.closed, r.supervision.WarmUp != nil
+		delayed := delayBefore(r.ends) > 0
 		r.mu.Unlock()
 		switch {
 		case p != nil:
@@ -332,6 +334,8 @@ func (r *Runner) live() (*process, error) {
 			return nil, errStopped
 		case !supervised:
 			return nil, cause
+		case delayed:
+			return nil, &RestartError{cause}
 		}
 		<-ready
 	}
@@ -415,6 +419,9 @@ func (r *Runner) replace() {
 			return
 		}
 		r.ends++
+		r.cause = err
+		close(r.ready) // for those who don't wait any more
+		r.ready = make(chan struct{})
 		r.reportLocked(err)
 		ends := r.ends
 		r.mu.Unlock()

@@ -184,12 +184,16 @@ func (s *Servable) drop(jobs []*job) {
 	}
 }
 
-// afterCrash returns the errors of the jobs of a batch that failed by err, if that is the end of the instance's process, or
-// else nil. If the model is pure, each job runs once more, alone: so a job that ends the process again is told from those
-// that were only in the same batch.
+// afterCrash returns the errors of the jobs of a batch that failed by err, if the instance's process ended or wasn't there,
+// or else nil. If the model is pure, each job of a process that ended runs once more, alone: so a job that ends the process
+// again is told from those that were only in the same batch.
 func (s *Servable) afterCrash(instance int, jobs []*job, err error) []error {
-	var crash *isolation.CrashError
-	if !errors.As(err, &crash) {
+	var (
+		crash   *isolation.CrashError
+		restart *isolation.RestartError
+	)
+	ran := errors.As(err, &crash)
+	if !ran && !errors.As(err, &restart) {
 		return nil
 	}
 	errs := make([]error, len(jobs))
@@ -197,7 +201,7 @@ func (s *Servable) afterCrash(instance int, jobs []*job, err error) []error {
 		if !j.held {
 			continue
 		}
-		if errs[i] = (&CrashError{Cause: crash}); s.pure.Load() && !j.givenUp() {
+		if errs[i] = (&CrashError{Cause: err}); ran && s.pure.Load() && !j.givenUp() {
 			errs[i] = s.runAlone(instance, j)
 		}
 	}
@@ -206,10 +210,15 @@ func (s *Servable) afterCrash(instance int, jobs []*job, err error) []error {
 
 func (s *Servable) runAlone(instance int, j *job) error {
 	out, err := s.Run(instance, []imagecodec.Image{j.input})
-	var again *isolation.CrashError
+	var (
+		again   *isolation.CrashError
+		restart *isolation.RestartError
+	)
 	switch {
 	case errors.As(err, &again):
 		return &CrashError{Cause: again, OfImage: true}
+	case errors.As(err, &restart):
+		return &CrashError{Cause: restart}
 	case err != nil:
 		return &ModelError{err}
 	}
@@ -292,7 +301,8 @@ type ModelError struct{ Cause error }
 
 func (e *ModelError) Error() string { return "the model failed on a batch: " + e.Cause.Error() }
 
-// A CrashError is the end of the model's process during a batch. It doesn't unwrap, for ModelError's reason.
+// A CrashError is the end of the model's process during a batch, or that no process was there for it. It doesn't unwrap, for
+// ModelError's reason.
 type CrashError struct {
 	Cause error
 	// OfImage says that the image ended the process twice, the second time alone, so another try would too.
