@@ -111,7 +111,7 @@ func TestModelsCommand(t *testing.T) {
 		t.Fatalf("load of a file that was removed: got status %d, output %q, want 1 and \"no such file\"", status, out)
 	}
 	status, out := run("list")
-	want := `^MODEL +VERSION +STATE +SINCE +REASON *
+	want := `^MODEL +VERSION +STATE +SINCE +REMARKS *
 model +1 +gone +[-0-9]+ [:0-9]+ *
 model +2 +ready +[-0-9]+ [:0-9]+ *
 model +3 +failed +[-0-9]+ [:0-9]+ +.*no such file.*

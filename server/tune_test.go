@@ -206,7 +206,7 @@ func TestTuneMissesTheTarget(t *testing.T) {
 	tu := startTune(t, append(short, "--clients=1", "--target-p99=1us", "--quiet", model)...)
 	tu.expect(3, "No settings keep the p99 at or below 1µs with 1 clients", "no settings meet --target-p99 1µs")
 	for _, part := range []string{
-		"can't serve …/no_batch_two.pt: ", "the warm-up with 2 image(s)", "The defaults can't be used",
+		"can't serve …/no_batch_two.pt: ", "the model can't be batched", "The defaults can't be used",
 		"serve '" + model + "' --max-batch-size 1",
 	} {
 		if !strings.Contains(tu.out.String(), part) {

@@ -659,3 +659,37 @@ func TestScaledDecode(t *testing.T) {
 		t.Error("an image of less than twice the size is decoded differently")
 	}
 }
+
+// A batch norm that was traced in training mode computes statistics of its input. Freezing folds it into the convolution by
+// other statistics, so such a module isn't frozen.
+func TestABatchNormInTrainingKeepsItsStatistics(t *testing.T) {
+	m := load(t, "batch_norm_in_training.pt")
+	const side = 8
+	batch := torch.Images{Height: side, Width: side, Channels: 3, Items: [][]byte{make([]byte, side*side*3)}}
+	pixels := batch.Items[0]
+	for i := range pixels {
+		pixels[i] = byte(40 + i%97)
+	}
+	if err := m.CheckFinite(batch); err != nil {
+		t.Fatal(err)
+	}
+	got, err := forward(m, batch, func(size int) []byte { return make([]byte, size) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	for channel := range 3 {
+		var sum, squares float64
+		for i := channel; i < len(pixels); i += 3 {
+			y := float64(pixels[i]) / 255 / 2
+			sum, squares = sum+y, squares+y*y
+		}
+		mean := sum / (side * side)
+		deviation := math.Sqrt(squares/(side*side) - mean*mean + 1e-5)
+		for i := channel; i < len(pixels); i += 3 {
+			want := min(max((float64(pixels[i])/255/2-mean)/deviation, 0), 1) * 255
+			if difference := float64(got.Items[0][i]) - want; difference > 0.5 || difference < -1.5 {
+				t.Fatalf("value %d is %d, want %.2f", i, got.Items[0][i], want)
+			}
+		}
+	}
+}

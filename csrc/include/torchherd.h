@@ -224,7 +224,9 @@ thd_error* thd_module_forward(thd_module* module, const thd_tensor_view* input, 
                               thd_tensor_view* view);
 
 /* Runs the module on one RGB image as thd_module_forward_images does, and checks that every value of the output is
- * finite. image: height*width*3 bytes, borrowed.
+ * finite. A TorchScript module is loaded with its weights frozen and runs faster so. The first call also runs the module as
+ * the file has it, and from then on it isn't frozen if its output was different; the memory of the other form is freed. So
+ * call it before the first batch. image: height*width*3 bytes, borrowed.
  * Errors: as thd_module_forward_images; OUTPUT also if a value is NaN or infinite. */
 thd_error* thd_module_check_finite(thd_module* module, const uint8_t* image, int32_t height, int32_t width);
 

@@ -201,8 +201,9 @@ thd_error* thd_module_check_finite(thd_module* module, const uint8_t* image, int
     const c10::InferenceMode inference;
     const c10::DeviceGuard on(module->device);
     const thd::PrecisionScope scope(module->precision, module->device);
-    const at::Tensor output =
-        module->images->forward({.images = &image, .count = 1, .height = height, .width = width});
+    const at::Tensor output = module->program->settle(
+        [&] { return module->images->forward({.images = &image, .count = 1, .height = height, .width = width}); },
+        thd::rounding_of(module->precision));
     const bool finite =
         translate(THD_ERROR_FORWARD, "forward: ", [&] { return at::isfinite(output).all().item<bool>(); });
     if (!finite) throw Failure(THD_ERROR_OUTPUT, "the module returned values that are NaN or infinite");

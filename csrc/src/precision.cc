@@ -48,6 +48,19 @@ void require_precision(thd_precision precision, c10::Device device) {
   require(false, "unknown precision");
 }
 
+double rounding_of(thd_precision precision) {
+  switch (precision) {
+    case THD_FP32:
+      return 1.0 / 255;
+    case THD_TF32:
+    case THD_FP16:
+      return 3.0 / 255;
+    case THD_BF16:
+      break;
+  }
+  return 17.0 / 255;
+}
+
 PrecisionScope::PrecisionScope(thd_precision precision, c10::Device device)
     : device_(device.type()),
       previously_enabled_(at::autocast::is_autocast_enabled(device_)),

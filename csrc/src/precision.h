@@ -12,6 +12,10 @@ namespace thd {
 // Throws Failure(THD_ERROR_INVALID_ARGUMENT) for a precision that the device doesn't support.
 void require_precision(thd_precision precision, c10::Device device);
 
+// Returns by what part of its largest value the output of a program may change when its sums are added in another order.
+// docs/decisions/0016-checks-at-load.md derives it.
+double rounding_of(thd_precision precision);
+
 // During its lifetime, operators on this thread compute in the precision.
 //
 // bfloat16 and float16 use LibTorch's autocast, which converts only the inputs of convolutions and matrix products.

@@ -33,6 +33,14 @@ class Program {
   // input and the output are on the program's device. Throws Failure with FORWARD, OUTPUT or OUT_OF_MEMORY.
   virtual at::Tensor run(const at::Tensor& input) = 0;
 
+  // Chooses, among the forms that the program has, the fastest one that computes what the file says, and returns an output.
+  // run runs a batch through the program; rounding is by what part of the largest value outputs may differ. Must be called
+  // before the program serves; until then a program holds all its forms. Throws what run throws.
+  virtual at::Tensor settle(const std::function<at::Tensor()>& run, double rounding) {
+    (void)rounding;
+    return run();
+  }
+
   const ProgramInfo& info() const { return info_; }
 
  private:

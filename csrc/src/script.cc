@@ -1,6 +1,10 @@
 // TorchScript modules.
+#include <ATen/Context.h>
+#include <ATen/ops/abs.h>
 #include <torch/csrc/jit/api/module.h>
 
+#include <mutex>
+#include <optional>
 #include <sstream>
 #include <vector>
 
@@ -10,9 +14,79 @@
 namespace thd {
 namespace {
 
+// Makes the weights constants, so that what depends only on them is computed once (converting float16 weights, for
+// example). numerics: also fold operators into each other, which rounds otherwise. Returns nothing for a module that can't
+// be frozen, such as one that changes its own attributes.
+std::optional<torch::jit::Module> frozen(const torch::jit::Module& module, bool numerics) {
+  try {
+    return torch::jit::freeze(module, std::nullopt, numerics);
+  } catch (const c10::Error&) {
+    return std::nullopt;
+  }
+}
+
+// During its lifetime, random numbers on a device are those that will be drawn after it.
+class RepeatedRandom {
+ public:
+  explicit RepeatedRandom(c10::Device device) : generator_(at::globalContext().defaultGenerator(device)) {
+    const std::scoped_lock lock(generator_.mutex());
+    state_ = generator_.get_state();
+  }
+  ~RepeatedRandom() {
+    const std::scoped_lock lock(generator_.mutex());
+    generator_.set_state(state_);
+  }
+  RepeatedRandom(const RepeatedRandom&) = delete;
+  RepeatedRandom& operator=(const RepeatedRandom&) = delete;
+
+ private:
+  at::Generator generator_;
+  at::Tensor state_;
+};
+
+// Reports whether all but a thousandth of the values are equal but for rounding, which is relative to the largest value. A
+// threshold or an argmax turns rounding into a large difference where two values are close.
+bool nearly_equal(const at::Tensor& a, const at::Tensor& b, double rounding) {
+  if (a.sizes() != b.sizes()) return false;
+  if (a.numel() == 0) return true;
+  const at::Tensor difference = a.to(at::kDouble).sub_(b.to(at::kDouble)).abs_();
+  const double bound = rounding * b.to(at::kDouble).abs().max().item<double>();
+  const double outliers = difference.gt(bound).sum().item<double>();  // NaN isn't greater
+  return outliers * 1000 <= static_cast<double>(a.numel());
+}
+
+// A module, and until it settles, its frozen form too.
 class Script : public Program {
  public:
-  Script(ProgramInfo info, torch::jit::Module module) : Program(std::move(info)), module_(std::move(module)) {}
+  Script(ProgramInfo info, torch::jit::Module module, c10::Device device)
+      : Program(std::move(info)), device_(device), module_(std::move(module)) {
+    if (auto fast = frozen(module_, true)) {
+      original_ = module_;
+      module_ = *std::move(fast);
+    }
+  }
+
+  // Freezing folds a batch norm into the convolution before it by the running statistics, also if the batch norm was traced
+  // in training mode and computes the statistics of its input. So a frozen module serves only if its output is that of the
+  // original.
+  at::Tensor settle(const std::function<at::Tensor()>& run, double rounding) override {
+    if (!original_) return run();
+    const auto run_repeatably = [&] {
+      const RepeatedRandom repeated(device_);
+      return run();
+    };
+    const at::Tensor output = run_repeatably();
+    const torch::jit::Module original = *std::exchange(original_, std::nullopt);
+    const torch::jit::Module fast = std::exchange(module_, original);
+    at::Tensor expected = run_repeatably();
+    if (nearly_equal(output, expected, rounding)) {
+      module_ = fast;
+    } else if (auto exact = frozen(original, false)) {
+      module_ = *std::move(exact);
+      if (!nearly_equal(run_repeatably(), expected, rounding)) module_ = original;
+    }
+    return expected;
+  }
 
   at::Tensor run(const at::Tensor& input) override {
     return translate(THD_ERROR_FORWARD, "forward: ", [&] {
@@ -25,7 +99,9 @@ class Script : public Program {
   }
 
  private:
-  torch::jit::Module module_;
+  c10::Device device_;
+  torch::jit::Module module_;                   // that runs
+  std::optional<torch::jit::Module> original_;  // if module_ is frozen and hasn't been compared with it
 };
 
 // Reports whether a load failed because the file is a checkpoint: a zip file as TorchScript is, but without code.
@@ -50,16 +126,6 @@ ProgramInfo describe(const torch::jit::Module& module) {
   return info;
 }
 
-// Makes the weights constants, so that what depends only on them is computed once (converting float16 weights, for
-// example). A module that can't be frozen, such as one that changes its own attributes, stays as it is.
-torch::jit::Module frozen(const torch::jit::Module& module) {
-  try {
-    return torch::jit::freeze(module);
-  } catch (const c10::Error&) {
-    return module;
-  }
-}
-
 }  // namespace
 
 std::unique_ptr<Program> load_script(const std::string& subject, c10::Device device,
@@ -78,7 +144,7 @@ std::unique_ptr<Program> load_script(const std::string& subject, c10::Device dev
       throw Failure(THD_ERROR_NOT_A_MODULE, subject + "the module has no forward method");
     }
     module.eval();
-    return std::make_unique<Script>(describe(module), frozen(module));
+    return std::make_unique<Script>(describe(module), std::move(module), device);
   });
 }
 

@@ -74,6 +74,9 @@ func describe(out io.Writer, name, source string, v lifecycle.ReadyVersion) erro
 	}
 	row("input", "%v, images of %s", v.Settings.Channels, size)
 	row("warm-up", "%v", v.WarmUp.Duration.Round(time.Millisecond))
+	for _, warning := range v.Findings.Warnings() {
+		row("warning", "%s", warning)
+	}
 	if v.WarmUp.Err != nil {
 		row("", "failed; images of another size may work: %v", v.WarmUp.Err)
 	}

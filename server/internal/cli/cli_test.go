@@ -150,7 +150,7 @@ func TestErrorsOfServeNameTheMistake(t *testing.T) {
 		{[]string{"no-such-model.pt"}, "no-such-model.pt"},
 		{[]string{goldens.Path("modules")}, "no versions found; add a model file as 1/model.pt"},
 		{[]string{module("checkpoint.pth")}, "export it"},
-		{[]string{module("no_batch_two.pt")}, "the warm-up with 2 image(s) of 228x228 failed"},
+		{[]string{"--max-batch-size=4", module("no_batch_two.pt")}, "the model can't be batched: it runs 1 image, but fails with 2 (builtins.RuntimeError: this module refuses a batch of two)"},
 		{[]string{module("no_size.pt")}, `invalid size "large"`},
 		{[]string{module("negate.pt"), module("negate.pt")}, `two models are named "negate"`},
 		{[]string{module("two_channels.pt")}, "1 or 3, height, width"},

@@ -14,14 +14,16 @@ import (
 // modelFlags are the settings of a model that have flags of the same names. A nil field was not given: then the model's own
 // setting counts, or else the default, which is the placeholder.
 type modelFlags struct {
+	Batching     *settings.Batching   `help:"${help_batching}" placeholder:"${default_batching}" group:"Batching"`
 	MaxBatchSize *int                 `help:"${help_max_batch_size} In the Sanic demo: MAX_BATCH_SIZE." placeholder:"${default_max_batch_size}" group:"Batching"`
 	MaxQueueSize *int                 `help:"${help_max_queue_size} In the Sanic demo: MAX_QUEUE_SIZE." placeholder:"${default_max_queue_size}" group:"Batching"`
 	MaxWait      *time.Duration       `help:"${help_max_wait} In the Sanic demo: MAX_WAIT." placeholder:"${default_max_wait}" group:"Batching"`
 	WaitPolicy   *settings.WaitPolicy `help:"${help_wait_policy}" placeholder:"${default_wait_policy}" group:"Batching"`
 
-	Size      *settings.Size `help:"${help_size}" placeholder:"${default_size}" group:"Images"`
-	Quality   *int           `help:"${help_quality}" placeholder:"${default_quality}" group:"Images"`
-	JPEGScale *bool          `name:"jpeg-scale" help:"${help_jpeg_scale}" group:"Images"`
+	WarmUp    *settings.WarmUp `help:"${help_warm_up}" placeholder:"${default_warm_up}" group:"Images"`
+	Size      *settings.Size   `help:"${help_size}" placeholder:"${default_size}" group:"Images"`
+	Quality   *int             `help:"${help_quality}" placeholder:"${default_quality}" group:"Images"`
+	JPEGScale *bool            `name:"jpeg-scale" help:"${help_jpeg_scale}" group:"Images"`
 
 	Device     *settings.Devices `help:"${help_device}" placeholder:"${default_device}" group:"Machine"`
 	Precision  *precisionFlag    `help:"${help_precision}" placeholder:"${default_precision}" group:"Machine"`
@@ -56,14 +58,17 @@ func settingVars() kong.Vars {
 
 // override sets those settings that were given as flags.
 func (f *modelFlags) override(s *settings.Settings) {
+	set(&s.Batching, f.Batching)
 	set(&s.MaxBatchSize, f.MaxBatchSize)
+	s.BatchSizeGiven = s.BatchSizeGiven || f.MaxBatchSize != nil
 	set(&s.MaxQueueSize, f.MaxQueueSize)
 	set(&s.MaxWait, f.MaxWait)
 	set(&s.WaitPolicy, f.WaitPolicy)
 	set(&s.Size, f.Size)
 	if f.Size != nil && !f.Size.Keep() { // the model's own settings for kept sizes no longer apply
-		s.MultipleOf, s.MaxSide, s.WarmUp = 0, 0, nil
+		s.MultipleOf, s.MaxSide, s.WarmUp.Sizes = 0, 0, nil
 	}
+	set(&s.WarmUp, f.WarmUp)
 	set(&s.Quality, f.Quality)
 	set(&s.JPEGScale, f.JPEGScale)
 	set(&s.Device, f.Device)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -39,10 +40,14 @@ func (l *modelsList) Run(p program) error {
 		return err
 	}
 	table := tabwriter.NewWriter(p.out, 0, 0, 2, ' ', 0)
-	_, _ = fmt.Fprintln(table, "MODEL\tVERSION\tSTATE\tSINCE\tREASON") // Flush returns the error
+	_, _ = fmt.Fprintln(table, "MODEL\tVERSION\tSTATE\tSINCE\tREMARKS") // Flush returns the error
 	for _, each := range models {
 		for _, v := range each.Versions {
-			_, _ = fmt.Fprintf(table, "%s\t%d\t%s\t%s\t%s\n", each.Name, v.Version, v.State, v.Since.Local().Format(time.DateTime), v.Reason)
+			remarks := v.Warnings
+			if v.Reason != "" {
+				remarks = append([]string{v.Reason}, remarks...)
+			}
+			_, _ = fmt.Fprintf(table, "%s\t%d\t%s\t%s\t%s\n", each.Name, v.Version, v.State, v.Since.Local().Format(time.DateTime), strings.Join(remarks, "; "))
 		}
 	}
 	return table.Flush()

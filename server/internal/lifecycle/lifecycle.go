@@ -120,6 +120,8 @@ type Status struct {
 	State   State     `json:"state"`
 	Reason  string    `json:"reason,omitempty"` // why it failed
 	Since   time.Time `json:"since"`            // when it entered its state
+	// Warnings are what its load found out that a user should know, such as that it mixes the images of a batch.
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 // An origin is what a version is made from. Equal origins make equal versions.

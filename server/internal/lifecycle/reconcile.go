@@ -318,6 +318,8 @@ func (m *Model) install(generation int, r *record, loaded Servable) bool {
 	}
 	s := &serving{record: r, name: r.String(), servable: loaded, idle: make(chan struct{})}
 	r.enterLocked(Ready)
+	findings := loaded.Description().Findings
+	r.status.Warnings = findings.Warnings()
 	m.counts.Succeeded++
 	m.open = append(m.open, s)
 	if failed := loaded.Failed(); failed != nil {
@@ -428,6 +430,9 @@ func (m *Model) readyInPlaceOf(failed *record) []*record {
 func (m *Model) logReady(r *record, d loader.Description) {
 	if d.WarmUp.Err != nil {
 		m.log.Warn().Err(d.WarmUp.Err).Stringer("version", r).Msg("warm-up failed; images of another size may work")
+	}
+	for _, warning := range d.Findings.Warnings() {
+		m.log.Warn().Stringer("version", r).Str("warning", warning).Msg("version with a peculiarity")
 	}
 	if d.Settings.MaxQueueSize < d.Settings.MaxBatchSize {
 		m.log.Warn().Int("max_queue_size", d.Settings.MaxQueueSize).Int("max_batch_size", d.Settings.MaxBatchSize).Msg("the queue is smaller than a batch, so no batch can be full")

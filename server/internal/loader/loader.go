@@ -90,8 +90,9 @@ func (l *Loaded) Close() error {
 // A Description says what a loaded version is.
 type Description struct {
 	servable.Info
-	WarmUp  WarmUp
-	Timings []Timing // of the first instance; empty if Shared.TimedRuns is 0 or the warm-up failed
+	Findings Findings
+	WarmUp   WarmUp
+	Timings  []Timing // of the first instance; empty if Shared.TimedRuns is 0 or the warm-up failed
 }
 
 // WarmUp is how the warm-up went.
@@ -131,13 +132,14 @@ func (l *Loader) Load(ctx context.Context, r Request) (*Loaded, error) {
 		return nil, err
 	}
 	l.shared.Shares.Set(l.source.Name(), cfg.Weight)
+	var tried *Description
 	if l.shared.Trial && !l.shared.Isolate && isolation.Supported {
-		if err := l.try(ctx, r, file, cfg); err != nil {
+		if tried, err = l.try(ctx, r, file, cfg); err != nil {
 			return nil, err
 		}
 		r.Warming = nil // it was called
 	}
-	loaded, err := l.prepare(ctx, r, file, cfg, l.shared.placeToServe())
+	loaded, err := l.prepare(ctx, r, file, cfg, l.shared.placeToServe(), tried)
 	if err != nil {
 		return nil, err
 	}
@@ -148,20 +150,20 @@ func (l *Loader) Load(ctx context.Context, r Request) (*Loaded, error) {
 	return loaded, nil
 }
 
-// try loads a version in a child process, and unloads it.
-func (l *Loader) try(ctx context.Context, r Request, file modelFile, cfg settings.Settings) error {
+// try loads a version in a child process, unloads it, and describes it.
+func (l *Loader) try(ctx context.Context, r Request, file modelFile, cfg settings.Settings) (*Description, error) {
 	start := time.Now()
 	cfg.Instances = 1 // the others do the same
-	tried, err := l.prepare(ctx, r, file, cfg, inTrial)
+	tried, err := l.prepare(ctx, r, file, cfg, inTrial, nil)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	l.shared.Log.Debug().Str("model", l.source.Name()).Dur("took_ms", time.Since(start)).Msg("version passed its trial")
-	return tried.Close()
+	return &tried.description, tried.Close()
 }
 
-func (l *Loader) prepare(ctx context.Context, r Request, file modelFile, cfg settings.Settings, where place) (*Loaded, error) {
-	p, err := newPreparation(ctx, l, r, file, cfg, where)
+func (l *Loader) prepare(ctx context.Context, r Request, file modelFile, cfg settings.Settings, where place, tried *Description) (*Loaded, error) {
+	p, err := newPreparation(ctx, l, r, file, cfg, where, tried)
 	if err != nil {
 		return nil, err
 	}

@@ -29,20 +29,29 @@ type preparation struct {
 	codec    *imagecodec.Codec
 	throttle cpu.Throttle
 
-	copies  []servable.Instance
-	runners []*isolation.Runner // the same, in child processes; else none
-	doing   string              // what the model is doing
-	impure  bool                // an image's result depends on others, or on chance
-	threads int                 // that a forward may use; 0: not chosen yet
-	warmUp  WarmUp
-	timings []Timing
+	copies   []servable.Instance
+	runners  []*isolation.Runner // the same, in child processes; else none
+	doing    string              // what the model is doing
+	threads  int                 // that a forward may use; 0: not chosen yet
+	checked  bool                // the findings are complete
+	findings Findings
+	warmUp   WarmUp
+	timings  []Timing
 }
 
-func newPreparation(ctx context.Context, l *Loader, r Request, file modelFile, cfg settings.Settings, where place) (*preparation, error) {
+// newPreparation returns the preparation of a file with settings. tried has what a trial found out; nil: there was none.
+func newPreparation(ctx context.Context, l *Loader, r Request, file modelFile, cfg settings.Settings, where place, tried *Description) (*preparation, error) {
 	p := &preparation{ctx: ctx, loader: l, request: r, file: file, cfg: cfg, place: where, threads: cfg.Threads}
+	if tried != nil && tried.WarmUp.Err == nil {
+		p.findings, p.checked = tried.Findings, true
+		p.cfg.MaxBatchSize = tried.Settings.MaxBatchSize
+	}
 	var err error
 	if p.devices, err = devices(cfg.Device); err != nil {
 		return nil, err
+	}
+	if p.checked && p.instances() == 1 { // as in the trial
+		p.threads = tried.Threads
 	}
 	if err := l.checkMemory(file.File, p.instances()); err != nil {
 		return nil, err
@@ -107,10 +116,8 @@ func (p *preparation) load() (*Loaded, error) {
 		err = p.timeForwards(s)
 	}
 	if err == nil && p.place == inRunner {
-		if err = p.checkPure(s); err == nil {
-			s.SetPure(!p.impure)
-			p.supervise()
-		}
+		s.SetPure(p.findings.Pure)
+		p.supervise()
 	}
 	if err != nil {
 		return nil, errors.Join(err, s.Close())
@@ -118,7 +125,7 @@ func (p *preparation) load() (*Loaded, error) {
 	if p.place == inServer {
 		s.Watch(forwardLimit(l.shared.ForwardTimeout, p.warmUp.Slowest))
 	}
-	return &Loaded{s, Description{Info: s.Info(), WarmUp: p.warmUp, Timings: p.timings}, p.arena}, nil
+	return &Loaded{s, Description{Info: s.Info(), Findings: p.findings, WarmUp: p.warmUp, Timings: p.timings}, p.arena}, nil
 }
 
 // onLoadThread calls f on a thread of its own, which ends with it, in the background if the request says so. The thread
@@ -209,7 +216,8 @@ type sizeError struct{ error }
 
 func (e sizeError) Unwrap() error { return e.error }
 
-// checkAt checks an instance on images of one size, and runs it until it runs at full speed.
+// checkAt checks an instance on images of one size, and runs it until it runs at full speed. The first instance's checks at
+// the first size hold for all.
 func (p *preparation) checkAt(instance, width, height int) error {
 	p.doing = describeBatch(1, width, height)
 	err := p.step(func() error {
@@ -222,7 +230,13 @@ func (p *preparation) checkAt(instance, width, height int) error {
 		}
 		return err
 	}
-	if err := p.compile(instance, width, height); err != nil {
+	if first := !p.checked; first {
+		p.checked = true
+		err = p.checkBatches(width, height) // which runs it several times
+	} else {
+		err = p.compile(instance, width, height)
+	}
+	if err != nil {
 		return err
 	}
 	if p.threads == 0 {
@@ -232,15 +246,32 @@ func (p *preparation) checkAt(instance, width, height int) error {
 }
 
 // compile runs an instance that has been checked until it runs at full speed. TorchScript profiles its first run and
-// compiles during the second. On the CPU that serves all shapes, so the check is the first run and the largest batch the
-// second: the bundled model took as long in its first run of a further shape as in later ones. On CUDA each shape needs
-// both runs, and the third one captures a CUDA graph.
+// compiles during the second. On the CPU that serves all shapes, so the check is the first run and this the second. On CUDA
+// each shape needs both runs, and the third one captures a CUDA graph.
 func (p *preparation) compile(instance, width, height int) error {
 	run := func(items []imagecodec.Image) error { return p.forward(instance, items) }
 	if p.device(instance) == torch.CPU {
-		return p.runBatch(run, p.cfg.MaxBatchSize, width, height)
+		return p.runBatch(run, 1, width, height)
 	}
-	return p.eachBatch(run, width, height, runsOnCUDA)
+	return p.eachBatch(run, p.batchSizes(instance), width, height, runsOnCUDA)
+}
+
+// batchSizes returns the sizes of batches that an instance is warmed up with, the largest first, so that memory is taken at
+// once. On the CPU a shape that is new costs nothing more than others, once there were the largest and the smallest batch:
+// the full CycleGAN took as long in its first run of a further batch size as in later ones.
+func (p *preparation) batchSizes(instance int) []int {
+	largest := p.cfg.MaxBatchSize
+	switch {
+	case largest == 1:
+		return []int{1}
+	case p.device(instance) == torch.CPU && !p.cfg.WarmUp.AllBatches:
+		return []int{largest, 1}
+	}
+	sizes := make([]int, largest)
+	for i := range sizes {
+		sizes[i] = largest - i
+	}
+	return sizes
 }
 
 // runsOnCUDA is how often a shape must run on CUDA until it runs at full speed.
@@ -276,10 +307,10 @@ func (p *preparation) chooseThreads(instance int, items []imagecodec.Image) erro
 	return nil
 }
 
-// warmUpRunners runs each batch size on each runner's thread. In the background that takes one thread: two forwards that
-// are spread over the same cores wait for each other's threads.
+// warmUpRunners runs the batch sizes on each runner's thread. In the background that takes one thread: two forwards that are
+// spread over the same cores wait for each other's threads. A trial has run what it had to.
 func (p *preparation) warmUpRunners(s *servable.Servable) error {
-	if !p.sizeWorks() {
+	if !p.sizeWorks() || p.place == inTrial {
 		return nil
 	}
 	return s.OnEachRunner(func(instance int) error {
@@ -289,7 +320,7 @@ func (p *preparation) warmUpRunners(s *servable.Servable) error {
 			}
 		}
 		err := p.eachSize(func(width, height int) error {
-			return p.eachBatch(p.runnerOf(s, instance), width, height, 1)
+			return p.eachBatch(p.runnerOf(s, instance), p.batchSizes(instance), width, height, 1)
 		})
 		return errors.Join(err, p.copies[instance].SetThreads(p.threads))
 	})
@@ -349,9 +380,9 @@ func (p *preparation) eachSize(do func(width, height int) error) error {
 	return nil
 }
 
-// eachBatch runs each batch size the given number of times. The largest comes first, so that memory is taken at once.
-func (p *preparation) eachBatch(run func([]imagecodec.Image) error, width, height, times int) error {
-	for size := p.cfg.MaxBatchSize; size >= 1; size-- {
+// eachBatch runs batches of each of the sizes the given number of times.
+func (p *preparation) eachBatch(run func([]imagecodec.Image) error, sizes []int, width, height, times int) error {
+	for _, size := range sizes {
 		for range times {
 			if err := p.runBatch(run, size, width, height); err != nil {
 				return err
@@ -379,7 +410,7 @@ type Timing struct {
 
 // timeForwards measures each batch size on the first runner.
 func (p *preparation) timeForwards(s *servable.Servable) error {
-	if p.loader.shared.TimedRuns == 0 || !p.sizeWorks() {
+	if p.loader.shared.TimedRuns == 0 || !p.sizeWorks() || p.place == inTrial {
 		return nil
 	}
 	return s.OnEachRunner(func(instance int) error {
@@ -424,19 +455,22 @@ func explainWarmUp(count, width, height int, err error) error {
 	return fmt.Errorf("loader: the warm-up with %d image(s) of %dx%d failed: %w", count, width, height, err)
 }
 
+// testImages returns different images.
 func testImages(count, width, height int) []imagecodec.Image {
 	items := make([]imagecodec.Image, count)
 	for i := range items {
-		items[i] = testImage(width, height)
+		items[i] = testImage(i, width, height)
 	}
 	return items
 }
 
-// testImage returns a soft pattern in colour: nothing unusual for a model of photographs.
-func testImage(width, height int) imagecodec.Image {
+// testImage returns one of three soft patterns in colour, nothing unusual for a model of photographs. They differ in each
+// value, in mean, contrast and range, so that a model that computes any of these over a batch shows it.
+func testImage(number, width, height int) imagecodec.Image {
 	img := imagecodec.Image{Width: width, Height: height, Channels: 3, Pixels: make([]byte, width*height*3)}
+	pattern := [differentImages]struct{ least, span, step int }{{64, 128, 1}, {10, 231, 5}, {100, 41, 7}}[number%differentImages]
 	for i := range img.Pixels {
-		img.Pixels[i] = byte(64 + i%128)
+		img.Pixels[i] = byte(pattern.least + i*pattern.step%pattern.span)
 	}
 	return img
 }

@@ -1,7 +1,6 @@
 package loader
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"strings"
@@ -109,7 +108,7 @@ func (p *preparation) warmUpAgain(instance int, run func(torch.Images) error) er
 		if err := run(servable.Stack(testImages(1, width, height))); err != nil {
 			return err
 		}
-		for size := p.cfg.MaxBatchSize; size >= 1; size-- {
+		for _, size := range p.batchSizes(instance) {
 			for range times {
 				if err := run(servable.Stack(testImages(size, width, height))); err != nil {
 					return err
@@ -118,51 +117,6 @@ func (p *preparation) warmUpAgain(instance int, run func(torch.Images) error) er
 		}
 		return nil
 	})
-}
-
-// checkPure finds out whether a result depends on the image alone: the same image must give the same bytes before and
-// after another one.
-func (p *preparation) checkPure(s *servable.Servable) error {
-	if !p.sizeWorks() {
-		return nil
-	}
-	return s.OnEachRunner(func(instance int) error {
-		if instance > 0 {
-			return nil
-		}
-		return p.eachSize(func(width, height int) error {
-			if p.impure {
-				return nil
-			}
-			pure, err := p.isPureAt(s, width, height)
-			p.impure = !pure
-			return err
-		})
-	})
-}
-
-func (p *preparation) isPureAt(s *servable.Servable, width, height int) (bool, error) {
-	image, other := testImages(1, width, height), testImages(1, width, height)
-	for i, value := range other[0].Pixels {
-		other[0].Pixels[i] = 255 - value
-	}
-	p.doing = describeBatch(1, width, height)
-	first, err := s.Run(0, image)
-	if err != nil {
-		return false, err
-	}
-	defer p.recycle(first)
-	between, err := s.Run(0, other)
-	if err != nil {
-		return false, err
-	}
-	p.recycle(between)
-	second, err := s.Run(0, image)
-	if err != nil {
-		return false, err
-	}
-	defer p.recycle(second)
-	return bytes.Equal(first[0].Pixels, second[0].Pixels), nil
 }
 
 func describeBatch(count, width, height int) string {

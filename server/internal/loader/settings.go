@@ -60,6 +60,9 @@ func (l *Loader) effective(file *torch.File, beside string) (settings.Settings, 
 	if err := cfg.Validate(); err != nil {
 		return cfg, fmt.Errorf("loader: settings: %w", err)
 	}
+	if cfg.Batching == settings.NoBatching {
+		cfg.MaxBatchSize = 1
+	}
 	return cfg, nil
 }
 

@@ -35,6 +35,7 @@ func (s *Settings) Read(text []byte) error {
 		if err := table[at].read(s, pair.Value); err != nil {
 			return fmt.Errorf("line %d: %s: %w", line, key, err)
 		}
+		s.BatchSizeGiven = s.BatchSizeGiven || key == batchSizeKey
 	}
 	return nil
 }

@@ -22,7 +22,7 @@ type Settings struct {
 	Size         Size
 	MaxSide      int // 0: no limit
 	MultipleOf   int // 0: no rounding
-	WarmUp       []Size
+	WarmUp       WarmUp
 	ResizeFilter torch.Filter
 	JPEGScale    bool
 	Grayscale    Grayscale
@@ -37,10 +37,13 @@ type Settings struct {
 	Format  Format
 	Quality int
 
+	Batching     Batching
 	MaxBatchSize int
-	MaxQueueSize int
-	MaxWait      time.Duration
-	WaitPolicy   WaitPolicy
+	// BatchSizeGiven says that MaxBatchSize isn't the default, but was asked for. It has no key.
+	BatchSizeGiven bool
+	MaxQueueSize   int
+	MaxWait        time.Duration
+	WaitPolicy     WaitPolicy
 
 	Precision  torch.Precision
 	Device     Devices
@@ -59,7 +62,7 @@ func Default() Settings {
 		Size: Size{228, 228}, ResizeFilter: torch.Bilinear, Grayscale: Refuse, EXIF: Apply,
 		Channels: torch.RGB, InputRange: Range{Low: 0, High: 1}, OutputRange: Range{Low: 0, High: 1},
 		Format: JPEG, Quality: 75,
-		MaxBatchSize: 2, MaxQueueSize: 3, MaxWait: time.Second, WaitPolicy: Adaptive,
+		Batching: BatchIfSafe, MaxBatchSize: 2, MaxQueueSize: 3, MaxWait: time.Second, WaitPolicy: Adaptive,
 		Precision: torch.FP32, Instances: 1,
 		Weight: 1, Versions: Policy{Latest: 1},
 	}
@@ -74,8 +77,8 @@ func (s *Settings) WarmUpSizes() (sizes []Size, guessed bool) {
 	switch {
 	case !s.Size.Keep():
 		return []Size{s.Size}, false
-	case len(s.WarmUp) > 0:
-		return s.WarmUp, false
+	case len(s.WarmUp.Sizes) > 0:
+		return s.WarmUp.Sizes, false
 	}
 	return []Size{fallbackWarmUp}, true
 }
@@ -115,15 +118,10 @@ func (s *Settings) Validate() error {
 
 func (s *Settings) validateSizes() error {
 	switch {
-	case !s.Size.Keep() && (s.MultipleOf != 0 || s.MaxSide != 0 || len(s.WarmUp) > 0):
-		return fmt.Errorf("multiple-of, max-side and warm-up need size: keep, but size is %v", s.Size)
+	case !s.Size.Keep() && (s.MultipleOf != 0 || s.MaxSide != 0 || len(s.WarmUp.Sizes) > 0):
+		return fmt.Errorf("multiple-of, max-side and the sizes of warm-up need size: keep, but size is %v", s.Size)
 	case s.MaxSide != 0 && s.MaxSide < s.MultipleOf:
 		return fmt.Errorf("max-side is %d and must be at least multiple-of, which is %d", s.MaxSide, s.MultipleOf)
-	}
-	for _, size := range s.WarmUp {
-		if size.Keep() {
-			return errors.New("warm-up needs sizes, such as [256x256], not keep")
-		}
 	}
 	return nil
 }

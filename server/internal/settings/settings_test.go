@@ -58,9 +58,9 @@ digest: sha256:` + strings.Repeat("0a", 32) + "\n")
 	want := Settings{
 		Size: Size{}, MultipleOf: 8, MaxSide: 1024, ResizeFilter: torch.Lanczos, Grayscale: ToRGB, EXIF: Ignore,
 		Channels: torch.Gray, InputRange: Range{-1, 1}, OutputRange: Range{0, 255}, Mean: []float64{0.5}, Std: []float64{0.25},
-		Format: PNG, Quality: 90, MaxBatchSize: 16, MaxQueueSize: 64, MaxWait: 20 * time.Millisecond, WaitPolicy: Fixed,
+		Format: PNG, Quality: 90, Batching: BatchIfSafe, MaxBatchSize: 16, BatchSizeGiven: true, MaxQueueSize: 64, MaxWait: 20 * time.Millisecond, WaitPolicy: Fixed,
 		Precision: torch.BF16, Device: devices(t, "cuda:0", "cuda:1"), Instances: 2, Threads: 3, CUDAGraphs: true,
-		WarmUp: []Size{{64, 48}, {128, 96}}, Weight: 3, Versions: Policy{Latest: 2}, Digest: Digest("sha256:" + strings.Repeat("0a", 32)),
+		WarmUp: WarmUp{Sizes: []Size{{64, 48}, {128, 96}}}, Weight: 3, Versions: Policy{Latest: 2}, Digest: Digest("sha256:" + strings.Repeat("0a", 32)),
 	}
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, %v", got, err)
@@ -102,7 +102,7 @@ var refused = []struct {
 }{
 	{text: "siez: 64x64", want: `line 1: unknown setting "siez"; did you mean size?`},
 	{text: "\nmax_batch_size: 2", want: `line 2: unknown setting "max_batch_size"; did you mean max-batch-size?`},
-	{text: "colour: red", want: `unknown setting "colour"; known are channels, cuda-graphs, device,`},
+	{text: "colour: red", want: `unknown setting "colour"; known are batching, channels, cuda-graphs, device,`},
 	{text: "size: large", want: `line 1: size: invalid size "large": use WIDTHxHEIGHT, such as 228x228`},
 	{text: "size: [1, 2]", want: "line 1: size"},
 	{text: "quality: high", want: "line 1: quality"},
@@ -135,8 +135,8 @@ var refused = []struct {
 	{text: "instances: 0", want: "instances is 0 and must be 1 to 1024"},
 	{text: "threads: -1", want: "threads is -1"},
 	{text: "weight: 0", want: "weight is 0"},
-	{text: "warm-up: [64x64]", want: "warm-up need size: keep, but size is 228x228", rule: true},
-	{text: "size: keep\nwarm-up: [keep]", want: "not keep"},
+	{text: "warm-up: [64x64]", want: "the sizes of warm-up need size: keep, but size is 228x228", rule: true},
+	{text: "size: keep\nwarm-up: [keep]", want: "use sizes, such as 256x256"},
 	{text: "multiple-of: 8", want: "need size: keep", rule: true},
 	{text: "size: keep\nmultiple-of: 32\nmax-side: 16", want: "max-side is 16 and must be at least multiple-of, which is 32", rule: true},
 	{text: "versions: newest", want: "invalid versions: use latest, latest 2 (or more), or a list"},
@@ -182,7 +182,8 @@ func TestValuesReadTheTextThatTheyWrite(t *testing.T) {
 			}
 		}
 	}
-	if s.Mean, s.Std, s.WarmUp = nil, nil, nil; !reflect.DeepEqual(s, Default()) { // instead of empty lists
+	s.BatchSizeGiven = false
+	if s.Mean, s.Std, s.WarmUp = nil, nil, (WarmUp{}); !reflect.DeepEqual(s, Default()) { // instead of empty lists
 		t.Errorf("the defaults are read as %+v", s)
 	}
 }
@@ -281,14 +282,15 @@ func TestSchema(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := Settings{Mean: []float64{9}, Std: []float64{9}, WarmUp: []Size{{9, 9}}}
+	s := Settings{Mean: []float64{9}, Std: []float64{9}, WarmUp: WarmUp{Sizes: []Size{{9, 9}}}}
 	if err := s.Read(written); err != nil {
 		t.Fatal(err)
 	}
-	if len(s.Mean)+len(s.Std)+len(s.WarmUp) > 0 {
+	if len(s.Mean)+len(s.Std)+len(s.WarmUp.Sizes) > 0 {
 		t.Errorf("the schema's defaults of mean, std and warm-up are not empty: %+v", s)
 	}
-	s.Mean, s.Std, s.WarmUp = nil, nil, nil // as Default has them
+	s.BatchSizeGiven = false
+	s.Mean, s.Std, s.WarmUp = nil, nil, WarmUp{} // as Default has them
 	if !reflect.DeepEqual(s, Default()) {
 		t.Errorf("the schema's defaults are %+v", s)
 	}

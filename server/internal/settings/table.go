@@ -22,6 +22,9 @@ type Setting struct {
 	field func(*Settings) any // returns a pointer to the field
 }
 
+// batchSizeKey is the key of MaxBatchSize.
+const batchSizeKey = "max-batch-size"
+
 // maxCount bounds numbers of images. A larger number is a slip.
 const maxCount = 1 << 20
 
@@ -51,9 +54,9 @@ var table = []Setting{
 	},
 	{
 		Key:    "warm-up",
-		Help:   "With `size: keep`, sizes that the model is warmed up with. An empty list: " + fallbackWarmUp.String() + ".",
-		form:   "a list of sizes, such as `[512x384, 384x512]`",
-		schema: `"type": "array", "items": {"$ref": "#/$defs/size"}`,
+		Help:   "With `size: keep`, sizes of images that the model is warmed up with; without one, " + fallbackWarmUp.String() + ". `all`: with each batch size, not only with the largest batch and one image.",
+		form:   "a list of sizes and `all`, such as `[512x384, 384x512]`",
+		schema: `"anyOf": [{"const": "all"}, {"type": "array", "items": {"anyOf": [{"const": "all"}, {"$ref": "#/$defs/size"}]}}]`,
 		field:  func(s *Settings) any { return &s.WarmUp },
 	},
 	{
@@ -121,7 +124,12 @@ var table = []Setting{
 		least: 1, most: 100, field: func(s *Settings) any { return &s.Quality },
 	},
 	{
-		Key:   "max-batch-size",
+		Key:   "batching",
+		Help:  "Whether images share a batch. `auto`: a model that mixes the images of a batch is served in batches of one, with a warning, or refused if `max-batch-size` asks for more; `require`: such a model is refused; `off`: batches of one.",
+		words: words(batchings...), field: func(s *Settings) any { return &s.Batching },
+	},
+	{
+		Key:   batchSizeKey,
 		Help:  "Maximum number of images in a batch.",
 		least: 1, most: maxCount, field: func(s *Settings) any { return &s.MaxBatchSize },
 	},

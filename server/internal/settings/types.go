@@ -118,6 +118,77 @@ var waitPolicies = []WaitPolicy{Adaptive, Fixed}
 // UnmarshalText reads a policy's name.
 func (p *WaitPolicy) UnmarshalText(text []byte) error { return choose(p, text, waitPolicies) }
 
+// A Batching says whether images may share a batch.
+type Batching string
+
+// The ways of batching.
+const (
+	BatchIfSafe Batching = "auto"    // batches of one for a model that mixes the images of a batch
+	RequireSafe Batching = "require" // such a model isn't served
+	NoBatching  Batching = "off"     // batches of one
+)
+
+var batchings = []Batching{BatchIfSafe, RequireSafe, NoBatching}
+
+// UnmarshalText reads the name of a way of batching.
+func (b *Batching) UnmarshalText(text []byte) error { return choose(b, text, batchings) }
+
+// A WarmUp says what a model is warmed up with.
+type WarmUp struct {
+	AllBatches bool   // each batch size, not only the largest and one
+	Sizes      []Size // of images, with Size.Keep
+}
+
+const allBatches = "all"
+
+// String returns the list in the form "[all, 512x384]".
+func (w WarmUp) String() string {
+	texts := words(w.Sizes...)
+	if w.AllBatches {
+		texts = append([]string{allBatches}, texts...)
+	}
+	return "[" + strings.Join(texts, ", ") + "]"
+}
+
+// UnmarshalText reads sizes and the word all, separated by commas, with or without brackets.
+func (w *WarmUp) UnmarshalText(text []byte) error {
+	list := strings.TrimSuffix(strings.TrimPrefix(string(text), "["), "]")
+	if list == "" {
+		*w = WarmUp{}
+		return nil
+	}
+	return w.set(strings.Split(list, ","))
+}
+
+// UnmarshalYAML reads the text of UnmarshalText, or a list of its parts.
+func (w *WarmUp) UnmarshalYAML(read func(any) error) error {
+	var list []string
+	if read(&list) == nil {
+		return w.set(list)
+	}
+	var text string
+	if err := read(&text); err != nil {
+		return err
+	}
+	return w.UnmarshalText([]byte(text))
+}
+
+func (w *WarmUp) set(parts []string) error {
+	*w = WarmUp{}
+	for _, part := range parts {
+		if part = strings.TrimSpace(part); part == allBatches {
+			w.AllBatches = true
+			continue
+		}
+		var size Size
+		if err := size.UnmarshalText([]byte(part)); err != nil || size.Keep() {
+			return fmt.Errorf("invalid warm-up %q: use sizes, such as 256x256, and %s for each batch size", part, allBatches)
+		}
+		w.Sizes = append(w.Sizes, size)
+	}
+	return nil
+}
+
 func choose[T ~string](to *T, text []byte, values []T) error {
 	if !slices.Contains(values, T(text)) {
 		return fmt.Errorf("%q is not one of %s", text, strings.Join(words(values...), ", "))

@@ -137,6 +137,23 @@ class Double(nn.Module):
         return F.conv2d(x, self.weight)
 
 
+class BatchNormInTraining(nn.Module):
+    """Halve the values, and normalize each channel by its mean and deviation over the batch.
+
+    A trace of a model in training mode has such a batch norm, with running statistics beside it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.eye(3).reshape(3, 3, 1, 1) / 2)
+        self.mean = nn.Buffer(torch.full((3,), 0.1))
+        self.variance = nn.Buffer(torch.full((3,), 0.5))
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        y = F.conv2d(x, self.weight)
+        return torch.batch_norm(y, None, None, self.mean, self.variance, True, 0.0, 1e-5, False)
+
+
 class SlowToLoad(nn.Module):
     """Return the input; loading the file takes time, since it computes."""
 
@@ -183,6 +200,7 @@ MODULES: dict[str, type[nn.Module]] = {
     "out_of_range": OutOfRange,
     "batch_size": BatchSize,
     "double": Double,
+    "batch_norm_in_training": BatchNormInTraining,
     "slow_to_load": SlowToLoad,
     "very_slow_to_load": VerySlowToLoad,
 }

@@ -1,0 +1,184 @@
+package loader
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+
+	"github.com/torchherd/torchherd/server/internal/imagecodec"
+	"github.com/torchherd/torchherd/server/internal/servable"
+	"github.com/torchherd/torchherd/server/internal/settings"
+	"github.com/torchherd/torchherd/torch"
+)
+
+// Findings are what the checks of a load found out by running the model on images that it had never seen together.
+// docs/decisions/0016-checks-at-load.md has their reasons.
+type Findings struct {
+	// Pure says that an image's result is the same whenever it runs.
+	Pure bool
+	// Varies says that results of one image differ by more than rounding, as with dropout or sampling.
+	Varies bool
+	// Mixes is why the model is served in batches of one; empty: it isn't, or was asked for.
+	Mixes string
+}
+
+// Warnings returns what a user should know, one sentence each, without the period.
+func (f *Findings) Warnings() []string {
+	var warnings []string
+	if f.Varies {
+		warnings = append(warnings, "results of one image vary from run to run; was the model exported in training mode?")
+	}
+	if f.Mixes != "" {
+		warnings = append(warnings, "served in batches of one: "+f.Mixes)
+	}
+	return warnings
+}
+
+// differentImages is how many different images the checks use. In a batch of more they repeat.
+const differentImages = 3
+
+// A batchError is why a model can't be batched, although that was asked for.
+type batchError struct {
+	mixes string
+	cause error // nil: the model ran
+}
+
+// reasonOf returns the reason of an error of the model.
+func reasonOf(err error) string {
+	if failed := (*torch.Error)(nil); errors.As(err, &failed) {
+		return failed.Reason()
+	}
+	return err.Error()
+}
+
+func (e *batchError) Error() string {
+	return "loader: the model can't be batched: " + e.mixes + "; set max-batch-size: 1 or batching: off"
+}
+
+func (e *batchError) Unwrap() error { return e.cause }
+
+// checkBatches finds out, on the first instance and at one size, whether results depend on more than their image. It runs
+// different images alone, and then together: two, the largest batch, and three.
+func (p *preparation) checkBatches(width, height int) error {
+	images := testImages(differentImages, width, height)
+	var alone []imagecodec.Image
+	defer func() { p.recycle(alone) }()
+	for i := range min(max(2, p.cfg.MaxBatchSize), differentImages) {
+		result, err := p.results(images[i : i+1])
+		if err != nil {
+			return err
+		}
+		alone = append(alone, result...)
+	}
+	again, err := p.results(images[:1])
+	if err != nil {
+		return err
+	}
+	defer p.recycle(again)
+	p.findings.Pure = bytes.Equal(again[0].Pixels, alone[0].Pixels)
+	if p.findings.Varies = p.differ(again[0], alone[0]) != ""; p.findings.Varies {
+		return nil // nothing follows from a comparison
+	}
+	for count := 2; count <= p.cfg.MaxBatchSize; count++ {
+		if count > 3 {
+			count = p.cfg.MaxBatchSize
+		}
+		if err := p.checkBatch(images, alone, count); err != nil || p.findings.Mixes != "" {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkBatch compares the results of a batch with those of its images alone.
+func (p *preparation) checkBatch(images, alone []imagecodec.Image, count int) error {
+	batch := make([]imagecodec.Image, count)
+	for i := range batch {
+		batch[i] = images[i%len(alone)]
+	}
+	results, err := p.results(batch)
+	defer p.recycle(results)
+	if errors.Is(err, torch.ErrForward) || errors.Is(err, torch.ErrOutput) {
+		return p.cantBatch(fmt.Sprintf("it runs 1 image, but fails with %d (%s)", count, reasonOf(err)), err)
+	}
+	if err != nil {
+		return err
+	}
+	for i, result := range results {
+		if difference := p.differ(result, alone[i%len(alone)]); difference != "" {
+			return p.cantBatch(fmt.Sprintf("it mixes images: in a batch of %d, the result of image %d isn't what it is alone (%s)", count, i+1, difference), nil)
+		}
+	}
+	return nil
+}
+
+// cantBatch has the model served in batches of one, or returns an error if batches of more were asked for.
+func (p *preparation) cantBatch(mixes string, cause error) error {
+	if p.cfg.Batching == settings.RequireSafe || p.cfg.BatchSizeGiven {
+		return &batchError{mixes, cause}
+	}
+	p.findings.Mixes, p.cfg.MaxBatchSize = mixes, 1
+	return nil
+}
+
+// results runs a batch on the first instance and returns its results, which the caller must recycle.
+func (p *preparation) results(items []imagecodec.Image) ([]imagecodec.Image, error) {
+	p.doing = describeBatch(len(items), items[0].Width, items[0].Height)
+	var out torch.Images
+	err := p.step(func() error {
+		answer, err := p.copies[0].Start(servable.Stack(items))
+		if err == nil {
+			out, err = answer.Read(p.codec.Alloc)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	results := make([]imagecodec.Image, len(out.Items))
+	for i, pixels := range out.Items {
+		results[i] = imagecodec.Image{Width: out.Width, Height: out.Height, Channels: out.Channels, Pixels: pixels}
+	}
+	return results, nil
+}
+
+// mostOutliers is the part of an image's values that may differ by more than rounding. A model that ends in a threshold or
+// in the best of several classes turns a rounding difference into a large one, where two of them are equal.
+const mostOutliers = 1. / 1000
+
+// differ returns by how much two results differ; empty: by no more than rounding.
+func (p *preparation) differ(a, b imagecodec.Image) string {
+	if a.Width != b.Width || a.Height != b.Height || a.Channels != b.Channels {
+		return fmt.Sprintf("%dx%d with %d channel(s) instead of %dx%d with %d", a.Width, a.Height, a.Channels, b.Width, b.Height, b.Channels)
+	}
+	rounding, most, outliers := roundingOf(p.copies[0].Info().Precision), 0, 0
+	for i, value := range a.Pixels {
+		difference := max(value, b.Pixels[i]) - min(value, b.Pixels[i])
+		most = max(most, int(difference))
+		if int(difference) > rounding {
+			outliers++
+		}
+	}
+	if float64(outliers) <= mostOutliers*float64(len(a.Pixels)) {
+		return ""
+	}
+	return fmt.Sprintf("%.0f %% of its values differ, by up to %d of 255", 100*float64(outliers)/float64(len(a.Pixels)), most)
+}
+
+// roundingOf returns by how much a value of 0 to 255 may differ when the same image runs in batches of other sizes, for
+// which LibTorch's kernels add the same numbers in another order.
+//
+// Each of D layers adds the rounding of its result, u relative to its range, where the order changes it, and passes on that
+// of the layer before, on average unchanged. So the difference at the output is about sqrt(D) u of the range of values. For
+// the deepest models in use, D = 256, that is 16 u: of 255 levels 0.0002 in float32 (u = 2^-24; sums of 4,608 products have
+// 70 times that, 0.02), 1 in float16 and TF32 (u = 2^-12), 8 in bfloat16 (u = 2^-9). These are twice as much, and one more
+// for the truncation to a byte. What a package computes in isn't known.
+func roundingOf(precision torch.Precision) int {
+	switch precision {
+	case torch.FP32:
+		return 1
+	case torch.TF32, torch.FP16:
+		return 3
+	}
+	return 17
+}
