@@ -2,6 +2,7 @@ package torch
 
 import (
 	"archive/zip"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -85,20 +86,26 @@ func writeRecord(file *zip.File, path string, mode fs.FileMode) error {
 	return errors.Join(err, out.Close())
 }
 
-// problem returns why a file of this size with this archive can't be a model, or "" if it can.
-func (a archive) problem(size int64) string {
+// problem returns why a file of this path, size and beginning with this archive can't be a model, or "" if it can.
+func (a archive) problem(path string, size int64, head []byte) string {
 	switch {
 	case size == 0:
 		return "the file is empty"
-	case len(a.zip.File) == 0:
-		return "neither TorchScript (torch.jit.save) nor an AOTInductor package"
 	case len(a.packageFiles()) > 0:
 		return ""
+	case len(a.zip.File) == 0:
+		if kind := kindOfHead(head, size); kind != nil {
+			return kind.describe(path)
+		}
+		if bytes.HasPrefix(head, []byte("PK\x03\x04")) {
+			return "a zip file without its end; is it still being written, or was its download interrupted?"
+		}
+		return "neither TorchScript (torch.jit.save) nor an AOTInductor package"
 	}
 	for _, file := range a.zip.File {
 		if below(file) == "constants.pkl" { // every TorchScript archive has it, and no checkpoint
 			return ""
 		}
 	}
-	return "a checkpoint (torch.save) or another archive; export it as TorchScript"
+	return a.kindOfZip().describe(path)
 }

@@ -124,6 +124,9 @@ func (f *File) Load(options Options) (*Module, error) {
 		}
 		return m, err
 	}
+	if err := f.check("load"); err != nil {
+		return nil, err
+	}
 	if f.file == nil {
 		return f.loadBytes(options)
 	}
@@ -147,9 +150,6 @@ func (f *File) Load(options Options) (*Module, error) {
 }
 
 func (f *File) loadBytes(options Options) (*Module, error) {
-	if len(f.content) == 0 {
-		return nil, &Error{Op: "load", Kind: ErrNotAModule, Detail: f.name + ": the file is empty"}
-	}
 	return load(options, func(options *C.thd_load_options, out **C.thd_module) *C.thd_error {
 		return C.thd_module_load_memory(unsafe.Pointer(&f.content[0]), C.size_t(len(f.content)), options, out)
 	})
