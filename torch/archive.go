@@ -84,21 +84,3 @@ func writeRecord(file *zip.File, path string, mode fs.FileMode) error {
 	_, err = io.Copy(out, record)
 	return errors.Join(err, out.Close())
 }
-
-// problem returns why a file of this size with this archive can't be a model, or "" if it can.
-func (a archive) problem(size int64) string {
-	switch {
-	case size == 0:
-		return "the file is empty"
-	case len(a.zip.File) == 0:
-		return "neither TorchScript (torch.jit.save) nor an AOTInductor package"
-	case len(a.packageFiles()) > 0:
-		return ""
-	}
-	for _, file := range a.zip.File {
-		if below(file) == "constants.pkl" { // every TorchScript archive has it, and no checkpoint
-			return ""
-		}
-	}
-	return "a checkpoint (torch.save) or another archive; export it as TorchScript"
-}

@@ -117,6 +117,9 @@ func (f *File) Size() int64 {
 // Errors: ErrNotAModule; ErrDevice, also for a package that was compiled for another device; ErrOutOfMemory;
 // ErrInvalidArgument for options that the device doesn't support; ErrClosed after Close.
 func (f *File) Load(options Options) (*Module, error) {
+	if problem := f.problem(); problem != "" {
+		return nil, &Error{Op: "load", Kind: ErrNotAModule, Detail: f.name + ": " + problem}
+	}
 	if files := f.archive.packageFiles(); len(files) > 0 {
 		m, err := f.loadPackage(files, options)
 		if failure := (*Error)(nil); errors.As(err, &failure) {
@@ -147,9 +150,6 @@ func (f *File) Load(options Options) (*Module, error) {
 }
 
 func (f *File) loadBytes(options Options) (*Module, error) {
-	if len(f.content) == 0 {
-		return nil, &Error{Op: "load", Kind: ErrNotAModule, Detail: f.name + ": the file is empty"}
-	}
 	return load(options, func(options *C.thd_load_options, out **C.thd_module) *C.thd_error {
 		return C.thd_module_load_memory(unsafe.Pointer(&f.content[0]), C.size_t(len(f.content)), options, out)
 	})

@@ -204,10 +204,13 @@ func versions(root *os.Root) ([]Version, error) {
 	return found, nil
 }
 
+// modelFiles are the names that a version's file can have.
+var modelFiles = []string{"model.pt", "model.pt2"}
+
 // version finds the model file of a version. If there is none, the result has neither path nor problem.
 func version(root *os.Root, number int) Version {
 	v := Version{Number: number}
-	for _, name := range []string{"model.pt", "model.pt2"} {
+	for _, name := range modelFiles {
 		file := path.Join(strconv.Itoa(number), name)
 		info, err := root.Stat(file)
 		switch {

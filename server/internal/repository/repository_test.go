@@ -117,7 +117,7 @@ func TestInMemory(t *testing.T) {
 	if err := source.Unchanged(listing.Versions[0]); err != nil {
 		t.Error(err)
 	}
-	if err := source.Watch(t.Context(), time.Millisecond, func() {}); err != nil {
+	if err := source.Watch(t.Context(), repository.WatchOptions{Settle: time.Millisecond}, func() {}); err != nil {
 		t.Error(err)
 	}
 }
@@ -317,7 +317,7 @@ func TestWatch(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			changed := make(chan struct{}, 16)
-			if err := open(t, test.path).Watch(t.Context(), time.Millisecond, func() { changed <- struct{}{} }); err != nil {
+			if err := open(t, test.path).Watch(t.Context(), repository.WatchOptions{Settle: time.Millisecond}, func() { changed <- struct{}{} }); err != nil {
 				t.Fatal(err)
 			}
 			test.change()
