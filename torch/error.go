@@ -76,6 +76,7 @@ type Error struct {
 	Op     string // the operation, such as "load"
 	Kind   Kind   // what went wrong
 	Detail string // to what and why; may have several lines
+	Trace  string // where in TorchScript's source, in many lines; empty: unknown
 }
 
 func (e *Error) Error() string {
@@ -100,9 +101,6 @@ func take(op string, failure *C.thd_error) error {
 		return nil
 	}
 	defer C.thd_error_free(failure)
-	return &Error{
-		Op:     op,
-		Kind:   Kind(C.thd_error_code(failure)),
-		Detail: C.GoString(C.thd_error_message(failure)),
-	}
+	reason, trace := splitReason(C.GoString(C.thd_error_message(failure)))
+	return &Error{Op: op, Kind: Kind(C.thd_error_code(failure)), Detail: reason, Trace: trace}
 }
