@@ -57,6 +57,11 @@ func (c *modelsCheck) Run(p program) error {
 	if err := model.Reload(); err != nil {
 		return errors.Join(fmt.Errorf("can't serve %v: %w", sources[0], err), c.writeHint(p.out, sources[0], err))
 	}
+	for _, warning := range model.Warnings() {
+		if _, err := fmt.Fprintf(p.out, "warning: %s\n", warning); err != nil {
+			return err
+		}
+	}
 	for _, version := range model.ReadyVersions() {
 		if err := describe(p.out, model.Name(), sources[0].String(), version); err != nil {
 			return err

@@ -79,6 +79,17 @@ func TestModelsCheckHints(t *testing.T) {
 			}
 		})
 	}
+	folder := filepath.Join(t.TempDir(), "net")
+	if err := os.MkdirAll(filepath.Join(folder, "1"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	goldens.ScriptAt(t, filepath.Join(folder, "1", "model.pt"), "    return torch.mul(x, 1.)\n")
+	if err := os.WriteFile(filepath.Join(folder, "model.yml"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if status, out, err := run("models", "check", folder); status != 0 || !strings.HasPrefix(out, "warning: model.yml is ignored; rename it to model.yaml\n") {
+		t.Errorf("model.yml: got status %d, stdout %q, stderr %q", status, out, err)
+	}
 	file := goldens.Script(t, "    return torch.add(x, torch.zeros([1, 1, 64, 64]))\n")
 	if _, _, err := run("models", "check", file, "--write"); !strings.Contains(err, "put beside 1 a model.yaml with: size: 64x64") {
 		t.Errorf("--write for a single file: got %q", err)

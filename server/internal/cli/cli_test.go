@@ -148,7 +148,7 @@ func TestErrorsOfServeNameTheMistake(t *testing.T) {
 		{[]string{"--max-connections=-1"}, "--max-connections is -1"},
 		{[]string{"--max-connections-per-address=-1"}, "--max-connections-per-address is -1"},
 		{[]string{"no-such-model.pt"}, "no-such-model.pt"},
-		{[]string{goldens.Path("modules")}, "no versions found; add a model file as 1/model.pt"},
+		{[]string{goldens.Path("modules")}, "model files are not in version folders; rename one to 1/model.pt"},
 		{[]string{module("checkpoint.pth")}, "export it"},
 		{[]string{module("no_batch_two.pt")}, "the warm-up with 2 image(s) of 228x228 failed"},
 		{[]string{module("no_size.pt")}, `invalid size "large"`},

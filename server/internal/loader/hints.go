@@ -68,7 +68,7 @@ func (p *preparation) withHint(instance int, err error) error {
 	before := p.doing
 	defer func() { p.doing = before }()
 	h := &hunt{p: p, instance: instance, until: time.Now().Add(maxHintTime)}
-	values := h.find()
+	values := h.find(errors.Is(err, torch.ErrForward))
 	if len(values) == 0 || h.crashed {
 		return err
 	}
@@ -79,13 +79,17 @@ func (p *preparation) withHint(instance int, err error) error {
 	return hinted
 }
 
-// find returns the settings; empty: none were found.
-func (h *hunt) find() []settings.Value {
+// find returns the settings; empty: none were found. Sizes are tried only for a model that failed while it ran: an output of
+// the wrong form doesn't depend on them.
+func (h *hunt) find(trySizes bool) []settings.Value {
 	sizes, _ := h.p.cfg.WarmUpSizes()
 	one := settings.Value{Key: "max-batch-size", Text: "1"}
 	batch := h.p.cfg.MaxBatchSize
 	if batch > 1 && !slices.ContainsFunc(sizes, func(size settings.Size) bool { return !h.works(1, size) }) {
 		return []settings.Value{one}
+	}
+	if !trySizes {
+		return nil
 	}
 	size, works := h.size()
 	if !works {
