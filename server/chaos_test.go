@@ -111,7 +111,7 @@ func newChaos(t *testing.T, seed uint64) *chaos {
 		"too large":        make([]byte, 5<<20),
 	}
 	arguments := []string{"--log-level", "info", "--size", "32x32", "--max-wait", "20ms", "--request-timeout", "20s",
-		"--drain-timeout", "30s", "--load-timeout", "5s", "--max-decode-memory", "512MiB", c.models}
+		"--drain-timeout", "30s", "--load-timeout", "10s", "--max-decode-memory", "512MiB", c.models}
 	if c.isolated {
 		arguments = append(arguments, "--isolate", "--forward-timeout", "2s")
 	} else {

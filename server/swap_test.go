@@ -145,7 +145,7 @@ func expectVersion(t *testing.T, r response, version int) []byte {
 func TestBadSwaps(t *testing.T) {
 	t.Parallel()
 	file := newModelFile(t)
-	s := start(t, file.path, "--max-queue-size", "64", "--max-model-memory", "500kB")
+	s := start(t, file.path, "--max-queue-size", "64", "--max-model-memory", "500kB", "--batching", "require")
 	admin := s.admin
 	photo := photograph(t, "jpeg-420.jpg")
 	first := expectVersion(t, s.put(photo), 1)

@@ -1,6 +1,8 @@
 package torch_test
 
 import (
+	"archive/zip"
+	"bytes"
 	"os"
 	"path/filepath"
 	"strings"
@@ -49,7 +51,26 @@ func TestCheck(t *testing.T) {
 // Files of other kinds are named by their beginnings, with what turns them into a model.
 func TestOtherFilesAreNamed(t *testing.T) {
 	zeros := strings.Repeat("\x00", 600)
+	zipped := func(names ...string) string {
+		var b bytes.Buffer
+		w := zip.NewWriter(&b)
+		for _, name := range names {
+			if _, err := w.Create(name); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return b.String()
+	}
 	for content, want := range map[string]string{
+		zipped("m/data.pkl", "m/version"):                                   "a checkpoint (torch.save), which has weights but no network; a CycleGAN's",
+		zipped("m/models/model.json", "m/archive_format"):                   "an exported program (torch.export.save), which isn't compiled; run: python -c",
+		zipped("serialized_exported_program.json", "serialized_state_dict"): "an exported program",
+		zipped("config.json", "model.weights.h5"):                           "a Keras model; export the PyTorch model",
+		zipped("a/b"):                          "a zip file without a model; unpack it",
+		"\x30\x00\x00\x00PTMF\x14\x00" + zeros: "a PyTorch Mobile flatbuffer",
 		"\x10\x00\x00\x00\x00\x00\x00\x00{\"__metadata__\":0}" + zeros:       "a safetensors file, which has weights but no network; build its network",
 		"\x08\x0a\x12\x07pytorch\x1a\x052.1.0" + zeros:                       "an ONNX model; run: python -c",
 		"\x89HDF\r\n\x1a\n" + zeros:                                          "an HDF5 file, as of Keras; export the PyTorch model",

@@ -3,11 +3,7 @@ package torch
 // #include "torchherd.h"
 import "C"
 
-import (
-	"io/fs"
-	"regexp"
-	"strings"
-)
+import "io/fs"
 
 // A Kind classifies an error. The Err constants are the kinds; match them with errors.Is.
 type Kind int32
@@ -79,29 +75,15 @@ func (k Kind) Error() string {
 type Error struct {
 	Op     string // the operation, such as "load"
 	Kind   Kind   // what went wrong
-	Detail string // to what and why; several lines if the module raised an exception, with TorchScript's traceback
+	Detail string // to what and why; may have several lines
+	Trace  string // where in TorchScript's source, in many lines; empty: unknown
 }
 
-// Error returns one line: the operation, the kind and the reason.
 func (e *Error) Error() string {
 	if e.Detail == "" {
 		return "torch: " + e.Op + ": " + e.Kind.Error()
 	}
-	return "torch: " + e.Op + ": " + e.Kind.Error() + ": " + e.Reason()
-}
-
-// exception matches the line of an exception behind TorchScript's traceback.
-var exception = regexp.MustCompile(`^[\w.]*(Error|Exception): .`)
-
-// Reason returns the line of Detail that says what went wrong: that of the exception, or else the first.
-func (e *Error) Reason() string {
-	lines := strings.Split(e.Detail, "\n")
-	for i := len(lines) - 1; i > 0; i-- {
-		if exception.MatchString(lines[i]) {
-			return lines[i]
-		}
-	}
-	return lines[0]
+	return "torch: " + e.Op + ": " + e.Kind.Error() + ": " + e.Detail
 }
 
 // Unwrap returns the kind, so that errors.Is(err, torch.ErrForward) works.
@@ -119,9 +101,6 @@ func take(op string, failure *C.thd_error) error {
 		return nil
 	}
 	defer C.thd_error_free(failure)
-	return &Error{
-		Op:     op,
-		Kind:   Kind(C.thd_error_code(failure)),
-		Detail: C.GoString(C.thd_error_message(failure)),
-	}
+	reason, trace := splitReason(C.GoString(C.thd_error_message(failure)))
+	return &Error{Op: op, Kind: Kind(C.thd_error_code(failure)), Detail: reason, Trace: trace}
 }

@@ -117,15 +117,15 @@ func (f *File) Size() int64 {
 // Errors: ErrNotAModule; ErrDevice, also for a package that was compiled for another device; ErrOutOfMemory;
 // ErrInvalidArgument for options that the device doesn't support; ErrClosed after Close.
 func (f *File) Load(options Options) (*Module, error) {
+	if err := f.check("load"); err != nil {
+		return nil, err
+	}
 	if files := f.archive.packageFiles(); len(files) > 0 {
 		m, err := f.loadPackage(files, options)
 		if failure := (*Error)(nil); errors.As(err, &failure) {
 			failure.Detail = f.name + ": " + failure.Detail
 		}
 		return m, err
-	}
-	if err := f.check("load"); err != nil {
-		return nil, err
 	}
 	if f.file == nil {
 		return f.loadBytes(options)

@@ -63,6 +63,7 @@ var fileKinds = []fileKind{
 	{"an HDF5 file, as of Keras", original, magic("\x89HDF\r\n\x1a\n")},
 	{"a TensorFlow Lite model", original, magicAt(4, "TFL")},
 	{"an ExecuTorch program", original, magicAt(4, "ET1")},
+	{"a PyTorch Mobile flatbuffer", original, magicAt(4, "PTMF")},
 	{"a TensorRT engine", original, magic("ftrt", "ptrt")},
 	{
 		"a checkpoint of PyTorch before 1.6 (torch.save)", strings.Replace(fromStateDict, "%s", `torch.load("PATH")`, 1),

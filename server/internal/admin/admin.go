@@ -26,6 +26,7 @@ import (
 type Model struct {
 	Name     string             `json:"name"`
 	Versions []lifecycle.Status `json:"versions"` // in the order of their loads
+	Warnings []string           `json:"warnings,omitempty"`
 }
 
 // An entry of the repository index, as Triton's extension of the Open Inference Protocol defines it
@@ -83,7 +84,7 @@ type handler struct{ models lifecycle.Models }
 func (h handler) list(c echo.Context) error {
 	list := make([]Model, len(h.models))
 	for i, model := range h.models {
-		list[i] = Model{Name: model.Name(), Versions: model.Statuses()}
+		list[i] = Model{Name: model.Name(), Versions: model.Statuses(), Warnings: model.Warnings()}
 	}
 	return c.JSON(http.StatusOK, list)
 }

@@ -59,6 +59,7 @@ type Options struct {
 
 	Watch      bool          // refresh models when their files change
 	Settle     time.Duration // with Watch, how long nothing may change before that
+	WatchPoll  time.Duration // with Watch, how often files are listed beside that; 0: never
 	DrainDelay time.Duration // how long Stop lets a server that is no longer ready go on accepting images
 
 	PackageFolder  string // see torch.Options
@@ -312,7 +313,7 @@ func (a *App) startWatching() error {
 	a.onCleanUp(stop)
 	for i, source := range a.sources {
 		// In a goroutine, since a later change may have to end the load of an earlier one.
-		err := source.Watch(ctx, a.options.Settle, func() { go func() { _ = a.models[i].Refresh() }() }) // which logs its errors
+		err := source.Watch(ctx, repository.WatchOptions{Settle: a.options.Settle, Poll: a.options.WatchPoll}, func() { go func() { _ = a.models[i].Refresh() }() }) // which logs its errors
 		if err != nil && a.options.Require == lifecycle.Any {
 			a.options.Log.Warn().Err(err).Str("model", source.Name()).Msg("can't watch the model's files")
 			continue

@@ -1,8 +1,10 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
 	"text/tabwriter"
 	"time"
 
@@ -14,6 +16,8 @@ import (
 	"github.com/torchherd/torchherd/server/internal/imagecodec"
 	"github.com/torchherd/torchherd/server/internal/lifecycle"
 	"github.com/torchherd/torchherd/server/internal/loader"
+	"github.com/torchherd/torchherd/server/internal/repository"
+	"github.com/torchherd/torchherd/server/internal/settings"
 )
 
 // timedRuns is the number of forward passes that are timed at each batch size.
@@ -21,6 +25,8 @@ const timedRuns = 5
 
 type modelsCheck struct {
 	Model string `arg:"" optional:"" help:"Model to check, as on the command line of serve. Without it, the bundled model."`
+
+	Write bool `help:"If the model fails as it is, write settings with which it works into the model.yaml of its folder, and keep the rest of it." group:"Output"`
 
 	modelFlags
 	sharedFlags
@@ -49,14 +55,43 @@ func (c *modelsCheck) Run(p program) error {
 	defer models.Close()
 	model := models.Default()
 	if err := model.Reload(); err != nil {
-		return fmt.Errorf("can't serve %v: %w", sources[0], err)
+		return errors.Join(fmt.Errorf("can't serve %v: %w", sources[0], err), c.writeHint(p.out, sources[0], err))
+	}
+	for _, warning := range model.Warnings() {
+		if _, err := fmt.Fprintf(p.out, "warning: %s\n", warning); err != nil {
+			return err
+		}
 	}
 	for _, version := range model.ReadyVersions() {
 		if err := describe(p.out, model.Name(), sources[0].String(), version); err != nil {
 			return err
 		}
+		if err := c.writeHint(p.out, sources[0], version.WarmUp.Err); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+// writeHint writes the settings that an error names into the model.yaml of the model's folder, with --write.
+func (c *modelsCheck) writeHint(out io.Writer, source *repository.Source, failure error) error {
+	var hint *loader.HintError
+	if !c.Write || !errors.As(failure, &hint) {
+		return nil
+	}
+	if !source.Numbered() {
+		return fmt.Errorf("a single file has no model.yaml; make a folder with 1/model.pt or 1/model.pt2, and put beside 1 a model.yaml with: %s", hint.Settings())
+	}
+	path := filepath.Join(source.String(), settings.FileName)
+	text, err := editedYAML(path, hint.Values)
+	if err == nil {
+		err = replaceFile(path, text)
+	}
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(out, "Written to %s: %s\n", path, hint.Settings())
+	return err
 }
 
 // describe prints the properties of a version and the durations of its forward passes.

@@ -1,9 +1,13 @@
 package cli
 
 import (
+	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/torchherd/torchherd/internal/goldens"
 )
 
 func TestModelsCheck(t *testing.T) {
@@ -41,5 +45,57 @@ $`
 		if status, out, err := run("models", "check", module(name)); status != 1 || out != "" || !strings.Contains(err, reason) {
 			t.Errorf("%s: got status %d, stdout %q, stderr %q, want status 1 and %q", name, status, out, err, reason)
 		}
+	}
+}
+
+// A model that fails as it is: the reason comes first, in one line, and then settings with which it works. --write writes
+// them, and then it works.
+func TestModelsCheckHints(t *testing.T) {
+	for _, test := range []struct{ name, body, settings, reason, hint string }{
+		{"batch", "    return torch.mul(torch.view(x, [1, 3, torch.size(x, 2), torch.size(x, 3)]), 1.)\n", "# a comment\nbatching: require\n", "is invalid for input of size", "max-batch-size: 1"},
+		{"size", "    return torch.add(x, torch.zeros([1, 1, 64, 64]))\n", "", "must match the size of tensor", "size: 64x64"},
+		{"both", "    return torch.mul(torch.view(x, [1, 3, 64, 64]), 1.)\n", "", "is invalid for input of size", "size: 64x64 and max-batch-size: 1"},
+		{"multiple", "    small = torch.avg_pool2d(x, [16, 16])\n    return torch.add(x, torch.repeat_interleave(torch.repeat_interleave(small, 16, 2), 16, 3))\n", "size: keep\nwarm-up: [100x100]\n", "must match the size of tensor", "multiple-of: 16"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			folder := filepath.Join(t.TempDir(), "net")
+			if err := os.MkdirAll(filepath.Join(folder, "1"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			goldens.ScriptAt(t, filepath.Join(folder, "1", "model.pt"), test.body)
+			path := filepath.Join(folder, "model.yaml")
+			if err := os.WriteFile(path, []byte(test.settings), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			status, out, err := run("models", "check", folder)
+			if status != 1 || out != "" || strings.Count(err, "\n") != 1 || !strings.Contains(err, test.reason) || !strings.HasSuffix(err, "; it works with "+test.hint+" in model.yaml\n") {
+				t.Fatalf("got status %d, stdout %q, stderr %q, want status 1 and one line with %q and %q", status, out, err, test.reason, test.hint)
+			}
+			if _, out, _ := run("models", "check", folder, "--write"); !strings.Contains(out, "Written to "+path+": "+test.hint) {
+				t.Fatalf("--write: got %q", out)
+			}
+			text, _ := os.ReadFile(path)
+			if !strings.HasPrefix(string(text), test.settings) {
+				t.Errorf("model.yaml lost %q: %s", test.settings, text)
+			}
+			if status, _, err := run("models", "check", folder); status != 0 {
+				t.Errorf("with the written model.yaml: got status %d, %q", status, err)
+			}
+		})
+	}
+	folder := filepath.Join(t.TempDir(), "net")
+	if err := os.MkdirAll(filepath.Join(folder, "1"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	goldens.ScriptAt(t, filepath.Join(folder, "1", "model.pt"), "    return torch.mul(x, 1.)\n")
+	if err := os.WriteFile(filepath.Join(folder, "model.yml"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if status, out, err := run("models", "check", folder); status != 0 || !strings.HasPrefix(out, "warning: model.yml is ignored; rename it to model.yaml\n") {
+		t.Errorf("model.yml: got status %d, stdout %q, stderr %q", status, out, err)
+	}
+	file := goldens.Script(t, "    return torch.add(x, torch.zeros([1, 1, 64, 64]))\n")
+	if _, _, err := run("models", "check", file, "--write"); !strings.Contains(err, "put beside 1 a model.yaml with: size: 64x64") {
+		t.Errorf("--write for a single file: got %q", err)
 	}
 }

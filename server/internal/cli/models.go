@@ -49,6 +49,9 @@ func (l *modelsList) Run(p program) error {
 			}
 			_, _ = fmt.Fprintf(table, "%s\t%d\t%s\t%s\t%s\n", each.Name, v.Version, v.State, v.Since.Local().Format(time.DateTime), strings.Join(remarks, "; "))
 		}
+		for _, warning := range each.Warnings {
+			_, _ = fmt.Fprintf(table, "%s\t\twarning\t\t%s\n", each.Name, warning)
+		}
 	}
 	return table.Flush()
 }

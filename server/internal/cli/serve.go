@@ -52,6 +52,7 @@ type Serve struct {
 	ForwardTimeout time.Duration `default:"0s" help:"Time limit of a batch in the model, after which the server exits with status 3, to be started again; with --isolate, only the model's process ends. 0: 20 times the slowest batch of the warm-up, and at least 30s." group:"Server"`
 	Watch          bool          `help:"Load new versions as soon as their files are in place." group:"Server"`
 	Settle         time.Duration `default:"1s" help:"With --watch, how long the files of a new version must be unchanged before it is loaded, so that their copy is complete." group:"Server"`
+	WatchPoll      time.Duration `default:"5s" help:"With --watch, how often files are also listed, for file systems that don't report changes, such as NFS and FUSE. 0: never." group:"Server"`
 	RequestTimeout time.Duration `default:"1m" help:"Time limit of a request; clients can shorten it by X-Request-Timeout. 0: no limit." group:"Server"`
 	DrainDelay     time.Duration `default:"0s" help:"On SIGTERM or Ctrl-C, how long to accept requests while /readyz returns 503, so that load balancers can notice." group:"Server"`
 	DrainTimeout   time.Duration `default:"30s" help:"After --drain-delay, time limit of the requests in flight; new requests are refused." group:"Server"`
@@ -185,7 +186,7 @@ func (s *Serve) options(version string, cores int, log zerolog.Logger) (app.Opti
 		MaxReceiveMemory: int64(s.MaxReceiveMemory), MaxDecodeMemory: int64(s.MaxDecodeMemory),
 		RequestTimeout: s.RequestTimeout, Sanic: s.Compat == "sanic",
 		Require: lifecycle.Require(s.Require), LoadTimeout: s.LoadTimeout, ForwardTimeout: s.ForwardTimeout,
-		Watch: s.Watch, Settle: s.Settle, DrainDelay: s.DrainDelay,
+		Watch: s.Watch, Settle: s.Settle, WatchPoll: s.WatchPoll, DrainDelay: s.DrainDelay,
 		PackageFolder: s.PackageFolder, MaxModelMemory: int64(s.MaxModelMemory), Trial: s.Trial, Isolate: s.Isolate, Override: s.override,
 		CPUOnly: s.Device != nil && slices.Equal(*s.Device, settings.Devices{torch.CPU}),
 		Cores:   cores, Version: version, Log: log,

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"os/signal"
 	"runtime"
@@ -136,30 +135,16 @@ func (t *Tune) modelYAML(values []settings.Value) ([]byte, error) {
 	if t.Write == "" {
 		return nil, nil
 	}
-	text, err := os.ReadFile(t.Write)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	text, err = settings.Edit(text, values)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", t.Write, err)
-	}
-	return text, nil
+	return editedYAML(t.Write, values)
 }
 
-// writeModelYAML replaces the file in one step, since a server may be watching it.
+// writeModelYAML writes the chosen settings.
 func (t *Tune) writeModelYAML(out io.Writer, result *tune.Result) error {
 	text, err := t.modelYAML(result.Chosen.Settings.Values(t.Clients))
 	if err != nil {
 		return err
 	}
-	// In the same folder, so that it can be renamed, and under a name that servers ignore.
-	part := t.Write + ".new"
-	err = os.WriteFile(part, text, 0o644) //nolint:gosec // settings aren't secret
-	if err == nil {
-		err = os.Rename(part, t.Write)
-	}
-	if err != nil {
+	if err := replaceFile(t.Write, text); err != nil {
 		return err
 	}
 	if t.JSON != "-" {

@@ -143,6 +143,7 @@ type errorReply struct {
 	Op     string     `json:"op,omitempty"`
 	Kind   torch.Kind `json:"kind,omitempty"`
 	Detail string     `json:"detail"`
+	Trace  string     `json:"trace,omitempty"`
 }
 
 // maxDetail keeps an error's text, which can have a stack trace, within a message.
@@ -152,10 +153,13 @@ func encodeError(err error) []byte {
 	e := errorReply{Detail: err.Error()}
 	var failure *torch.Error
 	if errors.As(err, &failure) {
-		e = errorReply{Op: failure.Op, Kind: failure.Kind, Detail: failure.Detail}
+		e = errorReply{Op: failure.Op, Kind: failure.Kind, Detail: failure.Detail, Trace: failure.Trace}
 	}
 	if len(e.Detail) > maxDetail {
 		e.Detail = e.Detail[:maxDetail] + " ..."
+	}
+	if len(e.Trace) > maxDetail {
+		e.Trace = e.Trace[:maxDetail] + " ..."
 	}
 	text, err := json.Marshal(e)
 	if err != nil {
@@ -172,5 +176,5 @@ func decodeError(text []byte) error {
 	if e.Op == "" {
 		return errors.New(e.Detail)
 	}
-	return &torch.Error{Op: e.Op, Kind: e.Kind, Detail: e.Detail}
+	return &torch.Error{Op: e.Op, Kind: e.Kind, Detail: e.Detail, Trace: e.Trace}
 }

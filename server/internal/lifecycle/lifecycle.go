@@ -184,6 +184,7 @@ type Model struct {
 	history []*record // in the order of the loads
 	number  int       // of the last load, where versions have no numbers of their own
 	counts  LoadCounts
+	slips   []string // of the last listing; see repository.Listing
 	// Raised by Unload and Close. A load that began in an earlier generation never becomes ready.
 	generation  int
 	reconciling int   // calls of Reload and Refresh under way
@@ -293,6 +294,13 @@ func (m *Model) Healthy() error {
 		}
 	}
 	return nil
+}
+
+// Warnings says what the last listing of the source has ignored because of its name, and what to do.
+func (m *Model) Warnings() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.slips
 }
 
 // Statuses returns the history.

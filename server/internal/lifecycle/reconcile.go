@@ -90,6 +90,19 @@ func (m *Model) comesFirst(loading *record, listing repository.Listing) bool {
 	return false
 }
 
+// warnOfSlips logs what is new among the files that are ignored because of their names.
+func (m *Model) warnOfSlips(slips []string) {
+	m.mu.Lock()
+	before := m.slips
+	m.slips = slips
+	m.mu.Unlock()
+	for _, slip := range slips {
+		if !slices.Contains(before, slip) {
+			m.log.Warn().Stringer("folder", m.source).Msg(slip)
+		}
+	}
+}
+
 // reconcileOnce is reconcile for one listing. It returns errSuperseded if another one is needed.
 func (m *Model) reconcileOnce(generation int, retry bool) error {
 	if err := m.overtaken(generation); err != nil {
@@ -100,6 +113,7 @@ func (m *Model) reconcileOnce(generation int, retry bool) error {
 		m.fail(m.newRecord(m.nextNumber(), origin{}), err)
 		return err
 	}
+	m.warnOfSlips(listing.Slips)
 	policy := policyOf(listing.Settings)
 	candidates, missing := candidates(listing.Versions, policy)
 	var kept []*record

@@ -43,19 +43,17 @@ type batchError struct {
 	cause error // nil: the model ran
 }
 
+func (e *batchError) Error() string { return "loader: the model can't be batched: " + e.mixes }
+
+func (e *batchError) Unwrap() error { return e.cause }
+
 // reasonOf returns the reason of an error of the model.
 func reasonOf(err error) string {
 	if failed := (*torch.Error)(nil); errors.As(err, &failed) {
-		return failed.Reason()
+		return failed.Detail
 	}
 	return err.Error()
 }
-
-func (e *batchError) Error() string {
-	return "loader: the model can't be batched: " + e.mixes + "; set max-batch-size: 1 or batching: off"
-}
-
-func (e *batchError) Unwrap() error { return e.cause }
 
 // checkBatches finds out, on the first instance and at one size, whether results depend on more than their image. It runs
 // different images alone, and then together: two, the largest batch, and three.
@@ -115,7 +113,7 @@ func (p *preparation) checkBatch(images, alone []imagecodec.Image, count int) er
 // cantBatch has the model served in batches of one, or returns an error if batches of more were asked for.
 func (p *preparation) cantBatch(mixes string, cause error) error {
 	if p.cfg.Batching == settings.RequireSafe || p.cfg.BatchSizeGiven {
-		return &batchError{mixes, cause}
+		return &HintError{&batchError{mixes, cause}, []settings.Value{oneImage}}
 	}
 	p.findings.Mixes, p.cfg.MaxBatchSize = mixes, 1
 	return nil

@@ -73,7 +73,7 @@ func TestAModelThatMixesImagesIsRefusedIfBatchesAreWanted(t *testing.T) {
 		})
 		l, r := newLoader(t, path, shared)
 		_, err := l.Load(t.Context(), r)
-		if err == nil || !strings.Contains(err.Error(), "can't be batched: it mixes images") || !strings.Contains(err.Error(), "set max-batch-size: 1") {
+		if err == nil || !strings.Contains(err.Error(), "can't be batched: it mixes images") || !strings.Contains(err.Error(), "it works with max-batch-size: 1") {
 			t.Errorf("got %v", err)
 		}
 	}
@@ -83,7 +83,7 @@ func TestAModelThatMixesImagesIsRefusedIfBatchesAreWanted(t *testing.T) {
 func TestAModelThatFailsWithTwoImagesIsServedInBatchesOfOne(t *testing.T) {
 	l, r := newLoader(t, module("no_batch_two.pt"), newShared())
 	d := mustLoad(t, l, r).Description()
-	if want := "it runs 1 image, but fails with 2 (builtins.RuntimeError: this module refuses a batch of two)"; d.Settings.MaxBatchSize != 1 || d.Findings.Mixes != want {
+	if want := "it runs 1 image, but fails with 2 (forward: this module refuses a batch of two)"; d.Settings.MaxBatchSize != 1 || d.Findings.Mixes != want {
 		t.Errorf("batches of up to %d, %+v", d.Settings.MaxBatchSize, d.Findings)
 	}
 	shared := newShared()

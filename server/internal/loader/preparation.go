@@ -188,6 +188,7 @@ func (p *preparation) loadInstance(instance int) error {
 		p.request.Warming()
 	}
 	err = p.eachSize(func(width, height int) error { return p.checkAt(instance, width, height) })
+	err = p.withHint(instance, err)
 	if _, guessed := p.cfg.WarmUpSizes(); guessed && errors.As(err, new(sizeError)) {
 		p.warmUp.Err, p.threads, err = err, max(1, p.threads), nil
 	}

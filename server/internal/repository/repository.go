@@ -84,6 +84,8 @@ type Listing struct {
 	Versions []Version
 	// Settings is the content of model.yaml; nil if there is no such file.
 	Settings []byte
+	// Slips say what is ignored because of its name but was probably meant to be used, and what to do.
+	Slips []string
 }
 
 // A Version identifies a model file in the state in which it was listed. Versions that are equal are the same file in the
@@ -131,22 +133,27 @@ func (s *Source) List() (Listing, error) {
 	if l.Versions, err = versions(root); err != nil {
 		return Listing{}, fmt.Errorf("%s: %w", s.path, err)
 	}
+	l.Slips = slips(root)
 	if len(l.Versions) == 0 {
-		if name := modelBelow(root); name != "" {
-			return Listing{}, fmt.Errorf("%s contains model folders; name one of them, for example %s", s.path, filepath.Join(s.path, name))
+		if len(l.Slips) > 0 {
+			return Listing{}, fmt.Errorf("%s: no versions found; %s", s.path, strings.Join(l.Slips, "; "))
+		}
+		if names := modelsBelow(root); len(names) > 0 {
+			return Listing{}, fmt.Errorf("%s contains the model folders %s; name those to serve, for example %s", s.path, strings.Join(names, ", "), filepath.Join(s.path, names[0]))
 		}
 		return Listing{}, fmt.Errorf("%s: no versions found; add a model file as 1/model.pt or 1/model.pt2", s.path)
 	}
 	return l, nil
 }
 
-// modelBelow returns the name of a model folder inside this folder, or "". Other model servers take the folder that
-// contains all models, so users may name that one.
-func modelBelow(root *os.Root) string {
+// modelsBelow returns the names of the model folders inside this folder. Other model servers take the folder that contains
+// all models, so users may name that one.
+func modelsBelow(root *os.Root) []string {
 	entries, err := fs.ReadDir(root.FS(), ".")
 	if err != nil {
-		return ""
+		return nil
 	}
+	var names []string
 	for _, entry := range entries {
 		below, err := root.OpenRoot(entry.Name())
 		if err != nil {
@@ -155,10 +162,10 @@ func modelBelow(root *os.Root) string {
 		found, err := versions(below)
 		_ = below.Close()
 		if err == nil && len(found) > 0 {
-			return entry.Name()
+			names = append(names, entry.Name())
 		}
 	}
-	return ""
+	return names
 }
 
 // maxSettings is the maximum size of a model.yaml in bytes.
@@ -170,7 +177,7 @@ func readSettings(root *os.Root) ([]byte, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, explainLink(settings.FileName, err)
 	}
 	defer func() { _ = file.Close() }()
 	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
@@ -204,17 +211,20 @@ func versions(root *os.Root) ([]Version, error) {
 	return found, nil
 }
 
+// modelFiles are the names that a version's file can have.
+var modelFiles = []string{"model.pt", "model.pt2"}
+
 // version finds the model file of a version. If there is none, the result has neither path nor problem.
 func version(root *os.Root, number int) Version {
 	v := Version{Number: number}
-	for _, name := range []string{"model.pt", "model.pt2"} {
+	for _, name := range modelFiles {
 		file := path.Join(strconv.Itoa(number), name)
 		info, err := root.Stat(file)
 		switch {
 		case errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR):
 			continue
 		case err != nil:
-			return Version{Number: number, problem: err.Error()}
+			return Version{Number: number, problem: explainLink(file, err).Error()}
 		case v.path != "":
 			return Version{Number: number, problem: fmt.Sprintf("version %d has two files, %s and %s; delete one", number, path.Base(v.path), name)}
 		}

@@ -117,7 +117,7 @@ func TestInMemory(t *testing.T) {
 	if err := source.Unchanged(listing.Versions[0]); err != nil {
 		t.Error(err)
 	}
-	if err := source.Watch(t.Context(), time.Millisecond, func() {}); err != nil {
+	if err := source.Watch(t.Context(), repository.WatchOptions{Settle: time.Millisecond}, func() {}); err != nil {
 		t.Error(err)
 	}
 }
@@ -176,7 +176,14 @@ func TestNoVersions(t *testing.T) {
 		want  string
 	}{
 		{map[string]string{"model.yaml": "", "1/readme": ""}, "no versions found; add a model file as 1/model.pt or 1/model.pt2"},
-		{map[string]string{"a/readme": "", "b/2/model.pt": ""}, "net/b"},
+		{map[string]string{"a/readme": "", "b/2/model.pt": "", "c/1/model.pt": ""}, "the model folders b, c; name those to serve, for example "},
+		{map[string]string{"1/generator.pt": ""}, "1/generator.pt is ignored; rename it to 1/model.pt"},
+		{map[string]string{"1/model.pth": ""}, "1/model.pth is ignored; rename it to 1/model.pt"},
+		{map[string]string{"1/a.pt2": ""}, "rename it to 1/model.pt2"},
+		{map[string]string{"1/a.pt": "", "1/b.pt": ""}, "1 has several files, a.pt, b.pt, and none is model.pt or model.pt2"},
+		{map[string]string{"model.pt": ""}, "model.pt is ignored; rename it to 1/model.pt"},
+		{map[string]string{"001/model.pt": ""}, "001 is ignored; rename it to 1"},
+		{map[string]string{"v2/model.pt": ""}, "v2 is ignored; rename it to 2"},
 	} {
 		if _, err := open(t, tree(t, c.files)).List(); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%v: %v", c.files, err)
@@ -317,7 +324,7 @@ func TestWatch(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			changed := make(chan struct{}, 16)
-			if err := open(t, test.path).Watch(t.Context(), time.Millisecond, func() { changed <- struct{}{} }); err != nil {
+			if err := open(t, test.path).Watch(t.Context(), repository.WatchOptions{Settle: time.Millisecond}, func() { changed <- struct{}{} }); err != nil {
 				t.Fatal(err)
 			}
 			test.change()
@@ -348,5 +355,18 @@ func TestExpect(t *testing.T) {
 	s, _ := repository.Expect(filepath.Join(folder, "file.pt"))
 	if l, err := s.List(); err != nil || len(l.Versions) != 1 {
 		t.Errorf("got %+v, %v", l, err)
+	}
+}
+
+// What has nearly the right name is named beside versions that are served; a copy in progress isn't.
+func TestSlips(t *testing.T) {
+	source := open(t, tree(t, map[string]string{
+		"model.yml": "", "1/model.pt": "", "1/old.pt": "", "2.new/model.pt": "", "3/net.pth": "", "01/model.pt": "", "05/readme": "", "notes.txt": "",
+	}))
+	want := []string{
+		"01 is ignored beside 1; delete one of them", "3/net.pth is ignored; rename it to 3/model.pt", "model.yml is ignored; rename it to model.yaml",
+	}
+	if listing := list(t, source); len(listing.Versions) != 1 || !slices.Equal(listing.Slips, want) {
+		t.Errorf("got %d versions and %q, want 1 and %q", len(listing.Versions), listing.Slips, want)
 	}
 }
