@@ -4,6 +4,7 @@
 #include <sstream>
 #include <vector>
 
+#include "output.h"
 #include "program.h"
 #include "translate.h"
 
@@ -12,20 +13,19 @@ namespace {
 
 class Script : public Program {
  public:
-  Script(ProgramInfo info, torch::jit::Module module) : Program(std::move(info)), module_(std::move(module)) {}
+  Script(ProgramInfo info, torch::jit::Module module, std::string output)
+      : Program(std::move(info)), module_(std::move(module)), output_(std::move(output)) {}
 
   at::Tensor run(const at::Tensor& input) override {
     return translate(THD_ERROR_FORWARD, "forward: ", [&] {
       const c10::IValue output = module_.forward({input});
-      if (!output.isTensor()) {
-        throw Failure(THD_ERROR_OUTPUT, "the module returned a " + output.tagKind() + " instead of a tensor");
-      }
-      return output.toTensor();
+      return chosen(output, output_);
     });
   }
 
  private:
   torch::jit::Module module_;
+  std::string output_;
 };
 
 // Reports whether a load failed because the file is a checkpoint: a zip file as TorchScript is, but without code.
@@ -62,7 +62,7 @@ torch::jit::Module frozen(const torch::jit::Module& module) {
 
 }  // namespace
 
-std::unique_ptr<Program> load_script(const std::string& subject, c10::Device device,
+std::unique_ptr<Program> load_script(const std::string& subject, c10::Device device, const std::string& output,
                                      const std::function<torch::jit::Module(c10::Device)>& read) {
   return translate(THD_ERROR_NOT_A_MODULE, subject, [&] {
     torch::jit::Module module;
@@ -78,7 +78,7 @@ std::unique_ptr<Program> load_script(const std::string& subject, c10::Device dev
       throw Failure(THD_ERROR_NOT_A_MODULE, subject + "the module has no forward method");
     }
     module.eval();
-    return std::make_unique<Script>(describe(module), frozen(module));
+    return std::make_unique<Script>(describe(module), frozen(module), output);
   });
 }
 

@@ -345,7 +345,7 @@ func (s *Servable) Process(ctx context.Context, body io.Reader, o Options) (Resp
 }
 
 // DefaultFormat is the default response format.
-func (s *Servable) DefaultFormat() settings.Format { return s.config.Settings.Format }
+func (s *Servable) DefaultFormat() settings.Format { return s.config.Settings.ResponseFormat() }
 
 // Info describes a model.
 type Info struct {
