@@ -78,7 +78,7 @@ void list_values(const c10::IValue& value, const std::string& path, std::vector<
       list_values(each, below + name, lines);
     }
   } else {
-    lines->push_back(path + ": a " + value.tagKind() + ", not a tensor");
+    lines->push_back(path + ": " + value.tagKind() + ", which isn't a tensor");
   }
 }
 
@@ -110,7 +110,7 @@ at::Tensor chosen(const c10::IValue& output, const std::string& path) {
   std::string_view rest = path;
   while (!value.isTensor()) {
     if (!is_container(value)) {
-      throw Failure(THD_ERROR_OUTPUT, "the module returned a " + value.tagKind() + " instead of a tensor");
+      throw Failure(THD_ERROR_OUTPUT, "the module returned a value of type " + value.tagKind() + " instead of a tensor");
     }
     const std::vector<Entry> entries = entries_of(value);
     if (rest.empty()) {
@@ -300,8 +300,9 @@ at::Tensor Output::depth(const at::Tensor& arranged) const {
 
 at::Tensor Output::chroma(const at::Tensor& arranged) const {
   constexpr float kUnits = 256;
+  constexpr float kLeast = -32768;
   constexpr float kMost = 32767;
-  const at::Tensor ab = normalized(activated(arranged)).mul(kUnits).nan_to_num(0).round().clamp(-kMost, kMost);
+  const at::Tensor ab = normalized(activated(arranged)).mul(kUnits).nan_to_num(0).round().clamp(kLeast, kMost);
   return ab.to(at::kShort).permute({0, 2, 3, 1}).contiguous().view(at::kByte);
 }
 
