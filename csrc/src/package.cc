@@ -38,7 +38,8 @@ class Package : public Program {
       // The compiled code doesn't check strides.
       std::vector<at::Tensor> outputs = runner_->run({input.contiguous()});
       has_run_ = true;
-      if (outputs.size() == 1 && output_.empty()) return std::move(outputs.front());
+      // Their names aren't in the package, so a setting that is for other versions of the model chooses the only one too.
+      if (outputs.size() == 1) return std::move(outputs.front());
       return chosen(c10::IValue(outputs), output_);
     });
   }
