@@ -158,19 +158,22 @@ typedef enum thd_precision {
 /* The channels of a module's input tensor, in their order. */
 typedef enum thd_channels {
   THD_RGB = 0,
-  THD_BGR = 1, /* an output of three channels has this order too */
-  THD_GRAY = 2, /* one channel: (19595 R + 38470 G + 7471 B + 32768) >> 16, as in Pillow's convert("L") */
+  THD_BGR = 1,      /* an output of three channels has this order too */
+  THD_GRAY = 2,     /* one channel: (19595 R + 38470 G + 7471 B + 32768) >> 16, as in Pillow's convert("L") */
   THD_LIGHTNESS = 3 /* one channel: L of CIE Lab (sRGB, D65) divided by 100 */
 } thd_channels;
 
 /* What a module's output is, and which bytes thd_result_read_images makes of it. Since 1.2. */
 typedef enum thd_kind {
-  THD_IMAGE = 0,   /* 1, 3 or 4 channels: gray, color, or color with alpha; as many bytes a pixel */
-  THD_MASK = 1,    /* one channel; one byte a pixel */
-  THD_CLASSES = 2, /* one channel of class numbers, or one channel of scores for each of up to 256 classes; one byte a
+  THD_IMAGE = 0, /* 1, 3 or 4 channels: gray, color, or color with alpha; as many bytes a pixel */
+  THD_MASK = 1,  /* one channel; one byte a pixel */
+  THD_CLASSES =
+      2, /* one channel of class numbers, or one channel of scores for each of up to 256 classes; one byte a
                       pixel, the class number; of equal scores the first counts */
-  THD_DEPTH = 3,   /* one channel; one byte a pixel: 0 for the least finite value of the image, 255 for the greatest */
-  THD_CHROMA = 4   /* two channels, a and b of CIE Lab; four bytes a pixel: a and b as little-endian int16 in units of
+  THD_DEPTH =
+      3, /* one channel; one byte a pixel: 0 for the least finite value of the image, 255 for the greatest */
+  THD_CHROMA =
+      4 /* two channels, a and b of CIE Lab; four bytes a pixel: a and b as little-endian int16 in units of
                       1/256 */
 } thd_kind;
 
@@ -183,7 +186,8 @@ typedef enum thd_activation {
 
 /* The order of an output's dimensions. Since 1.2. */
 typedef enum thd_layout {
-  THD_LAYOUT_AUTO = 0, /* channels first, unless only as the last dimension they have a number that the kind allows */
+  THD_LAYOUT_AUTO =
+      0, /* channels first, unless only as the last dimension they have a number that the kind allows */
   THD_NCHW = 1,
   THD_NHWC = 2
 } thd_layout;

@@ -114,9 +114,7 @@ class DeviceRunner : public ImageRunner {
     return graphs_->run(bytes, [this](const at::Tensor& input) { return convert_and_run(input); });
   }
 
-  at::Tensor convert_and_run(const at::Tensor& bytes) {
-    return output_.bytes(run_program(bytes));
-  }
+  at::Tensor convert_and_run(const at::Tensor& bytes) { return output_.bytes(run_program(bytes)); }
 
   // Runs the program on what upload returned and returns its unconverted output.
   at::Tensor run_program(const at::Tensor& bytes) {

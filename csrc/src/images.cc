@@ -17,7 +17,10 @@ namespace {
 class HostRunner : public ImageRunner {
  public:
   HostRunner(Program* program, const thd_values& values)
-      : program_(program), channels_(values.channels), normalization_(values, c10::kCPU), output_(values, c10::kCPU) {}
+      : program_(program),
+        channels_(values.channels),
+        normalization_(values, c10::kCPU),
+        output_(values, c10::kCPU) {}
 
   std::unique_ptr<thd_result> run(const Batch& batch) override {
     at::Tensor output = forward(batch);

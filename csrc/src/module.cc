@@ -79,7 +79,8 @@ torch::jit::Module read_script(const std::shared_ptr<thd::Reader>& reader, const
 thd_module* load_from(const std::shared_ptr<thd::Reader>& reader, const std::string& name,
                       const thd_load_options* options) {
   return make_module(options, [&](c10::Device device, const std::string& output) {
-    return thd::load_script(name + ": ", device, output, [&](c10::Device to) { return read_script(reader, name, to); });
+    return thd::load_script(name + ": ", device, output,
+                            [&](c10::Device to) { return read_script(reader, name, to); });
   });
 }
 
@@ -148,10 +149,9 @@ thd_error* thd_module_load_package(const char* library, const char* directory, c
     require(thd::read_struct(options, "options").precision == THD_FP32,
             "precision: a package computes in the one that it was compiled for");
     require_file(library);
-    *out =
-        make_module(options, [&](c10::Device device, const std::string& output) {
-          return thd::load_package(library, directory, device, output);
-        });
+    *out = make_module(options, [&](c10::Device device, const std::string& output) {
+      return thd::load_package(library, directory, device, output);
+    });
   });
 }
 

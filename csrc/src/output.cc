@@ -52,8 +52,7 @@ bool is_container(const c10::IValue& value) {
 std::vector<Entry> entries_of(const c10::IValue& container) {
   std::vector<Entry> entries;
   if (container.isGenericDict()) {
-    for (const auto& each : container.toGenericDict())
-      entries.emplace_back(key_text(each.key()), each.value());
+    for (const auto& each : container.toGenericDict()) entries.emplace_back(key_text(each.key()), each.value());
     return entries;
   }
   const std::vector<c10::IValue> values =
@@ -110,7 +109,8 @@ at::Tensor chosen(const c10::IValue& output, const std::string& path) {
   std::string_view rest = path;
   while (!value.isTensor()) {
     if (!is_container(value)) {
-      throw Failure(THD_ERROR_OUTPUT, "the module returned a value of type " + value.tagKind() + " instead of a tensor");
+      throw Failure(THD_ERROR_OUTPUT,
+                    "the module returned a value of type " + value.tagKind() + " instead of a tensor");
     }
     const std::vector<Entry> entries = entries_of(value);
     if (rest.empty()) {
@@ -122,8 +122,8 @@ at::Tensor chosen(const c10::IValue& output, const std::string& path) {
       continue;
     }
     // A key may have slashes itself.
-    const auto whole = std::find_if(entries.begin(), entries.end(),
-                                    [&](const Entry& each) { return each.first == rest; });
+    const auto whole =
+        std::find_if(entries.begin(), entries.end(), [&](const Entry& each) { return each.first == rest; });
     const std::string step = whole == entries.end() ? take_step(&rest) : std::string(std::exchange(rest, {}));
     const auto found =
         std::find_if(entries.begin(), entries.end(), [&](const Entry& each) { return each.first == step; });
@@ -148,8 +148,8 @@ Output::Output(const thd_values& values, c10::Device device)
       low_(values.output_low) {
   const std::array<float, kColorAndAlpha> mean = {values.output_mean[0], values.output_mean[1],
                                                   values.output_mean[2], 0};
-  const std::array<float, kColorAndAlpha> std = {values.output_std[0], values.output_std[1], values.output_std[2],
-                                                 1};
+  const std::array<float, kColorAndAlpha> std = {values.output_std[0], values.output_std[1],
+                                                 values.output_std[2], 1};
   const auto all = [](const auto& numbers, float number) {
     return std::all_of(numbers.begin(), numbers.end(), [&](float each) { return each == number; });
   };
@@ -232,7 +232,8 @@ at::Tensor Output::arrange(const at::Tensor& output, int64_t count) const {
     if (last) t = t.permute({0, 3, 1, 2});
   }
   if (!usable || !allows(t.size(1))) {
-    throw Failure(THD_ERROR_OUTPUT, "the module returned " + describe(output) + "; " + wanted(count) + hint(output));
+    throw Failure(THD_ERROR_OUTPUT,
+                  "the module returned " + describe(output) + "; " + wanted(count) + hint(output));
   }
   return t.scalar_type() == at::kBool ? t.to(at::kByte).to(at::kFloat) : t;
 }

@@ -24,8 +24,8 @@ inline uint8_t to_byte(float value, float half) {
 }
 
 // Converts the pixels from `begin` on.
-void interleave_plain(const std::array<const float*, 3>& planes, int64_t begin, int64_t count,
-                      float half, uint8_t* pixels) {
+void interleave_plain(const std::array<const float*, 3>& planes, int64_t begin, int64_t count, float half,
+                      uint8_t* pixels) {
   for (int64_t i = begin; i < count; i++) {
     for (int64_t c = 0; c < 3; c++) pixels[3 * i + c] = to_byte(planes[c][i], half);
   }
@@ -92,7 +92,8 @@ __attribute__((target("avx2"))) void interleave_avx2(const std::array<const floa
   const __m256 halves = _mm256_set1_ps(half);
   int64_t i = 0;
   for (; i + kStep <= count; i += kStep) {
-    const __m128i channel[3] = {to_sixteen_bytes(planes[0] + i, halves), to_sixteen_bytes(planes[1] + i, halves),
+    const __m128i channel[3] = {to_sixteen_bytes(planes[0] + i, halves),
+                                to_sixteen_bytes(planes[1] + i, halves),
                                 to_sixteen_bytes(planes[2] + i, halves)};
     for (int v = 0; v < 3; v++) {
       __m128i out = _mm_setzero_si128();
@@ -132,7 +133,8 @@ THD_CLONES void pixels_to_gray_plane(const uint8_t* pixels, int64_t count, float
 void pixels_to_lightness_plane(const uint8_t* pixels, int64_t count, float* plane) {
   const std::array<float, 256>& linear = linear_of_byte();
   for (int64_t i = 0; i < count; i++, pixels += 3) {
-    const float y = 0.212671F * linear[pixels[0]] + 0.715160F * linear[pixels[1]] + 0.072169F * linear[pixels[2]];
+    const float y =
+        0.212671F * linear[pixels[0]] + 0.715160F * linear[pixels[1]] + 0.072169F * linear[pixels[2]];
     // CIE's f(y) = y^(1/3) or, for dark colors, 7.787 y + 16/116, and L = 116 f(y) - 16.
     const float f = y > 0.008856F ? std::cbrt(y) : 7.787F * y + 16.0F / 116.0F;
     plane[i] = 1.16F * f - 0.16F;

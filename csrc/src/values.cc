@@ -24,9 +24,11 @@ at::Tensor per_channel(const float* numbers, int64_t count, c10::Device device) 
 thd_values checked_values(thd_values values) {
   require(values.channels >= THD_RGB && values.channels <= THD_LIGHTNESS, "values: unknown channels");
   require(values.kind >= THD_IMAGE && values.kind <= THD_CHROMA, "values: unknown kind");
-  require(values.activation >= THD_NO_ACTIVATION && values.activation <= THD_SOFTMAX, "values: unknown activation");
+  require(values.activation >= THD_NO_ACTIVATION && values.activation <= THD_SOFTMAX,
+          "values: unknown activation");
   require(values.layout >= THD_LAYOUT_AUTO && values.layout <= THD_NHWC, "values: unknown layout");
-  require(values.rounding >= THD_ROUND_DOWN && values.rounding <= THD_ROUND_NEAREST, "values: unknown rounding");
+  require(values.rounding >= THD_ROUND_DOWN && values.rounding <= THD_ROUND_NEAREST,
+          "values: unknown rounding");
   require_range(values.input_low, values.input_high,
                 "values: input_low and input_high must be finite and different");
   require_range(values.output_low, values.output_high,
@@ -45,8 +47,7 @@ thd_values checked_values(thd_values values) {
 }
 
 Normalization::Normalization(const thd_values& values, c10::Device device)
-    : input_low_(values.input_low),
-      input_span_(values.input_high - values.input_low) {
+    : input_low_(values.input_low), input_span_(values.input_high - values.input_low) {
   const int64_t channels = channels_of(values.channels);
   const auto all = [&](const float* numbers, float number) {
     return std::all_of(numbers, numbers + channels, [&](float each) { return each == number; });

@@ -147,7 +147,7 @@ class Example:
         return (y if isinstance(y, torch.Tensor) else y[self.settings["output"]])[0]
 
     def pixels(self, image: Path) -> np.ndarray:
-        """Return the expected pixels of the response to an output in a range: [H, W] or [H, W, 3]."""
+        """Return the expected pixels for an output in a range: [H, W] or [H, W, 3]."""
         y = self.output(image)
         low, high = self.setting("output-range")
         y = (((y - low) / (high - low)).clamp(0, 1) * 255).byte()
@@ -329,7 +329,9 @@ def as_sent(image: Path) -> Image.Image:
     return ImageOps.exif_transpose(Image.open(image)).convert("RGB")
 
 
-@pytest.mark.parametrize("name", ["jpeg-odd.jpg", "exif-6.jpg", "png-rgb.png", "webp-lossless.webp"])
+@pytest.mark.parametrize(
+    "name", ["jpeg-odd.jpg", "exif-6.jpg", "png-rgb.png", "webp-lossless.webp"]
+)
 def test_alpha(cutout, name):
     sent = as_sent(IMAGES / name)
     response = cutout.translate(IMAGES / name, cutout.target)
