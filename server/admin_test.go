@@ -34,8 +34,8 @@ func TestRepositoryAPI(t *testing.T) {
 
 	file.put(goldens.Read(t, "modules/two_channels.pt"))
 	r := admin.post("/v2/repository/models/model/load", `{}`)
-	if r.status != 400 || !strings.Contains(string(r.body), "1 or 3") {
-		t.Errorf("load of a bad file: got %d %s, want 400 and \"1 or 3\"", r.status, r.body)
+	if r.status != 400 || !strings.Contains(string(r.body), "1, 3 or 4") {
+		t.Errorf("load of a bad file: got %d %s, want 400 and \"1, 3 or 4\"", r.status, r.body)
 	}
 	expectVersion(t, s.put(photo), 2)
 	r = admin.post("/v2/repository/index", "")

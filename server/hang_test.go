@@ -114,7 +114,7 @@ func TestRequireAny(t *testing.T) {
 	expectImage(t, p.putTo("/image/negate", photo))
 	expectError(t, p.put(photo), 503, "isn't ready")
 	for name, reason := range map[string]string{
-		"endless": "--load-timeout", "garbage": "not a module", "missing": "no such file", "two_channels": "1 or 3",
+		"endless": "--load-timeout", "garbage": "not a module", "missing": "no such file", "two_channels": "1, 3 or 4",
 	} {
 		expectError(t, p.putTo("/image/"+name, photo), 503, "isn't ready")
 		if statuses := p.statuses(name); len(statuses) != 1 || statuses[0].State != lifecycle.Failed || !strings.Contains(statuses[0].Reason, reason) {
@@ -128,5 +128,5 @@ func TestRequireAny(t *testing.T) {
 func TestRequireAnyNeedsOne(t *testing.T) {
 	t.Parallel()
 	expectFailure(t, "not a module", "--require", "any", module("garbage.pt"), module("missing.pt"))
-	expectFailure(t, "1 or 3", "--require", "any", module("garbage.pt"), module("two_channels.pt")) // after its load
+	expectFailure(t, "1, 3 or 4", "--require", "any", module("garbage.pt"), module("two_channels.pt")) // after its load
 }

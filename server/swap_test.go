@@ -167,7 +167,7 @@ func TestBadSwaps(t *testing.T) {
 		{name: "truncated.pt", reason: "model.pt"},
 		{name: "garbage.pt", reason: "model.pt"},
 		{name: "checkpoint.pth", reason: "model.pt"},
-		{name: "two_channels.pt", reason: "1 or 3"},
+		{name: "two_channels.pt", reason: "1, 3 or 4"},
 		{name: "nan.pt", reason: "NaN or infinite"},
 		{name: "no_batch_two.pt", reason: "refuses a batch of two"},
 		{name: "no_size.pt", reason: "invalid size"},

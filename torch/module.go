@@ -75,6 +75,10 @@ func load(options Options, call func(*C.thd_load_options, **C.thd_module) *C.thd
 		precision:   C.thd_precision(options.Precision),
 	}
 	defer C.free(unsafe.Pointer(c.device))
+	if path := options.Values.Path; path != "" {
+		c.output = C.CString(path)
+		defer C.free(unsafe.Pointer(c.output))
+	}
 	if options.CUDAGraphs {
 		c.graphs = 1
 	}
@@ -83,7 +87,7 @@ func load(options Options, call func(*C.thd_load_options, **C.thd_module) *C.thd
 	defer pinner.Unpin()
 	pinner.Pin(&values)
 	c.values = &values
-	m := &Module{channels: options.Values.Channels.count()}
+	m := &Module{channels: options.Values.Channels.Count()}
 	if err := take("load", call(&c, &m.handle)); err != nil {
 		return nil, err
 	}
@@ -124,7 +128,7 @@ func (m *Module) Close() error {
 // any shape.
 //
 // Errors: ErrShape for an empty batch or data that doesn't match its shape; ErrDType; ErrForward if the module fails,
-// for example because it doesn't support the shape or dtype; ErrOutput if its output isn't one tensor; ErrOutOfMemory;
+// for example because it doesn't support the shape or dtype; ErrOutput if its output isn't one tensor and Values.Path chooses none; ErrOutOfMemory;
 // ErrClosed.
 func (m *Module) Forward(batch *Tensor) (*Tensor, error) {
 	const op = "forward"
@@ -186,7 +190,8 @@ func (p *Images) size() int { return p.Height * p.Width * p.Channels }
 // module's Values. On CUDA it returns when the work is queued, so the caller can submit the next batch while this one
 // runs. The caller must Read the output, which frees its memory.
 //
-// Errors: as Forward; ErrOutput also if the output isn't floating point [items, 1 or 3, height, width].
+// Errors: as Forward; ErrOutput also if the output isn't [items, channels, height, width] with a number of channels that the
+// kind of output allows.
 func (m *Module) ForwardImages(batch Images) (*Answer, error) {
 	const op = "forward"
 	if err := m.checkInput(op, batch); err != nil {
@@ -248,14 +253,13 @@ func (m *Module) checkInput(op string, batch Images) error {
 
 // An Answer is the output of ForwardImages. Its memory is outside Go's heap until it is read.
 type Answer struct {
-	Height, Width, Channels int // of each image; they may differ from the batch's, and Channels is 1 or 3
+	Height, Width, Channels int // of each image; they may differ from the batch's, and Channels is the bytes of a pixel by OutputKind
 	count                   int
 	result                  *C.thd_result
 }
 
-// Read waits for the output, returns it as RGB or gray bytes, and frees its memory. The module's Values bring the
-// output to 0..1; it is clamped (NaN becomes 0), multiplied by 255 and truncated. Item i belongs to item i of the
-// batch.
+// Read waits for the output, returns it as bytes, and frees its memory. The module's Values bring an image, a mask or depths
+// to 0..1; they are clamped (NaN becomes 0), multiplied by 255 and rounded. Item i belongs to item i of the batch.
 //
 // Read may run on another goroutine while the module runs another batch, and after the module is closed. A second Read
 // returns ErrClosed.

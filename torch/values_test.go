@@ -163,7 +163,7 @@ func TestCheckFiniteAppliesValues(t *testing.T) {
 
 func TestInvalidValues(t *testing.T) {
 	for name, values := range map[string]torch.Values{
-		"channels":       {Channels: 3},
+		"channels":       {Channels: 4},
 		"empty input":    {Input: torch.Range{Low: 1, High: 1}},
 		"empty output":   {Output: torch.Range{Low: -1, High: -1}},
 		"infinite input": {Input: torch.Range{Low: 0, High: math.Inf(1)}},
@@ -175,6 +175,12 @@ func TestInvalidValues(t *testing.T) {
 		"zero std":       {Std: [3]float64{1, 0, 1}},
 		"negative std":   {Std: [3]float64{1, 1, -1}},
 		"infinite std":   {Std: [3]float64{1, 1, math.Inf(1)}},
+		"kind":           {Kind: 5},
+		"activation":     {Activation: 3},
+		"layout":         {Layout: 3},
+		"rounding":       {Rounding: 2},
+		"output mean":    {OutputMean: [3]float64{math.NaN(), 0, 0}},
+		"output std":     {OutputStd: [3]float64{1, -1, 1}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := torch.Load(goldens.Path("modules/identity.pt"), torch.Options{Values: values})

@@ -50,7 +50,7 @@ extern "C" {
  * changes when functions, enum values or struct fields are added. An added field begins at or after the sizeof of
  * the struct before it, so that it never overlaps an older caller's padding. */
 #define THD_API_VERSION_MAJOR 1
-#define THD_API_VERSION_MINOR 1
+#define THD_API_VERSION_MINOR 2
 
 /* ---- errors ---- */
 
@@ -158,22 +158,70 @@ typedef enum thd_precision {
 /* The channels of a module's input tensor, in their order. */
 typedef enum thd_channels {
   THD_RGB = 0,
-  THD_BGR = 1, /* an output of three channels has this order too */
-  THD_GRAY = 2 /* one channel: (19595 R + 38470 G + 7471 B + 32768) >> 16, as in Pillow's convert("L") */
+  THD_BGR = 1,      /* an output of three channels has this order too */
+  THD_GRAY = 2,     /* one channel: (19595 R + 38470 G + 7471 B + 32768) >> 16, as in Pillow's convert("L") */
+  THD_LIGHTNESS = 3 /* one channel: L of CIE Lab (sRGB, D65) divided by 100 */
 } thd_channels;
+
+/* What a module's output is, and which bytes thd_result_read_images makes of it. Since 1.2. */
+typedef enum thd_kind {
+  THD_IMAGE = 0, /* 1, 3 or 4 channels: gray, color, or color with alpha; as many bytes a pixel */
+  THD_MASK = 1,  /* one channel; one byte a pixel */
+  THD_CLASSES =
+      2, /* one channel of class numbers, or one channel of scores for each of up to 256 classes; one byte a
+                      pixel, the class number; of equal scores the first counts */
+  THD_DEPTH =
+      3, /* one channel; one byte a pixel: 0 for the least finite value of the image, 255 for the greatest */
+  THD_CHROMA =
+      4 /* two channels, a and b of CIE Lab; four bytes a pixel: a and b as little-endian int16 in units of
+                      1/256 */
+} thd_kind;
+
+/* A function of the output, before anything else. Since 1.2. */
+typedef enum thd_activation {
+  THD_NO_ACTIVATION = 0,
+  THD_SIGMOID = 1,
+  THD_SOFTMAX = 2 /* over the channels; of THD_MASK, which may then have several, the last is used */
+} thd_activation;
+
+/* The order of an output's dimensions. Since 1.2. */
+typedef enum thd_layout {
+  THD_LAYOUT_AUTO =
+      0, /* channels first, unless only as the last dimension they have a number that the kind allows */
+  THD_NCHW = 1,
+  THD_NHWC = 2
+} thd_layout;
+
+/* How values become bytes. Since 1.2. */
+typedef enum thd_rounding {
+  THD_ROUND_DOWN = 0,   /* as torchvision's to_pil_image */
+  THD_ROUND_NEAREST = 1 /* halves up, as torchvision's save_image */
+} thd_rounding;
 
 /* The meaning of the values in a module's tensors.
  *
  * Input: the byte v becomes (x - mean[c]) / std[c], where x = input_low + v/255 * (input_high - input_low) and c is the
- * channel of the input tensor. Output: the value y becomes (y - output_low) / (output_high - output_low), in 0..1.
+ * channel of the input tensor. Output: activation, then y * output_std[c] + output_mean[c], then the value becomes
+ * (y - output_low) / (output_high - output_low), in 0..1. An alpha channel has no output_mean and output_std. A THD_CHROMA
+ * has no range. THD_CLASSES has neither, and no activation. A uint8 output of THD_IMAGE or THD_MASK is bytes already,
+ * unless there is an activation; other integers are values, and a bool is 0 or 1.
  *
- * All numbers must be finite, low and high of a range must differ, and std must be positive. All fields are required. */
+ * All numbers must be finite, low and high of a range must differ, and std must be positive. The fields up to output_high
+ * are required. */
 typedef struct thd_values {
   size_t struct_size; /* sizeof(thd_values) */
   thd_channels channels;
   float input_low, input_high;
-  float mean[3], std[3]; /* for THD_GRAY only the first is used */
+  float mean[3], std[3]; /* for one channel only the first is used */
   float output_low, output_high;
+  int32_t reserved; /* the padding of version 1.1; ignored */
+  /* since 1.2 */
+  thd_kind kind;
+  thd_activation activation;
+  thd_layout layout;
+  thd_rounding rounding;
+  float output_mean[3];
+  float output_std[3]; /* 0: 1 */
 } thd_values;
 
 typedef struct thd_load_options {
@@ -182,6 +230,9 @@ typedef struct thd_load_options {
   const thd_values* values; /* of images; borrowed; NULL: RGB in 0..1, and an output in 0..1 */
   thd_precision precision;  /* must be THD_FP32 for a package, which computes as it was compiled */
   int32_t graphs; /* 1: replay each batch shape as a CUDA graph once it has warmed up (CUDA only); else 0 */
+  /* Which tensor of the module's output to use, since 1.2: keys of dicts and indices of tuples and lists from 0, separated
+   * by slashes, such as "out" or "aux/1"; borrowed. NULL or empty: the only one. */
+  const char* output;
 } thd_load_options;
 
 /* Loads a TorchScript file onto a device. file: a descriptor that is open for reading; borrowed. Its position is
@@ -219,7 +270,8 @@ typedef struct thd_result thd_result;
 
 /* Runs the module on a tensor whose first dimension is the batch, with at least one item. input: borrowed.
  * *out: owned, freed by thd_result_free. *view describes the output; its data is borrowed from the result.
- * Errors: FORWARD; OUTPUT if the output isn't one tensor or has a dtype without a thd_dtype; OUT_OF_MEMORY. */
+ * Errors: FORWARD; OUTPUT if the output isn't one tensor and the options choose none, or if the tensor has a dtype without a
+ * thd_dtype; OUT_OF_MEMORY. */
 thd_error* thd_module_forward(thd_module* module, const thd_tensor_view* input, thd_result** out,
                               thd_tensor_view* view);
 
@@ -235,15 +287,16 @@ thd_error* thd_module_check_finite(thd_module* module, const uint8_t* image, int
  * when the work is queued, so the caller can submit the next batch while this one runs.
  *
  * images: count pointers to height*width*3 bytes each; borrowed. *out: owned, freed by thd_result_free. *view: the
- * shape of the output {count, channels, height, width}, with dtype uint8 (as it will be read) and data NULL.
- * Errors: FORWARD; OUTPUT if the output isn't a floating point tensor {count, 1 or 3, height, width};
- * OUT_OF_MEMORY. */
+ * shape of the output {count, bytes a pixel, height, width}, with dtype uint8 (as it will be read) and data NULL.
+ * Errors: FORWARD; OUTPUT if the output isn't a tensor {count, channels, height, width} with as many channels as its kind
+ * allows; OUT_OF_MEMORY. The channels may be the last dimension (thd_layout). An output of one channel may lack their
+ * dimension, and that of a batch of one image may lack the batch's. */
 thd_error* thd_module_forward_images(thd_module* module, const uint8_t* const* images, int32_t count,
                                      int32_t height, int32_t width, thd_result** out, thd_tensor_view* view);
 
-/* Waits for the output of thd_module_forward_images and writes image i to images[i], as height*width*channels bytes,
- * RGB or gray. The module's thd_values bring the output to 0..1; it is clamped (NaN becomes 0), multiplied by 255 and
- * truncated. images: count pointers, borrowed; count must equal the batch's. From any thread, also while the module
+/* Waits for the output of thd_module_forward_images and writes image i to images[i], as height*width*channels bytes, where
+ * channels is the view's: the bytes that the module's thd_kind says. The module's thd_values bring images, masks and depths
+ * to 0..1; they are clamped (NaN becomes 0), multiplied by 255 and rounded. images: count pointers, borrowed; count must equal the batch's. From any thread, also while the module
  * runs another batch. Errors: FORWARD if the work fails on the CUDA device. */
 thd_error* thd_result_read_images(const thd_result* result, uint8_t* const* images, int32_t count);
 

@@ -17,6 +17,7 @@
 
 #include "graphs.h"
 #include "images.h"
+#include "output.h"
 #include "pixels.h"
 #include "translate.h"
 #include "values.h"
@@ -37,7 +38,8 @@ class DeviceRunner : public ImageRunner {
         compute_(streams_.getStreamFromGlobalPool(device, /*isHighPriority=*/true)),
         download_(streams_.getStreamFromGlobalPool(device)),
         divisor_(at::full({}, 255, at::TensorOptions(at::kFloat).device(device))),
-        normalization_(values, device) {
+        normalization_(values, device),
+        output_(values, device) {
     // Waits for the work that loading has queued, such as converting weights, and for the tensors above.
     follow(streams_.getStream(device), compute_);
     if (graphs) graphs_.emplace(compute_);
@@ -78,18 +80,25 @@ class DeviceRunner : public ImageRunner {
   }
 
  private:
-  // Returns the batch as bytes NHWC on the device, gray if the program takes gray and else RGB.
+  // Returns the batch as bytes NHWC on the device, gray if the program takes gray and else RGB. Lightness isn't bytes, so
+  // it is computed here, as float32.
   at::Tensor upload(const Batch& batch) {
     const int64_t plane = batch.height * batch.width;
     const int64_t channels = channels_of(channels_);
+    const auto type = channels_ == THD_LIGHTNESS ? at::kFloat : at::kByte;
     const at::Tensor pinned = at::empty({batch.count, batch.height, batch.width, channels},
-                                        at::TensorOptions(at::kByte).pinned_memory(true));
-    auto* target = pinned.mutable_data_ptr<uint8_t>();
-    for (int64_t i = 0; i < batch.count; i++, target += channels * plane) {
-      if (channels_ == THD_GRAY) {
-        pixels_to_gray(batch.images[i], plane, target);
-      } else {
-        std::memcpy(target, batch.images[i], channels * plane);
+                                        at::TensorOptions(type).pinned_memory(true));
+    for (int64_t i = 0; i < batch.count; i++) {
+      const int64_t at = i * channels * plane;
+      switch (channels_) {
+        case THD_LIGHTNESS:
+          pixels_to_lightness_plane(batch.images[i], plane, pinned.mutable_data_ptr<float>() + at);
+          break;
+        case THD_GRAY:
+          pixels_to_gray(batch.images[i], plane, pinned.mutable_data_ptr<uint8_t>() + at);
+          break;
+        default:
+          std::memcpy(pinned.mutable_data_ptr<uint8_t>() + at, batch.images[i], channels * plane);
       }
     }
     const c10::StreamGuard on(upload_);
@@ -99,30 +108,23 @@ class DeviceRunner : public ImageRunner {
     return bytes;
   }
 
-  // Runs the program on bytes NHWC and returns its output as bytes NHWC, by a graph if possible.
+  // Runs the program on what upload returned and returns its output as bytes NHWC, by a graph if possible.
   at::Tensor compute(const at::Tensor& bytes) {
     if (!graphs_.has_value()) return convert_and_run(bytes);
     return graphs_->run(bytes, [this](const at::Tensor& input) { return convert_and_run(input); });
   }
 
-  at::Tensor convert_and_run(const at::Tensor& bytes) {
-    at::Tensor output = normalization_.undo(run_program(bytes).to(at::kFloat));
-    if (channels_ == THD_BGR && output.size(1) == kRgb) output = output.flip(1);
-    const at::Tensor values = output.nan_to_num(0).clamp_(0, 1).mul_(255);
-    return values.to(at::kByte).permute({0, 2, 3, 1}).contiguous();
-  }
+  at::Tensor convert_and_run(const at::Tensor& bytes) { return output_.bytes(run_program(bytes)); }
 
-  // Runs the program on bytes NHWC and returns its unconverted output.
+  // Runs the program on what upload returned and returns its unconverted output.
   at::Tensor run_program(const at::Tensor& bytes) {
     // This view has channels-last strides, which the conversion to float keeps. Convolutions on tensor cores need them.
     at::Tensor input = bytes.permute({0, 3, 1, 2});
     if (channels_ == THD_BGR) input = input.flip(1);
     // The divisor is a tensor: to divide by a number, CUDA multiplies by its rounded reciprocal, which changes values.
-    input = input.to(at::kFloat).div_(divisor_);
+    input = channels_ == THD_LIGHTNESS ? input.clone() : input.to(at::kFloat).div_(divisor_);
     normalization_.apply(input);
-    at::Tensor output = program_->run(input);
-    require_images(output, bytes.size(0));
-    return output;
+    return output_.arrange(program_->run(input), bytes.size(0));
   }
 
   std::unique_ptr<thd_result> download(const at::Tensor& bytes) {
@@ -152,6 +154,7 @@ class DeviceRunner : public ImageRunner {
   c10::Stream download_;
   at::Tensor divisor_;
   Normalization normalization_;
+  Output output_;
   std::optional<Graphs> graphs_;
 };
 

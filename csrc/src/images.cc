@@ -4,9 +4,9 @@
 
 #include <chrono>
 #include <cstring>
-#include <sstream>
 #include <thread>
 
+#include "output.h"
 #include "pixels.h"
 #include "translate.h"
 #include "values.h"
@@ -17,19 +17,23 @@ namespace {
 class HostRunner : public ImageRunner {
  public:
   HostRunner(Program* program, const thd_values& values)
-      : program_(program), channels_(values.channels), normalization_(values, c10::kCPU) {}
+      : program_(program),
+        channels_(values.channels),
+        normalization_(values, c10::kCPU),
+        output_(values, c10::kCPU) {}
 
   std::unique_ptr<thd_result> run(const Batch& batch) override {
     at::Tensor output = forward(batch);
-    output = translate(THD_ERROR_FORWARD,
-                       "forward: ", [&] { return normalization_.undo(output.to(at::kFloat)).contiguous(); });
-    return std::make_unique<thd_result>(thd_result{.tensor = std::move(output), .bgr = channels_ == THD_BGR});
+    output = translate(THD_ERROR_FORWARD, "forward: ", [&] {
+      return output_.fits_planes(output) ? output_.planes(output) : output_.bytes(output);
+    });
+    return std::make_unique<thd_result>(
+        thd_result{.tensor = std::move(output), .bgr = channels_ == THD_BGR, .half = output_.half()});
   }
 
   at::Tensor forward(const Batch& batch) override {
-    at::Tensor output = program_->run(stack(batch));
-    require_images(output, batch.count);
-    return output;
+    const at::Tensor output = program_->run(stack(batch));
+    return translate(THD_ERROR_FORWARD, "forward: ", [&] { return output_.arrange(output, batch.count); });
   }
 
  private:
@@ -49,6 +53,9 @@ class HostRunner : public ImageRunner {
         case THD_GRAY:
           pixels_to_gray_plane(batch.images[i], plane, values);
           break;
+        case THD_LIGHTNESS:
+          pixels_to_lightness_plane(batch.images[i], plane, values);
+          break;
       }
     }
     normalization_.apply(stacked);
@@ -58,13 +65,8 @@ class HostRunner : public ImageRunner {
   Program* program_;
   thd_channels channels_;
   Normalization normalization_;
+  Output output_;
 };
-
-std::string shape_text(at::IntArrayRef shape) {
-  std::ostringstream text;
-  text << shape;
-  return text.str();
-}
 
 // Waits for an event with pauses. LibTorch's own wait on CUDA spins, on a core that could decode images.
 void wait_for(const c10::Event& event) {
@@ -78,17 +80,6 @@ bool is_pixels(const at::Tensor& tensor) { return tensor.scalar_type() == at::kB
 
 std::unique_ptr<ImageRunner> make_host_runner(Program* program, const thd_values& values) {
   return std::make_unique<HostRunner>(program, values);
-}
-
-void require_images(const at::Tensor& output, int64_t count) {
-  if (output.dim() == 4 && output.size(0) == count && (output.size(1) == 1 || output.size(1) == kRgb) &&
-      output.numel() > 0 && at::isFloatingType(output.scalar_type())) {
-    return;
-  }
-  const std::string wanted = std::to_string(count);
-  throw Failure(THD_ERROR_OUTPUT, std::string("the module returned ") + c10::toString(output.scalar_type()) +
-                                      " " + shape_text(output.sizes()) + "; a batch of " + wanted +
-                                      " images needs floating point [" + wanted + ", 1 or 3, height, width]");
 }
 
 std::array<int64_t, 4> image_shape(const thd_result& result) {
@@ -111,11 +102,11 @@ void read_images(const thd_result& result, uint8_t* const* images) {
     }
     const auto* values = result.tensor.const_data_ptr<float>() + i * size;
     if (channels == 1) {
-      plane_to_pixels(values, plane, images[i]);
+      plane_to_pixels(values, plane, result.half, images[i]);
     } else if (result.bgr) {
-      planes_to_pixels({values + 2 * plane, values + plane, values}, plane, images[i]);
+      planes_to_pixels({values + 2 * plane, values + plane, values}, plane, result.half, images[i]);
     } else {
-      planes_to_pixels({values, values + plane, values + 2 * plane}, plane, images[i]);
+      planes_to_pixels({values, values + plane, values + 2 * plane}, plane, result.half, images[i]);
     }
   }
 }

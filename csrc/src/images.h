@@ -18,13 +18,14 @@
 struct thd_result {
   at::Tensor tensor;  // in host memory, contiguous; for images float32 NCHW or uint8 NHWC
   bool bgr = false;   // the order of three float32 channels; uint8 channels are always RGB
+  float half = 0;     // what is added to a float32 value in 0..255 before it is cut off
   // Recorded after the copy from the device; until then the tensor's content is undefined.
   std::optional<c10::Event> arrived = std::nullopt;
 };
 
 namespace thd {
 
-constexpr int64_t kRgb = 3;  // the number of channels of an input image, and of an output in color
+constexpr int64_t kRgb = 3;  // the number of channels of an input image
 
 struct Batch {
   const uint8_t* const* images;  // count pointers to height*width*3 bytes
@@ -41,11 +42,11 @@ class ImageRunner {
   ImageRunner(const ImageRunner&) = delete;
   ImageRunner& operator=(const ImageRunner&) = delete;
 
-  // Returns the output as images: one for each of the batch, with 1 or 3 channels. Throws Failure.
+  // Returns the output as images: one for each of the batch. Throws Failure.
   virtual std::unique_ptr<thd_result> run(const Batch& batch) = 0;
 
-  // Returns the program's unconverted output: floating point NCHW with 1 or 3 channels, on the program's device,
-  // ordered on the current stream. Throws Failure.
+  // Returns the program's unconverted output: NCHW on the program's device, ordered on the current stream. Throws
+  // Failure.
   virtual at::Tensor forward(const Batch& batch) = 0;
 };
 
@@ -63,9 +64,6 @@ std::array<int64_t, 4> image_shape(const thd_result& result);
 
 // Waits for the result and writes image i to images[i] (height*width*channels bytes). From any thread.
 void read_images(const thd_result& result, uint8_t* const* images);
-
-// Throws Failure(THD_ERROR_OUTPUT) unless a program's output contains count images.
-void require_images(const at::Tensor& output, int64_t count);
 
 }  // namespace thd
 

@@ -32,7 +32,7 @@ using thd::Failure;
 using thd::require;
 using thd::translate;
 
-// load: takes a c10::Device and returns a Program.
+// load: takes a c10::Device and which output to use, and returns a Program.
 template <typename Load>
 thd_module* make_module(const thd_load_options* caller_options, Load&& load) {
   const thd_load_options options = thd::read_struct(caller_options, "options");
@@ -40,12 +40,13 @@ thd_module* make_module(const thd_load_options* caller_options, Load&& load) {
   const c10::Device device = thd::usable_device(options.device);
   thd::require_precision(options.precision, device);
   require(options.graphs == 0 || device.is_cuda(), "options: graphs are for CUDA devices");
-  const thd_values values =
-      options.values == nullptr ? thd::kDefaultValues : thd::read_struct(options.values, "values");
-  thd::require_values(values);
+  const thd_values values = options.values == nullptr
+                                ? thd::kDefaultValues
+                                : thd::checked_values(thd::read_struct(options.values, "values"));
+  const std::string output = options.output == nullptr ? "" : options.output;
   const c10::InferenceMode inference;
   const c10::DeviceGuard on(device);
-  std::unique_ptr<thd::Program> program = load(device);
+  std::unique_ptr<thd::Program> program = load(device, output);
   auto images = device.is_cpu() ? thd::make_host_runner(program.get(), values)
                                 : thd::make_device_runner(program.get(), device, values, options.graphs != 0);
   return new thd_module{.device = device,
@@ -77,8 +78,9 @@ torch::jit::Module read_script(const std::shared_ptr<thd::Reader>& reader, const
 
 thd_module* load_from(const std::shared_ptr<thd::Reader>& reader, const std::string& name,
                       const thd_load_options* options) {
-  return make_module(options, [&](c10::Device device) {
-    return thd::load_script(name + ": ", device, [&](c10::Device to) { return read_script(reader, name, to); });
+  return make_module(options, [&](c10::Device device, const std::string& output) {
+    return thd::load_script(name + ": ", device, output,
+                            [&](c10::Device to) { return read_script(reader, name, to); });
   });
 }
 
@@ -147,8 +149,9 @@ thd_error* thd_module_load_package(const char* library, const char* directory, c
     require(thd::read_struct(options, "options").precision == THD_FP32,
             "precision: a package computes in the one that it was compiled for");
     require_file(library);
-    *out =
-        make_module(options, [&](c10::Device device) { return thd::load_package(library, directory, device); });
+    *out = make_module(options, [&](c10::Device device, const std::string& output) {
+      return thd::load_package(library, directory, device, output);
+    });
   });
 }
 

@@ -10,6 +10,7 @@
 #include <mutex>
 #include <vector>
 
+#include "output.h"
 #include "program.h"
 #include "translate.h"
 
@@ -27,8 +28,8 @@ std::mutex& first_time() {
 
 class Package : public Program {
  public:
-  Package(ProgramInfo info, std::unique_ptr<AOTIModelContainerRunner> runner)
-      : Program(std::move(info)), runner_(std::move(runner)) {}
+  Package(ProgramInfo info, std::unique_ptr<AOTIModelContainerRunner> runner, std::string output)
+      : Program(std::move(info)), runner_(std::move(runner)), output_(std::move(output)) {}
 
   at::Tensor run(const at::Tensor& input) override {
     return translate(THD_ERROR_FORWARD, "forward: ", [&] {
@@ -37,16 +38,15 @@ class Package : public Program {
       // The compiled code doesn't check strides.
       std::vector<at::Tensor> outputs = runner_->run({input.contiguous()});
       has_run_ = true;
-      if (outputs.size() != 1) {
-        throw Failure(THD_ERROR_OUTPUT,
-                      "the package returned " + std::to_string(outputs.size()) + " tensors instead of one");
-      }
-      return std::move(outputs.front());
+      // Their names aren't in the package, so a setting that is for other versions of the model chooses the only one too.
+      if (outputs.size() == 1) return std::move(outputs.front());
+      return chosen(c10::IValue(outputs), output_);
     });
   }
 
  private:
   std::unique_ptr<AOTIModelContainerRunner> runner_;
+  std::string output_;
   bool has_run_ = false;
 };
 
@@ -68,7 +68,7 @@ bool is_link_error(const std::string& error) {
 }  // namespace
 
 std::unique_ptr<Program> load_package(const std::string& library, const std::string& directory,
-                                      c10::Device device) {
+                                      c10::Device device, const std::string& output) {
   const std::string subject = library + ": ";
   return translate(THD_ERROR_NOT_A_MODULE, subject, [&] {
     const std::scoped_lock lock(first_time());
@@ -87,7 +87,7 @@ std::unique_ptr<Program> load_package(const std::string& library, const std::str
     try {
       auto runner = maker->second(library, kModels, device.str(), directory, kRunSingleThreaded);
       ProgramInfo info = describe(*runner);
-      return std::make_unique<Package>(std::move(info), std::move(runner));
+      return std::make_unique<Package>(std::move(info), std::move(runner), output);
     } catch (const std::exception& e) {
       const std::string text = text_of(e);
       if (!is_link_error(text)) throw;

@@ -1,5 +1,7 @@
 #include "pixels.h"
 
+#include <cmath>
+
 #include "cpu.h"
 
 // Compiles a function for several instruction sets, of which the best is selected when the library is loaded. Not with
@@ -15,22 +17,35 @@ namespace {
 
 constexpr float kScale = 255.0F;
 
-inline uint8_t to_byte(float value) {
+inline uint8_t to_byte(float value, float half) {
   // NaN fails the first comparison and becomes 0.
   const float clamped = value > 0.0F ? (value < 1.0F ? value : 1.0F) : 0.0F;
-  return static_cast<uint8_t>(static_cast<int32_t>(clamped * kScale));
+  return static_cast<uint8_t>(static_cast<int32_t>(clamped * kScale + half));
 }
 
 // Converts the pixels from `begin` on.
-void interleave_plain(const std::array<const float*, 3>& planes, int64_t begin, int64_t count,
+void interleave_plain(const std::array<const float*, 3>& planes, int64_t begin, int64_t count, float half,
                       uint8_t* pixels) {
   for (int64_t i = begin; i < count; i++) {
-    for (int64_t c = 0; c < 3; c++) pixels[3 * i + c] = to_byte(planes[c][i]);
+    for (int64_t c = 0; c < 3; c++) pixels[3 * i + c] = to_byte(planes[c][i], half);
   }
 }
 
 inline uint8_t gray_of(const uint8_t* pixel) {
   return static_cast<uint8_t>((19595U * pixel[0] + 38470U * pixel[1] + 7471U * pixel[2] + 32768U) >> 16);
+}
+
+// The inverse of sRGB's transfer function, for each byte.
+const std::array<float, 256>& linear_of_byte() {
+  static const std::array<float, 256> table = [] {
+    std::array<float, 256> made{};
+    for (size_t i = 0; i < made.size(); i++) {
+      const double v = static_cast<double>(i) / 255;
+      made[i] = static_cast<float>(v <= 0.04045 ? v / 12.92 : std::pow((v + 0.055) / 1.055, 2.4));
+    }
+    return made;
+  }();
+  return table;
 }
 
 #if THD_AVX2
@@ -39,15 +54,15 @@ constexpr int kLanes = 8;
 constexpr int kStep = 16;  // pixels per step of the AVX2 version
 
 // Converts eight values to integers from 0 to 255, with the arithmetic of to_byte.
-__attribute__((target("avx2"))) inline __m256i to_bytes(const float* values) {
+__attribute__((target("avx2"))) inline __m256i to_bytes(const float* values, __m256 half) {
   // maxps returns its second operand if the first is NaN.
   const __m256 positive = _mm256_max_ps(_mm256_loadu_ps(values), _mm256_setzero_ps());
   const __m256 clamped = _mm256_min_ps(positive, _mm256_set1_ps(1.0F));
-  return _mm256_cvttps_epi32(_mm256_mul_ps(clamped, _mm256_set1_ps(kScale)));
+  return _mm256_cvttps_epi32(_mm256_add_ps(_mm256_mul_ps(clamped, _mm256_set1_ps(kScale)), half));
 }
 
-__attribute__((target("avx2"))) inline __m128i to_sixteen_bytes(const float* values) {
-  const __m256i words = _mm256_packs_epi32(to_bytes(values), to_bytes(values + kLanes));
+__attribute__((target("avx2"))) inline __m128i to_sixteen_bytes(const float* values, __m256 half) {
+  const __m256i words = _mm256_packs_epi32(to_bytes(values, half), to_bytes(values + kLanes, half));
   // Packing works within 128-bit lanes, so the quarters of the register are out of order.
   const __m256i ordered = _mm256_permute4x64_epi64(words, 0b11'01'10'00);
   return _mm_packus_epi16(_mm256_castsi256_si128(ordered), _mm256_extracti128_si256(ordered, 1));
@@ -73,11 +88,13 @@ constexpr Masks make_masks() {
 constexpr Masks kMasks = make_masks();
 
 __attribute__((target("avx2"))) void interleave_avx2(const std::array<const float*, 3>& planes, int64_t count,
-                                                     uint8_t* pixels) {
+                                                     float half, uint8_t* pixels) {
+  const __m256 halves = _mm256_set1_ps(half);
   int64_t i = 0;
   for (; i + kStep <= count; i += kStep) {
-    const __m128i channel[3] = {to_sixteen_bytes(planes[0] + i), to_sixteen_bytes(planes[1] + i),
-                                to_sixteen_bytes(planes[2] + i)};
+    const __m128i channel[3] = {to_sixteen_bytes(planes[0] + i, halves),
+                                to_sixteen_bytes(planes[1] + i, halves),
+                                to_sixteen_bytes(planes[2] + i, halves)};
     for (int v = 0; v < 3; v++) {
       __m128i out = _mm_setzero_si128();
       for (int c = 0; c < 3; c++) {
@@ -87,7 +104,7 @@ __attribute__((target("avx2"))) void interleave_avx2(const std::array<const floa
       _mm_storeu_si128(reinterpret_cast<__m128i*>(pixels + 3 * i) + v, out);
     }
   }
-  interleave_plain(planes, i, count, pixels);
+  interleave_plain(planes, i, count, half, pixels);
 }
 
 #endif
@@ -113,18 +130,29 @@ THD_CLONES void pixels_to_gray_plane(const uint8_t* pixels, int64_t count, float
   for (int64_t i = 0; i < count; i++) plane[i] = static_cast<float>(gray_of(pixels + 3 * i)) / kScale;
 }
 
-void planes_to_pixels(const std::array<const float*, 3>& planes, int64_t count, uint8_t* pixels) {
+void pixels_to_lightness_plane(const uint8_t* pixels, int64_t count, float* plane) {
+  const std::array<float, 256>& linear = linear_of_byte();
+  for (int64_t i = 0; i < count; i++, pixels += 3) {
+    const float y =
+        0.212671F * linear[pixels[0]] + 0.715160F * linear[pixels[1]] + 0.072169F * linear[pixels[2]];
+    // CIE's f(y) = y^(1/3) or, for dark colors, 7.787 y + 16/116, and L = 116 f(y) - 16.
+    const float f = y > 0.008856F ? std::cbrt(y) : 7.787F * y + 16.0F / 116.0F;
+    plane[i] = 1.16F * f - 0.16F;
+  }
+}
+
+void planes_to_pixels(const std::array<const float*, 3>& planes, int64_t count, float half, uint8_t* pixels) {
 #if THD_AVX2
   if (has_avx2()) {
-    interleave_avx2(planes, count, pixels);
+    interleave_avx2(planes, count, half, pixels);
     return;
   }
 #endif
-  interleave_plain(planes, 0, count, pixels);
+  interleave_plain(planes, 0, count, half, pixels);
 }
 
-void plane_to_pixels(const float* plane, int64_t count, uint8_t* pixels) {
-  for (int64_t i = 0; i < count; i++) pixels[i] = to_byte(plane[i]);
+void plane_to_pixels(const float* plane, int64_t count, float half, uint8_t* pixels) {
+  for (int64_t i = 0; i < count; i++) pixels[i] = to_byte(plane[i], half);
 }
 
 }  // namespace thd

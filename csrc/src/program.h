@@ -47,13 +47,15 @@ class Program {
   ProgramInfo info_;
 };
 
-// Loads a TorchScript module. subject: the prefix of error messages. read: reads the file onto the device.
-std::unique_ptr<Program> load_script(const std::string& subject, c10::Device device,
+// Loads a TorchScript module. subject: the prefix of error messages. output: which tensor of its output run returns
+// (output.h). read: reads the file onto the device.
+std::unique_ptr<Program> load_script(const std::string& subject, c10::Device device, const std::string& output,
                                      const std::function<torch::jit::Module(c10::Device)>& read);
 
 // Loads an AOTInductor package that was unpacked into a directory. library: the path of its shared object.
+// output: as above; the tensors of a package's output form one list.
 std::unique_ptr<Program> load_package(const std::string& library, const std::string& directory,
-                                      c10::Device device);
+                                      c10::Device device, const std::string& output);
 
 }  // namespace thd
 

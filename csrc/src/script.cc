@@ -8,6 +8,7 @@
 #include <sstream>
 #include <vector>
 
+#include "output.h"
 #include "program.h"
 #include "translate.h"
 
@@ -58,8 +59,8 @@ bool nearly_equal(const at::Tensor& a, const at::Tensor& b, double rounding) {
 // A module, and until it settles, its frozen form too.
 class Script : public Program {
  public:
-  Script(ProgramInfo info, torch::jit::Module module, c10::Device device)
-      : Program(std::move(info)), device_(device), module_(std::move(module)) {
+  Script(ProgramInfo info, torch::jit::Module module, c10::Device device, std::string output)
+      : Program(std::move(info)), device_(device), output_(std::move(output)), module_(std::move(module)) {
     if (auto fast = frozen(module_, true)) {
       original_ = module_;
       module_ = *std::move(fast);
@@ -91,15 +92,13 @@ class Script : public Program {
   at::Tensor run(const at::Tensor& input) override {
     return translate(THD_ERROR_FORWARD, "forward: ", [&] {
       const c10::IValue output = module_.forward({input});
-      if (!output.isTensor()) {
-        throw Failure(THD_ERROR_OUTPUT, "the module returned a " + output.tagKind() + " instead of a tensor");
-      }
-      return output.toTensor();
+      return chosen(output, output_);
     });
   }
 
  private:
   c10::Device device_;
+  std::string output_;
   torch::jit::Module module_;                   // that runs
   std::optional<torch::jit::Module> original_;  // if module_ is frozen and hasn't been compared with it
 };
@@ -128,7 +127,7 @@ ProgramInfo describe(const torch::jit::Module& module) {
 
 }  // namespace
 
-std::unique_ptr<Program> load_script(const std::string& subject, c10::Device device,
+std::unique_ptr<Program> load_script(const std::string& subject, c10::Device device, const std::string& output,
                                      const std::function<torch::jit::Module(c10::Device)>& read) {
   return translate(THD_ERROR_NOT_A_MODULE, subject, [&] {
     torch::jit::Module module;
@@ -144,7 +143,7 @@ std::unique_ptr<Program> load_script(const std::string& subject, c10::Device dev
       throw Failure(THD_ERROR_NOT_A_MODULE, subject + "the module has no forward method");
     }
     module.eval();
-    return std::make_unique<Script>(describe(module), std::move(module), device);
+    return std::make_unique<Script>(describe(module), std::move(module), device, output);
   });
 }
 

@@ -292,6 +292,145 @@ static void test_values(void) {
   EXPECT(module == NULL);
 }
 
+/* identity.pt returns its input, so each kind shows what becomes of known values. */
+static void test_kinds(void) {
+  const uint8_t rgb[2 * 3] = {255, 0, 51, 102, 153, 204}; /* 1, 0, 0.2 and 0.4, 0.6, 0.8 */
+  const uint8_t* image = rgb;
+  static const struct {
+    thd_channels channels;
+    thd_kind kind;
+    thd_activation activation;
+    thd_layout layout;
+    thd_rounding rounding;
+    float mean, std;
+    const char* output;
+    thd_code code;
+    int channels_out;
+    uint8_t expected[6];
+  } cases[] = {
+      {THD_RGB,
+       THD_IMAGE,
+       THD_NO_ACTIVATION,
+       THD_NCHW,
+       THD_ROUND_DOWN,
+       0.1F,
+       0.5F,
+       "",
+       THD_OK,
+       3,
+       {153, 25, 51, 76, 102, 127}},
+      {THD_RGB,
+       THD_IMAGE,
+       THD_NO_ACTIVATION,
+       THD_LAYOUT_AUTO,
+       THD_ROUND_NEAREST,
+       0.1F,
+       0.5F,
+       NULL,
+       THD_OK,
+       3,
+       {153, 26, 51, 77, 102, 128}},
+      {THD_RGB, THD_CLASSES, THD_NO_ACTIVATION, THD_LAYOUT_AUTO, THD_ROUND_DOWN, 0, 0, NULL, THD_OK, 1, {0, 2}},
+      {THD_RGB, THD_MASK, THD_SOFTMAX, THD_LAYOUT_AUTO, THD_ROUND_DOWN, 0, 1, NULL, THD_OK, 1, {63, 102}},
+      {THD_GRAY, THD_MASK, THD_SIGMOID, THD_LAYOUT_AUTO, THD_ROUND_DOWN, 0, 1, NULL, THD_OK, 1, {147, 162}},
+      {THD_GRAY,
+       THD_DEPTH,
+       THD_NO_ACTIVATION,
+       THD_LAYOUT_AUTO,
+       THD_ROUND_DOWN,
+       0,
+       1,
+       NULL,
+       THD_OK,
+       1,
+       {0, 255}},
+      {THD_LIGHTNESS,
+       THD_IMAGE,
+       THD_NO_ACTIVATION,
+       THD_LAYOUT_AUTO,
+       THD_ROUND_DOWN,
+       0,
+       1,
+       NULL,
+       THD_OK,
+       1,
+       {136, 157}},
+      {THD_RGB, THD_CHROMA, THD_NO_ACTIVATION, THD_NCHW, THD_ROUND_DOWN, 0, 1, NULL, THD_ERROR_OUTPUT, 0, {0}},
+      {THD_RGB, THD_IMAGE, THD_NO_ACTIVATION, THD_NHWC, THD_ROUND_DOWN, 0, 1, NULL, THD_ERROR_OUTPUT, 0, {0}},
+      {THD_RGB,
+       THD_IMAGE,
+       THD_NO_ACTIVATION,
+       THD_NCHW,
+       THD_ROUND_DOWN,
+       0,
+       1,
+       "out/1",
+       THD_ERROR_OUTPUT,
+       0,
+       {0}},
+  };
+  for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+    thd_values values = {.struct_size = sizeof values,
+                         .channels = cases[i].channels,
+                         .input_low = 0,
+                         .input_high = 1,
+                         .mean = {0, 0, 0},
+                         .std = {1, 1, 1},
+                         .output_low = 0,
+                         .output_high = 1,
+                         .kind = cases[i].kind,
+                         .activation = cases[i].activation,
+                         .layout = cases[i].layout,
+                         .rounding = cases[i].rounding};
+    for (int c = 0; c < 3; c++) {
+      values.output_mean[c] = cases[i].mean;
+      values.output_std[c] = cases[i].std;
+    }
+    thd_load_options options = on_cpu;
+    options.values = &values;
+    options.output = cases[i].output;
+    thd_module* module = NULL;
+    thd_result* result = NULL;
+    thd_tensor_view view = {.struct_size = sizeof view};
+    EXPECT_OK(load_file("modules/identity.pt", &options, &module));
+    if (cases[i].code != THD_OK) {
+      EXPECT_CODE(thd_module_forward_images(module, &image, 1, 1, 2, &result, &view), cases[i].code);
+    } else {
+      uint8_t out[6] = {0};
+      uint8_t* outs = out;
+      EXPECT_OK(thd_module_forward_images(module, &image, 1, 1, 2, &result, &view));
+      EXPECT(view.shape[1] == cases[i].channels_out);
+      EXPECT_OK(thd_result_read_images(result, &outs, 1));
+      EXPECT(memcmp(out, cases[i].expected, sizeof out) == 0);
+      thd_result_free(result);
+    }
+    thd_module_free(module);
+  }
+
+  /* The struct of version 1.1 ends at `kind`. */
+  thd_values old = {.struct_size = offsetof(thd_values, kind),
+                    .channels = THD_RGB,
+                    .input_high = 1,
+                    .std = {1, 1, 1},
+                    .output_high = 1,
+                    .kind = THD_CHROMA};
+  thd_load_options options = on_cpu;
+  options.values = &old;
+  options.struct_size = offsetof(thd_load_options, output);
+  options.output = "out/1";
+  thd_module* module = NULL;
+  EXPECT_OK(load_file("modules/identity.pt", &options, &module));
+  uint8_t out[6];
+  uint8_t* outs = out;
+  thd_result* result = NULL;
+  thd_tensor_view view = {.struct_size = sizeof view};
+  EXPECT_OK(thd_module_forward_images(module, &image, 1, 1, 2, &result, &view));
+  EXPECT_OK(thd_result_read_images(result, &outs, 1));
+  EXPECT(memcmp(out, rgb, sizeof out) == 0);
+  thd_result_free(result);
+  thd_module_free(module);
+}
+
 /* Decoding ends when another thread sets the flag, and when the scans have more blocks than the limit. */
 static void test_limits_of_jpeg(void) {
   size_t size = 0;
@@ -552,6 +691,7 @@ int main(int count, char** arguments) {
   test_forward_keeps_no_input();
   test_forward_images();
   test_values();
+  test_kinds();
   test_jpeg();
   test_gray_jpeg();
   test_limits_of_jpeg();

@@ -46,7 +46,7 @@ func parseFormat(name string) (settings.Format, error) {
 		return settings.JPEG, nil
 	}
 	var format settings.Format
-	if format.UnmarshalText([]byte(name)) != nil {
+	if format.UnmarshalText([]byte(name)) != nil || format == settings.AutoFormat {
 		return "", errBadFormat
 	}
 	return format, nil

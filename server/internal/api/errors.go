@@ -82,6 +82,7 @@ var imageStatuses = map[imagecodec.Reason]int{
 	imagecodec.TooManyPixels: http.StatusRequestEntityTooLarge,
 	imagecodec.TooMuchWork:   http.StatusUnprocessableEntity,
 	imagecodec.TooLong:       http.StatusUnprocessableEntity,
+	imagecodec.NoAlpha:       http.StatusBadRequest,
 }
 
 // explain is the one table from errors to responses. An error matches at most one case: a ModelError hides its cause.

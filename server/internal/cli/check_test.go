@@ -39,7 +39,7 @@ $`
 		t.Errorf("got status %d, stderr %q, stdout\n%s\nwant status 0, the failed warm-up and no times", status, err, out)
 	}
 	for name, reason := range map[string]string{
-		"nan.pt": "NaN or infinite", "two_channels.pt": "1 or 3", "garbage.pt": "garbage.pt",
+		"nan.pt": "NaN or infinite", "two_channels.pt": "1, 3 or 4", "garbage.pt": "garbage.pt",
 		"no-such.pt": "no such file",
 	} {
 		if status, out, err := run("models", "check", module(name)); status != 1 || out != "" || !strings.Contains(err, reason) {

@@ -153,7 +153,7 @@ func TestErrorsOfServeNameTheMistake(t *testing.T) {
 		{[]string{"--max-batch-size=4", module("no_batch_two.pt")}, "the model can't be batched: it runs 1 image, but fails with 2 (forward: this module refuses a batch of two); it works with max-batch-size: 1 in model.yaml"},
 		{[]string{module("no_size.pt")}, `invalid size "large"`},
 		{[]string{module("negate.pt"), module("negate.pt")}, `two models are named "negate"`},
-		{[]string{module("two_channels.pt")}, "1 or 3, height, width"},
+		{[]string{module("two_channels.pt")}, "1, 3 or 4, height, width"},
 	} {
 		arguments := append([]string{"serve", "--listen=127.0.0.1:0", "--admin-listen=off"}, test.arguments...)
 		if status, out, err := run(arguments...); status == 0 || out != "" || !strings.Contains(err, test.want) {

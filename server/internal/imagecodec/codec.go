@@ -21,7 +21,7 @@ import (
 // An Image is pixels in memory: Height rows of Width pixels of Channels bytes each, from the top.
 type Image struct {
 	Width, Height int
-	Channels      int // 3: RGB; 1: grayscale, only in a model's output
+	Channels      int // 3: RGB. Others only in a result: 1: grayscale or class numbers; 4: RGBA, not premultiplied
 	Pixels        []byte
 }
 
@@ -45,6 +45,8 @@ type Config struct {
 	EXIF         settings.EXIF      // zero: settings.Apply
 	Grayscale    settings.Grayscale // zero: settings.Refuse
 	Quality      int
+	Output       settings.OutputKind // zero: settings.Image
+	Palette      settings.Palette    // of settings.Classes
 }
 
 // Validate returns an error that names the first field out of range.
@@ -110,6 +112,7 @@ const (
 	NotRGB               // grayscale, and Config.Grayscale refuses it
 	TooMuchWork          // more than the work that a file of its size may cost; see work.go
 	TooLong              // a side of the result is longer than the response's format allows
+	NoAlpha              // the result has alpha, which the response's format can't hold
 )
 
 // An Error says why an image cannot be decoded or encoded. Its text is for the client who sent the image.
@@ -161,12 +164,26 @@ type Input struct {
 	header        header
 	width, height int // of the result
 	resize        torch.ResizeCost
+	sent          torch.ResizeCost // of the image at the size at which it was sent; zero: not needed
+	held          int64            // see Held
 	work, limit   picoseconds
 	rows          int // of the source, that the resize takes at a time
 }
 
 // Size returns the size of the image that Decode returns, in pixels.
 func (in *Input) Size() (width, height int) { return in.width, in.height }
+
+// Held returns the number of bytes that the request keeps after Decode: the pixels, and what Join needs of them and makes of
+// the image as it was sent.
+func (in *Input) Held() int64 { return in.held }
+
+// SentSize returns the size of the upright image as it was sent, in pixels.
+func (in *Input) SentSize() (width, height int) {
+	if in.header.orientation.SwapsSides() {
+		return in.header.height, in.header.width
+	}
+	return in.header.width, in.header.height
+}
 
 // Prepare recognizes a file's format, reads its header and makes all checks that the header allows. It is cheap, needs no
 // slot, and keeps the data. Its errors are *Errors.
@@ -195,11 +212,25 @@ func (c *Codec) prepare(in *Input, data []byte) error {
 	if err != nil {
 		return err
 	}
+	if c.config.Output.NeedsSent() {
+		width, height := in.SentSize()
+		in.sent, err = torch.EstimateResize(h.width, h.height, h.orientation, c.config.ResizeFilter, width, height)
+		if err != nil {
+			return err
+		}
+	}
 	if err := c.checkWork(in); err != nil {
 		return err
 	}
 	in.rows = rowsAtATime(in)
-	in.Memory = h.memory + in.resize.Memory + 3*int64(in.width)*int64(in.height) + 3*int64(h.width)*int64(in.rows) + memoryOfDecode
+	in.held = 3 * int64(in.width) * int64(in.height)
+	in.Memory = h.memory + in.resize.Memory + in.held + 3*int64(h.width)*int64(in.rows) + memoryOfDecode
+	if c.config.Output.NeedsSent() {
+		pixels := int64(h.width) * int64(h.height)
+		in.Memory += in.sent.Memory + 3*pixels
+		in.held += bytesOfJoin(c.config.Output) * pixels
+		in.Memory = max(in.Memory, in.held+in.resize.Memory) // a resize back to that size takes about as much
+	}
 	return nil
 }
 
@@ -219,11 +250,7 @@ func (c *Codec) readHeader(in *Input) (err error) {
 	if c.config.EXIF == settings.Ignore {
 		h.orientation = torch.Upright
 	}
-	width, height := h.width, h.height
-	if h.orientation.SwapsSides() {
-		width, height = height, width
-	}
-	in.width, in.height, err = c.target(width, height)
+	in.width, in.height, err = c.target(in.SentSize())
 	return err
 }
 
@@ -242,6 +269,31 @@ func (c *Codec) Decode(ctx context.Context, in *Input) (Image, error) {
 		return Image{}, err
 	}
 	return p, nil
+}
+
+// DecodeBoth is Decode for kinds of output that need the image at the size at which it was sent as well. The pixels of sent
+// are in Go's heap. The caller may recycle both.
+func (c *Codec) DecodeBoth(ctx context.Context, in *Input) (img, sent Image, err error) {
+	release, err := c.queue.Acquire(ctx, cpu.Decoding)
+	if err != nil {
+		return Image{}, Image{}, err
+	}
+	defer release()
+	width, height := in.SentSize()
+	sent = c.scratch(width, height, 3)
+	asSent := *in
+	asSent.width, asSent.height = width, height
+	if err := c.decode(ctx, &asSent, sent); err != nil {
+		c.pool.put(sent.Pixels)
+		return Image{}, Image{}, err
+	}
+	img = Image{Width: in.width, Height: in.height, Channels: 3, Pixels: c.Alloc(in.width * in.height * 3)}
+	if err := c.resize(ctx, sent, c.config.ResizeFilter, img); err != nil {
+		c.pool.put(sent.Pixels)
+		c.Recycle(img.Pixels)
+		return Image{}, Image{}, err
+	}
+	return img, sent, nil
 }
 
 func (c *Codec) decode(ctx context.Context, in *Input, p Image) error {

@@ -631,3 +631,78 @@ func ExampleCodec() {
 	fmt.Println(err)
 	// Output: unknown image format: send JPEG, PNG, WebP, GIF, BMP or TIFF
 }
+
+// The image that the model gets is the same whether or not the image at its own size is needed too, and the latter is that
+// of a codec that keeps sizes.
+func TestDecodeBoth(t *testing.T) {
+	keeping := config()
+	keeping.Size = settings.Size{}
+	joining := config()
+	joining.Output = settings.Alpha
+	for _, c := range []*imagecodec.Config{&keeping, &joining} {
+		c.Grayscale = settings.ToRGB
+	}
+	plain := config()
+	plain.Grayscale = settings.ToRGB
+	for _, name := range []string{"jpeg-420.jpg", "jpeg-large.jpg", "jpeg-cmyk.jpg", "exif-6.jpg", "exif-3.jpg", "png-rgba.png", "png-interlaced.png", "png-gray.png", "gif.gif", "webp-lossy.webp", "bmp.bmp", "tiff-lzw.tiff"} {
+		data := goldens.Read(t, "pictures/"+name)
+		decodeWith := func(c imagecodec.Config) imagecodec.Image {
+			codec := newCodec(t, c)
+			in, err := codec.Prepare(data)
+			if err != nil {
+				t.Fatal(name, err)
+			}
+			img, err := codec.Decode(t.Context(), in)
+			if err != nil {
+				t.Fatal(name, err)
+			}
+			if got := in.Held(); got != int64(len(img.Pixels)) {
+				t.Errorf("%s: %d bytes are held, want %d", name, got, len(img.Pixels))
+			}
+			return img
+		}
+		wantImage, wantSent := decodeWith(plain), decodeWith(keeping)
+		codec := newCodec(t, joining)
+		in, err := codec.Prepare(data)
+		if err != nil {
+			t.Fatal(name, err)
+		}
+		img, sent, err := codec.DecodeBoth(t.Context(), in)
+		if err != nil {
+			t.Fatal(name, err)
+		}
+		if !slices.Equal(img.Pixels, wantImage.Pixels) || !slices.Equal(sent.Pixels, wantSent.Pixels) || sent.Width != wantSent.Width {
+			t.Errorf("%s: other pixels than alone", name)
+		}
+		// Of the image as sent: itself, the mask at its size, and the result.
+		if want := int64(len(img.Pixels) + sent.Width*sent.Height*10); in.Held() != want || in.Memory < want {
+			t.Errorf("%s: %d bytes are held of %d, want %d", name, in.Held(), in.Memory, want)
+		}
+	}
+}
+
+// A join that waits or works ends with its request.
+func TestJoinEnds(t *testing.T) {
+	c := config()
+	for _, kind := range []settings.OutputKind{settings.Alpha, settings.Chroma, settings.Luma} {
+		c.Output = kind
+		codec := newCodec(t, c)
+		parts := imagecodec.Parts{
+			Output: imagecodec.Image{Width: 2, Height: 2, Channels: 4, Pixels: make([]byte, 16)},
+			Input:  imagecodec.Image{Width: 2, Height: 2, Channels: 3, Pixels: make([]byte, 12)},
+			Sent:   imagecodec.Image{Width: 3, Height: 3, Channels: 3, Pixels: make([]byte, 27)},
+		}
+		if kind != settings.Chroma {
+			parts.Output.Channels, parts.Output.Pixels = 1, make([]byte, 4)
+		}
+		left := errors.New("the client has left")
+		ctx, cancel := context.WithCancelCause(t.Context())
+		if _, err := codec.Join(ctx, parts); err != nil || !codec.Joins() {
+			t.Errorf("%s: %v", kind, err)
+		}
+		cancel(left)
+		if _, err := codec.Join(ctx, parts); !errors.Is(err, left) {
+			t.Errorf("%s: %v after the end", kind, err)
+		}
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"image"
+	"image/color"
 	"image/png"
 
 	"github.com/HugoSmits86/nativewebp"
@@ -20,8 +21,11 @@ const (
 	maxWebPSide = 16383
 )
 
-// Fits returns an *Error if a format can't hold an image of this size.
+// Fits returns an *Error if a format can't hold a result of this size.
 func (c *Codec) Fits(width, height int, format settings.Format) error {
+	if format == settings.JPEG && c.config.Output == settings.Alpha {
+		return errNoAlpha
+	}
 	var longest int
 	var name string
 	switch longer := max(width, height); {
@@ -36,17 +40,26 @@ func (c *Codec) Fits(width, height int, format settings.Format) error {
 		width, height, name, longest)}
 }
 
+var errNoAlpha = &Error{NoAlpha, "the result has alpha, which a JPEG can't hold: ask for format=png or format=webp"}
+
 // Encode encodes an image. The caller may recycle the file, and still owns the image. Encode returns the context's cause if
 // the context ends while it waits for a slot, and the error of Fits if the format can't hold the image.
 func (c *Codec) Encode(ctx context.Context, p Image, format settings.Format) ([]byte, error) {
 	if err := c.Fits(p.Width, p.Height, format); err != nil {
 		return nil, err
 	}
+	if p.Channels == 4 && format == settings.JPEG {
+		return nil, errNoAlpha
+	}
 	release, err := c.queue.Acquire(ctx, cpu.Encoding)
 	if err != nil {
 		return nil, err
 	}
 	defer release()
+	if c.coloured() && format != settings.PNG {
+		p = c.colour(p)
+		defer c.pool.put(p.Pixels)
+	}
 	switch format {
 	case settings.JPEG:
 		file := c.pool.get(max(1, torch.JPEGBound(p.Width, p.Height, p.Channels)))
@@ -55,25 +68,60 @@ func (c *Codec) Encode(ctx context.Context, p Image, format settings.Format) ([]
 	case settings.PNG:
 		encoder := png.Encoder{CompressionLevel: png.BestSpeed}
 		var file bytes.Buffer
-		err := encoder.Encode(&file, p.image())
+		err := encoder.Encode(&file, c.image(p))
 		return file.Bytes(), err
 	case settings.WebP:
 		var file bytes.Buffer
-		err := nativewebp.Encode(&file, p.image(), nil)
+		err := nativewebp.Encode(&file, c.image(p), nil)
 		return file.Bytes(), err
 	}
 	return nil, fmt.Errorf("imagecodec: unknown format: %q", format)
 }
 
 // image returns the image in the form that Go's encoders take.
-func (p Image) image() image.Image {
+func (c *Codec) image(p Image) image.Image {
 	area := image.Rect(0, 0, p.Width, p.Height)
-	if p.Channels == 1 {
+	switch {
+	case p.Channels == 1 && c.coloured():
+		return &image.Paletted{Pix: p.Pixels, Stride: p.Width, Rect: area, Palette: c.palette()}
+	case p.Channels == 1:
 		return &image.Gray{Pix: p.Pixels, Stride: p.Width, Rect: area}
+	case p.Channels == 4:
+		return &image.NRGBA{Pix: p.Pixels, Stride: 4 * p.Width, Rect: area}
 	}
 	img := image.NewNRGBA(area)
 	for from, to := p.Pixels, img.Pix; len(from) > 0; from, to = from[3:], to[4:] {
 		to[0], to[1], to[2], to[3] = from[0], from[1], from[2], 255
 	}
 	return img
+}
+
+// coloured reports whether results are class numbers with colours.
+func (c *Codec) coloured() bool { return len(c.config.Palette.Colours) > 0 }
+
+// palette returns the colours of all class numbers. Those without one of their own are black.
+func (c *Codec) palette() color.Palette {
+	colours := make(color.Palette, 256)
+	for i := range colours {
+		rgb := c.colourOf(i)
+		colours[i] = color.NRGBA{rgb[0], rgb[1], rgb[2], 255}
+	}
+	return colours
+}
+
+func (c *Codec) colourOf(class int) [3]uint8 {
+	if class >= len(c.config.Palette.Colours) {
+		return [3]uint8{}
+	}
+	return c.config.Palette.Colours[class]
+}
+
+// colour returns class numbers as RGB. The caller must return its pixels to the pool.
+func (c *Codec) colour(p Image) Image {
+	rgb := c.scratch(p.Width, p.Height, 3)
+	for i, class := range p.Pixels {
+		colour := c.colourOf(int(class))
+		copy(rgb.Pixels[3*i:], colour[:])
+	}
+	return rgb
 }

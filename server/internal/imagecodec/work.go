@@ -70,7 +70,7 @@ func budget(size int) picoseconds {
 // checkWork computes the Input's work and its limit, and returns an error if the work is too much.
 func (c *Codec) checkWork(in *Input) error {
 	h := &in.header
-	in.work = h.work + c.setup(in) + picoseconds(in.resize.Products)*perProduct
+	in.work = h.work + c.setup(in) + picoseconds(in.resize.Products+in.sent.Products)*perProduct
 	in.limit = budget(len(in.data))
 	if !c.config.Size.Keep() {
 		// Whoever sets the size of the results accepts what results of that size cost: two passes of up to 7 products.

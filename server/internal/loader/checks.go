@@ -2,6 +2,7 @@ package loader
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -140,30 +141,34 @@ func (p *preparation) results(items []imagecodec.Image) ([]imagecodec.Image, err
 	return results, nil
 }
 
-// mostOutliers is the part of an image's values that may differ by more than rounding. A model that ends in a threshold or
-// in the best of several classes turns a rounding difference into a large one, where two of them are equal.
-const mostOutliers = 1. / 1000
-
 // differ returns by how much two results differ; empty: by no more than rounding.
 func (p *preparation) differ(a, b imagecodec.Image) string {
 	if a.Width != b.Width || a.Height != b.Height || a.Channels != b.Channels {
 		return fmt.Sprintf("%dx%d with %d channel(s) instead of %dx%d with %d", a.Width, a.Height, a.Channels, b.Width, b.Height, b.Channels)
 	}
-	rounding, most, outliers := roundingOf(p.copies[0].Info().Precision), 0, 0
-	for i, value := range a.Pixels {
-		difference := max(value, b.Pixels[i]) - min(value, b.Pixels[i])
-		most = max(most, int(difference))
-		if int(difference) > rounding {
+	level, size := 1, 1 // of a value: in units, in bytes
+	at := func(pixels []byte, i int) int { return int(pixels[i]) }
+	if p.cfg.OutputKind == settings.Chroma {
+		level, size = 256, 2
+		at = func(pixels []byte, i int) int { return int(int16(binary.LittleEndian.Uint16(pixels[i:]))) }
+	}
+	rounding, share := roundingOf(p.copies[0].Info().Precision)
+	values, outliers, most := len(a.Pixels)/size, 0, 0
+	for i := 0; i < len(a.Pixels); i += size {
+		x, y := at(a.Pixels, i), at(b.Pixels, i)
+		difference := max(x, y) - min(x, y)
+		most = max(most, difference)
+		if difference > rounding*level {
 			outliers++
 		}
 	}
-	if float64(outliers) <= mostOutliers*float64(len(a.Pixels)) {
+	if float64(outliers) <= share*float64(values) {
 		return ""
 	}
-	return fmt.Sprintf("%.0f %% of its values differ, by up to %d of 255", 100*float64(outliers)/float64(len(a.Pixels)), most)
+	return fmt.Sprintf("%.0f %% of its values differ, by up to %d", 100*float64(outliers)/float64(values), most/level)
 }
 
-// roundingOf returns by how much a value of 0 to 255 may differ when the same image runs in batches of other sizes, for
+// roundingOf returns by how many of 255 levels a value may differ, and which part of the values by more, when the same image runs in batches of other sizes, for
 // which LibTorch's kernels add the same numbers in another order.
 //
 // Each of D layers adds the rounding of its result, u relative to its range, where the order changes it, and passes on that
@@ -171,12 +176,15 @@ func (p *preparation) differ(a, b imagecodec.Image) string {
 // the deepest models in use, D = 256, that is 16 u: of 255 levels 0.0002 in float32 (u = 2^-24; sums of 4,608 products have
 // 70 times that, 0.02), 1 in float16 and TF32 (u = 2^-12), 8 in bfloat16 (u = 2^-9). These are twice as much, and one more
 // for the truncation to a byte. What a package computes in isn't known.
-func roundingOf(precision torch.Precision) int {
+//
+// A model that ends in a threshold or in the best of several classes turns a rounding difference into a large one, where two
+// of them are close.
+func roundingOf(precision torch.Precision) (levels int, outliers float64) {
 	switch precision {
 	case torch.FP32:
-		return 1
+		return 1, 1. / 1000
 	case torch.TF32, torch.FP16:
-		return 3
+		return 3, 1. / 50
 	}
-	return 17
+	return 17, 1. / 50
 }

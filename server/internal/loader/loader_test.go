@@ -108,7 +108,7 @@ func TestLoadErrors(t *testing.T) {
 		{"garbage.pt", newShared(), torch.ErrNotAModule, ""},
 		{"checkpoint.pth", newShared(), torch.ErrNotAModule, "export it"},
 		{"nan.pt", newShared(), nil, "NaN or infinite"},
-		{"two_channels.pt", newShared(), nil, "1 or 3"},
+		{"two_channels.pt", newShared(), nil, "1, 3 or 4"},
 		{"needs_four.pt", newShared(), torch.ErrForward, "the warm-up with 1 image(s) of 32x24 failed"},
 		{"negate.pt", small, torch.ErrOutOfMemory, "--max-model-memory is 10"},
 		{"negate.pt", wrong, nil, "quality is 101"},

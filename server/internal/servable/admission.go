@@ -38,6 +38,7 @@ type admission struct {
 	arrival  *batch.Arrival[shape, *job, error]
 	received memory.Reservation
 	decoding memory.Reservation
+	sent     imagecodec.Image // at its own size, for kinds of output that need it
 }
 
 // end gives back all that the request has. It may be called in every state.
@@ -46,6 +47,7 @@ func (a *admission) end() {
 		a.arrival.Leave()
 	}
 	a.received.Release()
+	a.servable.config.Codec.Recycle(a.sent.Pixels)
 	a.decoding.Release()
 	a.servable.config.Trimmer.Used()
 }
@@ -103,6 +105,9 @@ func (a *admission) decode(data []byte, format settings.Format) (imagecodec.Imag
 	in, err := codec.Prepare(data)
 	if err == nil {
 		width, height := in.Size()
+		if a.servable.config.Settings.OutputKind.NeedsSent() {
+			width, height = in.SentSize()
+		}
 		err = codec.Fits(width, height, format)
 	}
 	if err != nil {
@@ -113,9 +118,14 @@ func (a *admission) decode(data []byte, format settings.Format) (imagecodec.Imag
 	if a.decoding, err = a.servable.config.Decoding.Reserve(a.ctx, in.Memory); err != nil {
 		return imagecodec.Image{}, err
 	}
-	img, err := codec.Decode(a.ctx, in)
+	var img imagecodec.Image
+	if a.servable.config.Settings.OutputKind.NeedsSent() {
+		img, a.sent, err = codec.DecodeBoth(a.ctx, in)
+	} else {
+		img, err = codec.Decode(a.ctx, in)
+	}
 	memory.ReturnLarge(in.Memory)
-	a.decoding.Shrink(int64(len(img.Pixels)))
+	a.decoding.Shrink(in.Held())
 	return img, err
 }
 

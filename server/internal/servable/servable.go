@@ -339,13 +339,21 @@ func (s *Servable) Process(ctx context.Context, body io.Reader, o Options) (Resp
 		}
 		return r, err
 	}
-	codec.Recycle(input.Pixels) // the batch has dropped the job
 	r.Stages.Queue, r.Stages.Forward, r.Stages.BatchSize = reply.Queue, reply.Run, reply.BatchSize
 
 	start := time.Now()
-	encoded, err := codec.Encode(ctx, j.output, o.Format)
+	result := j.output
+	if codec.Joins() {
+		result, err = codec.Join(ctx, imagecodec.Parts{Output: j.output, Input: input, Sent: a.sent})
+		codec.Recycle(j.output.Pixels)
+	}
+	codec.Recycle(input.Pixels) // the batch has dropped the job
+	var encoded []byte
+	if err == nil {
+		encoded, err = codec.Encode(ctx, result, o.Format)
+	}
 	r.Stages.Encode = time.Since(start)
-	codec.Recycle(j.output.Pixels)
+	codec.Recycle(result.Pixels)
 	s.jobs.put(j)
 	if err != nil {
 		return r, err
@@ -355,7 +363,7 @@ func (s *Servable) Process(ctx context.Context, body io.Reader, o Options) (Resp
 }
 
 // DefaultFormat is the default response format.
-func (s *Servable) DefaultFormat() settings.Format { return s.config.Settings.Format }
+func (s *Servable) DefaultFormat() settings.Format { return s.config.Settings.ResponseFormat() }
 
 // Info describes a model.
 type Info struct {

@@ -34,6 +34,15 @@ type Settings struct {
 	Mean        []float64 // empty, one number for all channels, or one for each
 	Std         []float64 // as Mean
 
+	Output     OutputPath // empty: the only one
+	OutputKind OutputKind
+	Activation Activation
+	Layout     Layout
+	OutputMean []float64 // as Mean
+	OutputStd  []float64 // as Mean
+	Rounding   Rounding
+	Palette    Palette
+
 	Format  Format
 	Quality int
 
@@ -61,7 +70,8 @@ func Default() Settings {
 	return Settings{
 		Size: Size{228, 228}, ResizeFilter: torch.Bilinear, Grayscale: Refuse, EXIF: Apply,
 		Channels: torch.RGB, InputRange: Range{Low: 0, High: 1}, OutputRange: Range{Low: 0, High: 1},
-		Format: JPEG, Quality: 75,
+		OutputKind: Image, Activation: NoActivation, Layout: AutoLayout, Rounding: RoundDown,
+		Format: AutoFormat, Quality: 75,
 		Batching: BatchIfSafe, MaxBatchSize: 2, MaxQueueSize: 3, MaxWait: time.Second, WaitPolicy: Adaptive,
 		Precision: torch.FP32, Instances: 1,
 		Weight: 1, Versions: Policy{Latest: 1},
@@ -88,10 +98,20 @@ func (s *Settings) TensorValues() torch.Values {
 	return torch.Values{
 		Channels: s.Channels, Input: torch.Range(s.InputRange), Output: torch.Range(s.OutputRange),
 		Mean: perChannel(s.Mean, 0), Std: perChannel(s.Std, 1),
+		Path: string(s.Output), Kind: s.OutputKind.torch(), Activation: s.Activation.torch(), Layout: s.Layout.torch(),
+		Rounding: s.Rounding.torch(), OutputMean: perChannel(s.OutputMean, 0), OutputStd: perChannel(s.OutputStd, 1),
 	}
 }
 
-// perChannel returns one value for each of three channels, of which a grayscale tensor uses the first.
+// ResponseFormat returns the default format of responses.
+func (s *Settings) ResponseFormat() Format {
+	if s.Format != AutoFormat {
+		return s.Format
+	}
+	return s.OutputKind.format()
+}
+
+// perChannel returns one value for each of three channels, of which a tensor with fewer uses the first ones.
 func perChannel(values []float64, none float64) [3]float64 {
 	switch len(values) {
 	case 0:
@@ -99,7 +119,9 @@ func perChannel(values []float64, none float64) [3]float64 {
 	case 1:
 		return [3]float64{values[0], values[0], values[0]}
 	}
-	return [3]float64(values)
+	channels := [3]float64{none, none, none}
+	copy(channels[:], values)
+	return channels
 }
 
 // Validate returns an error that names a setting that is out of range or contradicts another one.
@@ -113,7 +135,7 @@ func (s *Settings) Validate() error {
 	if s.MaxWait < 0 {
 		return fmt.Errorf("max-wait is %v and must not be negative", s.MaxWait)
 	}
-	return errors.Join(s.validateSizes(), s.validateValues())
+	return errors.Join(s.validateSizes(), s.validateValues(), s.validateOutput())
 }
 
 func (s *Settings) validateSizes() error {
@@ -127,22 +149,43 @@ func (s *Settings) validateSizes() error {
 }
 
 func (s *Settings) validateValues() error {
-	channels := 3
-	if s.Channels == torch.Gray {
-		channels = 1
+	return errors.Join(
+		validateChannels("mean", s.Mean, int(s.Channels.Count())), validateChannels("std", s.Std, int(s.Channels.Count())), validatePositive("std", s.Std),
+		validateChannels("output-mean", s.OutputMean, s.OutputKind.channels()), validateChannels("output-std", s.OutputStd, s.OutputKind.channels()),
+		validatePositive("output-std", s.OutputStd))
+}
+
+func validateChannels(key string, values []float64, channels int) error {
+	if n := len(values); n > 1 && n != channels || !finite(values) {
+		return fmt.Errorf("%s is %v and must be one number, or one for each channel (%d)", key, values, channels)
 	}
-	for _, each := range []struct {
-		key    string
-		values []float64
-	}{{"mean", s.Mean}, {"std", s.Std}} {
-		if n := len(each.values); n > 1 && n != channels || !finite(each.values) {
-			return fmt.Errorf("%s is %v and must be one number, or one for each channel (%d)", each.key, each.values, channels)
-		}
-	}
-	for _, value := range s.Std {
+	return nil
+}
+
+func validatePositive(key string, values []float64) error {
+	for _, value := range values {
 		if value <= 0 {
-			return fmt.Errorf("std is %v and must be positive", s.Std)
+			return fmt.Errorf("%s is %v and must be positive", key, values)
 		}
+	}
+	return nil
+}
+
+// validateOutput returns an error for a setting of the output that its kind doesn't use.
+func (s *Settings) validateOutput() error {
+	normalized := len(s.OutputMean) > 0 || len(s.OutputStd) > 0
+	ranged := s.OutputRange != Default().OutputRange
+	switch kind := s.OutputKind; {
+	case len(s.Palette.Colours) > 0 && kind != Classes:
+		return fmt.Errorf("palette needs output-kind: classes, but output-kind is %s", kind)
+	case kind == Alpha && s.Format == JPEG:
+		return errors.New("output-kind: alpha needs format: png or webp, because a JPEG has no alpha")
+	case kind == Classes && (normalized || ranged || s.Activation != NoActivation):
+		return errors.New("output-kind: classes takes the output as it is: remove output-range, output-mean, output-std and output-activation")
+	case kind == Depth && (normalized || ranged):
+		return errors.New("output-kind: depth scales each image by its own values: remove output-range, output-mean and output-std")
+	case kind == Chroma && ranged:
+		return errors.New("output-kind: chroma is a and b of Lab: scale them by output-std and output-mean, not by output-range")
 	}
 	return nil
 }

@@ -37,9 +37,13 @@ grayscale: rgb
 exif: ignore
 channels: gray
 input-range: [-1, 1]
-output-range: [0, 255]
 mean: [0.5]
 std: [0.25]
+output: 1
+output-kind: classes
+output-layout: nhwc
+rounding: nearest
+palette: [[0, 0, 0], [255, 128, 0]]
 format: png
 quality: 90
 max-batch-size: 16
@@ -57,7 +61,8 @@ versions: latest 2
 digest: sha256:` + strings.Repeat("0a", 32) + "\n")
 	want := Settings{
 		Size: Size{}, MultipleOf: 8, MaxSide: 1024, ResizeFilter: torch.Lanczos, Grayscale: ToRGB, EXIF: Ignore,
-		Channels: torch.Gray, InputRange: Range{-1, 1}, OutputRange: Range{0, 255}, Mean: []float64{0.5}, Std: []float64{0.25},
+		Channels: torch.Gray, InputRange: Range{-1, 1}, OutputRange: Range{0, 1}, Mean: []float64{0.5}, Std: []float64{0.25},
+		Output: "1", OutputKind: Classes, Activation: NoActivation, Layout: NHWC, Rounding: RoundNearest, Palette: Palette{Colours: [][3]uint8{{}, {255, 128, 0}}},
 		Format: PNG, Quality: 90, Batching: BatchIfSafe, MaxBatchSize: 16, BatchSizeGiven: true, MaxQueueSize: 64, MaxWait: 20 * time.Millisecond, WaitPolicy: Fixed,
 		Precision: torch.BF16, Device: devices(t, "cuda:0", "cuda:1"), Instances: 2, Threads: 3, CUDAGraphs: true,
 		WarmUp: WarmUp{Sizes: []Size{{64, 48}, {128, 96}}}, Weight: 3, Versions: Policy{Latest: 2}, Digest: Digest("sha256:" + strings.Repeat("0a", 32)),
@@ -115,8 +120,8 @@ var refused = []struct {
 	{text: "resize-filter: cubic", want: `"cubic" is not one of bilinear, nearest, box, hamming, bicubic, lanczos`},
 	{text: "grayscale: maybe", want: `"maybe" is not one of refuse, rgb`},
 	{text: "exif: no", want: "is not one of apply, ignore"},
-	{text: "channels: cmyk", want: `"cmyk" is not one of rgb, bgr, gray`},
-	{text: "format: gif", want: `"gif" is not one of jpeg, png, webp`},
+	{text: "channels: cmyk", want: `"cmyk" is not one of rgb, bgr, gray, lightness`},
+	{text: "format: gif", want: `"gif" is not one of auto, jpeg, png, webp`},
 	{text: "precision: int8", want: `"int8" is not one of fp32, tf32, bf16, fp16`},
 	{text: "wait-policy: never", want: `"never" is not one of adaptive, fixed`},
 	{text: "input-range: [1]", want: "line 1: input-range: invalid range [1]: use two different numbers"},
@@ -125,6 +130,23 @@ var refused = []struct {
 	{text: "mean: [1, 2]", want: "mean is [1 2] and must be one number, or one for each channel (3)", rule: true},
 	{text: "channels: gray\nstd: [1, 2, 3]", want: "one for each channel (1)", rule: true},
 	{text: "std: [0]", want: "std is [0] and must be positive"},
+	{text: "channels: lightness\nstd: [1, 2, 3]", want: "one for each channel (1)", rule: true},
+	{text: "output: [1]", want: "line 1: output"},
+	{text: "output-kind: text", want: `"text" is not one of image, mask, classes, depth, alpha, chroma, luma`},
+	{text: "output-activation: relu", want: `"relu" is not one of none, sigmoid, softmax`},
+	{text: "output-layout: chw", want: `"chw" is not one of auto, nchw, nhwc`},
+	{text: "rounding: up", want: `"up" is not one of floor, nearest`},
+	{text: "output-mean: [1, 2]", want: "output-mean is [1 2] and must be one number, or one for each channel (3)", rule: true},
+	{text: "output-kind: chroma\noutput-std: [1, 2, 3]", want: "one for each channel (2)", rule: true},
+	{text: "output-std: [-1]", want: "output-std is [-1] and must be positive"},
+	{text: "palette: ade20k", want: "invalid palette: use none, pascal, cityscapes, or a list"},
+	{text: "palette: [[1, 2]]", want: "invalid palette"},
+	{text: "palette: [[1, 2, 256]]", want: "invalid palette"},
+	{text: "palette: pascal", want: "palette needs output-kind: classes, but output-kind is image", rule: true},
+	{text: "output-kind: alpha\nformat: jpeg", want: "alpha needs format: png or webp", rule: true},
+	{text: "output-kind: classes\noutput-activation: softmax", want: "classes takes the output as it is", rule: true},
+	{text: "output-kind: depth\noutput-range: [0, 10]", want: "depth scales each image by its own values", rule: true},
+	{text: "output-kind: chroma\noutput-range: [0, 10]", want: "not by output-range", rule: true},
 	{text: "device: tpu", want: `unknown device "tpu": use auto, cpu, cuda:N`},
 	{text: "device: cuda:128", want: `unknown device "cuda:128"`},
 	{text: "device: [auto, cpu]", want: `unknown device "auto"`},
@@ -160,7 +182,8 @@ func TestRefused(t *testing.T) {
 func TestValuesReadTheTextThatTheyWrite(t *testing.T) {
 	for _, text := range []string{
 		"size: 64x48", "size: keep", "resize-filter: lanczos", "grayscale: rgb", "exif: ignore", "channels: bgr", "input-range: [-1, 0.5]",
-		"format: webp", "max-wait: 1m30s", "wait-policy: fixed", "precision: bf16", "device: auto", "device: cpu,cuda:3",
+		"output: aux/1", "output-kind: luma", "output-activation: sigmoid", "output-layout: nchw", "rounding: nearest", "palette: cityscapes",
+		"palette: [[0, 0, 0], [1, 2, 3]]", "format: webp", "max-wait: 1m30s", "wait-policy: fixed", "precision: bf16", "device: auto", "device: cpu,cuda:3",
 		"versions: latest", "versions: latest 2", "versions: [1, 3]", "digest: sha256:" + strings.Repeat("0a", 32),
 	} {
 		var s Settings
@@ -183,7 +206,7 @@ func TestValuesReadTheTextThatTheyWrite(t *testing.T) {
 		}
 	}
 	s.BatchSizeGiven = false
-	if s.Mean, s.Std, s.WarmUp = nil, nil, (WarmUp{}); !reflect.DeepEqual(s, Default()) { // instead of empty lists
+	if s.Mean, s.Std, s.WarmUp, s.OutputMean, s.OutputStd = nil, nil, (WarmUp{}), nil, nil; !reflect.DeepEqual(s, Default()) { // instead of empty lists
 		t.Errorf("the defaults are read as %+v", s)
 	}
 }
@@ -226,17 +249,65 @@ func TestWarmUpSizes(t *testing.T) {
 
 func TestTensorValues(t *testing.T) {
 	s := Default()
+	ones := [3]float64{1, 1, 1}
 	zeroToOne := torch.Range{Low: 0, High: 1}
-	if got, want := s.TensorValues(), (torch.Values{Input: zeroToOne, Output: zeroToOne, Std: [3]float64{1, 1, 1}}); got != want {
+	if got, want := s.TensorValues(), (torch.Values{Input: zeroToOne, Output: zeroToOne, Std: ones, OutputStd: ones}); got != want {
 		t.Errorf("defaults: %+v", got)
 	}
 	s, err := read("channels: bgr\ninput-range: [-1, 1]\noutput-range: [0, 255]\nmean: [0.5]\nstd: [1, 2, 3]")
 	want := torch.Values{
 		Channels: torch.BGR, Input: torch.Range{Low: -1, High: 1}, Output: torch.Range{Low: 0, High: 255},
-		Mean: [3]float64{0.5, 0.5, 0.5}, Std: [3]float64{1, 2, 3},
+		Mean: [3]float64{0.5, 0.5, 0.5}, Std: [3]float64{1, 2, 3}, OutputStd: ones,
 	}
 	if got := s.TensorValues(); err != nil || got != want {
 		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+func TestOutputValues(t *testing.T) {
+	for text, change := range map[string]func(*torch.Values){
+		"output: aux/1\noutput-kind: alpha\noutput-activation: softmax": func(v *torch.Values) {
+			v.Path, v.Kind, v.Activation = "aux/1", torch.OutputMask, torch.Softmax
+		},
+		"output-kind: luma\noutput-activation: sigmoid\nrounding: nearest": func(v *torch.Values) {
+			v.Kind, v.Activation, v.Rounding = torch.OutputMask, torch.Sigmoid, torch.RoundNearest
+		},
+		"output-kind: mask\noutput-layout: nhwc":    func(v *torch.Values) { v.Kind, v.Layout = torch.OutputMask, torch.NHWC },
+		"output-kind: classes\noutput-layout: nchw": func(v *torch.Values) { v.Kind, v.Layout = torch.OutputClasses, torch.NCHW },
+		"output-kind: depth":                        func(v *torch.Values) { v.Kind = torch.OutputDepth },
+		"output-mean: [0.5]\noutput-std: [1, 2, 3]": func(v *torch.Values) { v.OutputMean, v.OutputStd = [3]float64{0.5, 0.5, 0.5}, [3]float64{1, 2, 3} },
+		"output-kind: chroma\noutput-std: [110, 100]": func(v *torch.Values) {
+			v.Kind, v.OutputStd = torch.OutputChroma, [3]float64{110, 100, 1}
+		},
+	} {
+		s, err := read(text)
+		defaults := Default()
+		want := defaults.TensorValues()
+		change(&want)
+		if got := s.TensorValues(); err != nil || got != want {
+			t.Errorf("%q: %+v, %v", text, got, err)
+		}
+	}
+}
+
+// The default format holds what the output is.
+func TestResponseFormat(t *testing.T) {
+	for text, want := range map[string]Format{
+		"": JPEG, "output-kind: mask": PNG, "output-kind: classes": PNG, "output-kind: depth": PNG, "output-kind: alpha": PNG,
+		"output-kind: chroma": JPEG, "output-kind: luma": JPEG, "output-kind: mask\nformat: jpeg": JPEG, "format: webp": WebP, "format: auto": JPEG,
+	} {
+		if s, err := read(text); err != nil || s.ResponseFormat() != want {
+			t.Errorf("%q: %v, %v", text, s.ResponseFormat(), err)
+		}
+	}
+}
+
+// The first colours of the VOC development kit's README, and the last.
+func TestPascalPalette(t *testing.T) {
+	s, err := read("output-kind: classes\npalette: pascal")
+	want := [][3]uint8{{0, 0, 0}, {128, 0, 0}, {0, 128, 0}, {128, 128, 0}, {0, 0, 128}, {128, 0, 128}, {0, 128, 128}, {128, 128, 128}, {64, 0, 0}}
+	if err != nil || !slices.Equal(s.Palette.Colours[:len(want)], want) || s.Palette.Colours[20] != [3]uint8{0, 64, 128} || s.Palette.Colours[255] != [3]uint8{224, 224, 192} {
+		t.Errorf("%v, %v", s.Palette.Colours, err)
 	}
 }
 
@@ -290,7 +361,7 @@ func TestSchema(t *testing.T) {
 		t.Errorf("the schema's defaults of mean, std and warm-up are not empty: %+v", s)
 	}
 	s.BatchSizeGiven = false
-	s.Mean, s.Std, s.WarmUp = nil, nil, WarmUp{} // as Default has them
+	s.Mean, s.Std, s.WarmUp, s.OutputMean, s.OutputStd = nil, nil, WarmUp{}, nil, nil // as Default has them
 	if !reflect.DeepEqual(s, Default()) {
 		t.Errorf("the schema's defaults are %+v", s)
 	}

@@ -82,8 +82,8 @@ var table = []Setting{
 	},
 	{
 		Key:   "channels",
-		Help:  "Order of the input's channels, and of an output with three. `gray`: the input has one channel, computed after the resize as by Pillow's `convert(\"L\")`, and an output with three is RGB.",
-		words: words(torch.RGB, torch.BGR, torch.Gray), field: func(s *Settings) any { return &s.Channels },
+		Help:  "Order of the input's channels, and of an output with three. `gray`: the input has one channel, computed after the resize as by Pillow's `convert(\"L\")`, and an output with three is RGB. `lightness`: likewise, but L of Lab, divided by 100.",
+		words: words(torch.RGB, torch.BGR, torch.Gray, torch.Lightness), field: func(s *Settings) any { return &s.Channels },
 	},
 	{
 		Key:    "input-range",
@@ -107,15 +107,63 @@ var table = []Setting{
 		field:  func(s *Settings) any { return &s.Std },
 	},
 	{
+		Key:    "output",
+		Help:   "Which tensor of the output to use, if it is a dict, a tuple or a list: a key, an index from 0, or several steps, such as `aux/1`. None is needed for the only one.",
+		form:   "a key or an index, or several, separated by `/`",
+		schema: `"type": ["string", "integer"], "minimum": 0`,
+		field:  func(s *Settings) any { return &s.Output },
+	},
+	{
+		Key:   "output-kind",
+		Help:  "What the output is. `image`: gray, RGB or RGBA. `mask`: gray. `classes`: scores of up to 256 classes, or class numbers. `depth`: scaled by each image's least and greatest values. `alpha`: a mask that becomes the sent image's alpha. `chroma`: a and b of Lab, joined with the sent image's L. `luma`: Y of YCbCr, joined with the input's Cb and Cr.",
+		words: words(outputKinds...), field: func(s *Settings) any { return &s.OutputKind },
+	},
+	{
+		Key:   "output-activation",
+		Help:  "Function of the output, before anything else. `softmax` is over the channels; if a mask has several, the last one is used.",
+		words: words(activations...), field: func(s *Settings) any { return &s.Activation },
+	},
+	{
+		Key:   "output-layout",
+		Help:  "Order of the output's dimensions. `auto`: `nchw`, unless only the last dimension has a number of channels that the kind allows; for `classes` always `nchw`.",
+		words: words(layouts...), field: func(s *Settings) any { return &s.Layout },
+	},
+	{
+		Key:    "output-std",
+		Help:   "Multiplies the output. One number applies to all channels; several are in the order of the tensor.",
+		form:   valuesForm,
+		schema: `"type": "array", "items": {"type": "number", "exclusiveMinimum": 0}, "maxItems": 3`,
+		field:  func(s *Settings) any { return &s.OutputStd },
+	},
+	{
+		Key:    "output-mean",
+		Help:   "Added to the output, after `output-std`. One number applies to all channels; several are in the order of the tensor.",
+		form:   valuesForm,
+		schema: `"type": "array", "items": {"type": "number"}, "maxItems": 3`,
+		field:  func(s *Settings) any { return &s.OutputMean },
+	},
+	{
 		Key:    "output-range",
-		Help:   "Output values for the pixel values 0 and 255. Values outside are clamped, NaN becomes 0, and fractions are truncated, as by torchvision's `to_pil_image`.",
+		Help:   "Output values for the pixel values 0 and 255. Values outside are clamped, and NaN becomes 0.",
 		form:   rangeForm,
 		schema: `"$ref": "#/$defs/range"`,
 		field:  func(s *Settings) any { return &s.OutputRange },
 	},
 	{
+		Key:   "rounding",
+		Help:  "How values become whole numbers. `floor`: fractions are truncated, as by torchvision's `to_pil_image`; `nearest`: halves up, as by `save_image`.",
+		words: words(roundings...), field: func(s *Settings) any { return &s.Rounding },
+	},
+	{
+		Key:    "palette",
+		Help:   "Colours of `output-kind: classes`. `none`: gray, the class number. A PNG has a palette, and its pixels are the class numbers still. Classes without a colour are black.",
+		form:   "`none`, `pascal`, `cityscapes`, or a list of colours, such as `[[0, 0, 0], [255, 0, 0]]`",
+		schema: `"anyOf": [{"enum": ["none", "pascal", "cityscapes"]}, {"type": "array", "items": {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 255}, "minItems": 3, "maxItems": 3}, "minItems": 1, "maxItems": 256}]`,
+		field:  func(s *Settings) any { return &s.Palette },
+	},
+	{
 		Key:   "format",
-		Help:  "Default response format. A request can ask for another.",
+		Help:  "Default response format. `auto`: `jpeg` for an `image`, `chroma` and `luma`, and `png` for the other kinds of output. A request can ask for another.",
 		words: words(formats...), field: func(s *Settings) any { return &s.Format },
 	},
 	{

@@ -83,12 +83,13 @@ type Format string
 
 // The formats of responses.
 const (
-	JPEG Format = "jpeg" // baseline, 4:2:0
-	PNG  Format = "png"
-	WebP Format = "webp" // lossless
+	AutoFormat Format = "auto" // in Settings only: the one that suits the kind of output
+	JPEG       Format = "jpeg" // baseline, 4:2:0
+	PNG        Format = "png"
+	WebP       Format = "webp" // lossless
 )
 
-var formats = []Format{JPEG, PNG, WebP}
+var formats = []Format{AutoFormat, JPEG, PNG, WebP}
 
 // UnmarshalText reads a format's name.
 func (f *Format) UnmarshalText(text []byte) error { return choose(f, text, formats) }

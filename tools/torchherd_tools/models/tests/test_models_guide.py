@@ -132,19 +132,54 @@ class Example:
         if self.setting("channels") == "gray":
             im = im.convert("L")
         pixels = torch.from_numpy(np.array(im)).float() / 255
+        if self.setting("channels") == "lightness":
+            pixels = torch.from_numpy(lab_of(np.array(im))[..., 0]).float() / 100
         x = pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
         low, high = self.setting("input-range")
         mean = torch.tensor(self.setting("mean") or [0.0])
         std = torch.tensor(self.setting("std") or [1.0])
         return ((low + x * (high - low) - mean[:, None, None]) / std[:, None, None])[None]
 
-    def pixels(self, image: Path) -> np.ndarray:
-        """Return the expected pixels of the response: [H, W] or [H, W, 3]."""
+    def output(self, image: Path) -> torch.Tensor:
+        """Return the tensor of the model's output that the settings choose, for one image."""
         with torch.inference_mode():
-            y = self.model(self.tensor(image))[0]
+            y = self.model(self.tensor(image))
+        return (y if isinstance(y, torch.Tensor) else y[self.settings["output"]])[0]
+
+    def pixels(self, image: Path) -> np.ndarray:
+        """Return the expected pixels for an output in a range: [H, W] or [H, W, 3]."""
+        y = self.output(image)
         low, high = self.setting("output-range")
         y = (((y - low) / (high - low)).clamp(0, 1) * 255).byte()
         return y.permute(1, 2, 0).squeeze(2).numpy()
+
+
+# CIE Lab (1976) of sRGB (IEC 61966-2-1) for D65 and two degrees, with scikit-image's numbers.
+XYZ_OF_RGB = np.array(
+    [[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]]
+)
+WHITE = np.array([0.95047, 1.0, 1.08883])
+
+
+def lab_of(rgb: np.ndarray) -> np.ndarray:
+    """Convert [H, W, 3] of bytes to L, a and b."""
+    v = rgb / 255
+    linear = np.where(v > 0.04045, ((v + 0.055) / 1.055) ** 2.4, v / 12.92)
+    xyz = linear @ XYZ_OF_RGB.T / WHITE
+    x, y, z = np.moveaxis(np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116), -1, 0)
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
+
+
+def rgb_of(lab: np.ndarray) -> np.ndarray:
+    """Convert L, a and b to bytes."""
+    lightness, a, b = np.moveaxis(lab, -1, 0)
+    y = (lightness + 16) / 116
+    f = np.stack([y + a / 500, y, np.maximum(y - b / 200, 0)], axis=-1)
+    xyz = np.where(f > 0.2068966, f**3, (f - 16 / 116) / 7.787) * WHITE
+    linear = xyz @ np.linalg.inv(XYZ_OF_RGB).T
+    curved = 1.055 * np.maximum(linear, 0.0031308) ** (1 / 2.4) - 0.055
+    v = np.where(linear > 0.0031308, curved, linear * 12.92)
+    return np.round(v.clip(0, 1) * 255).astype(np.uint8)
 
 
 @contextlib.contextmanager
@@ -200,10 +235,38 @@ def segment(tmp_path_factory):
         yield served
 
 
+@pytest.fixture(scope="module")
+def depth(tmp_path_factory):
+    with example("depth", tmp_path_factory.mktemp("depth")) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def cutout(tmp_path_factory):
+    with example("cutout", tmp_path_factory.mktemp("cutout")) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def recolour(tmp_path_factory):
+    with example("recolour", tmp_path_factory.mktemp("recolour")) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def luma(tmp_path_factory):
+    with example("luma", tmp_path_factory.mktemp("luma")) as served:
+        yield served
+
+
 def assert_same_within_a_level(served: Example, image: Path) -> None:
     """Check that the response's pixels are within one level of the expected ones, and not flat."""
+    expect_within_a_level(served, image, served.pixels(image))
+
+
+def expect_within_a_level(served: Example, image: Path, want: np.ndarray) -> None:
     have = np.array(served.translate(image, f"{served.target}?format=png")).astype(int)
-    want = served.pixels(image).astype(int)
+    want = want.astype(int)
     assert have.shape == want.shape
     assert np.abs(have - want).max() <= 1
     assert len(np.unique(want)) > 100, "the response is flat, so it proves nothing"
@@ -235,23 +298,73 @@ def test_colour(colour, name):
 
 
 @pytest.mark.parametrize("name", ["jpeg-large.jpg", "jpeg-small.jpg", "exif-6.jpg", "png-rgb.png"])
-def test_mask(segment, name):
+def test_classes(segment, name):
     response = segment.translate(IMAGES / name, segment.target)
-    assert (response.format, response.mode, response.size) == ("PNG", "L", (256, 256))
+    assert (response.format, response.mode, response.size) == ("PNG", "P", (256, 256))
     assert segment.file.endswith(".png")
-    assert_same_mask(segment, IMAGES / name, np.array(response))
+    assert response.getpalette()[:12] == [0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0]
+    assert_same_classes(segment, IMAGES / name, np.array(response))
 
 
-def assert_same_mask(segment: Example, image: Path, have: np.ndarray) -> None:
-    """Check that the mask is the expected one, except where rounding decides the class."""
-    with torch.inference_mode():
-        best = segment.model.net(segment.tensor(image))["out"][0].topk(2, dim=0).values
+def assert_same_classes(segment: Example, image: Path, have: np.ndarray) -> None:
+    """Check that the classes are the expected ones, except where rounding decides."""
+    scores = segment.output(image)
+    best = scores.topk(2, dim=0).values
     certain = (best[0] - best[1] > 1e-4).numpy()
-    want = segment.pixels(image)
+    want = scores.argmax(0).numpy()
     assert certain.mean() > 0.99
     assert (have == want)[certain].all()
-    assert set(np.unique(have)) <= {0, 85, 170, 255}
-    assert len(np.unique(want)) > 1, "the mask is flat, so it proves nothing"
+    assert len(np.unique(want)) > 1, "all pixels have one class, so it proves nothing"
+
+
+@pytest.mark.parametrize("name", ["jpeg-420.jpg", "exif-6.jpg", "png-rgb.png"])
+def test_depth(depth, name):
+    response = depth.translate(IMAGES / name, depth.target)
+    assert (response.format, response.mode, response.size) == ("PNG", "L", (256, 192))
+    y = depth.output(IMAGES / name).numpy()
+    expect_within_a_level(depth, IMAGES / name, (y - y.min()) / (y.max() - y.min()) * 255)
+
+
+def as_sent(image: Path) -> Image.Image:
+    return ImageOps.exif_transpose(Image.open(image)).convert("RGB")
+
+
+@pytest.mark.parametrize(
+    "name", ["jpeg-odd.jpg", "exif-6.jpg", "png-rgb.png", "webp-lossless.webp"]
+)
+def test_alpha(cutout, name):
+    sent = as_sent(IMAGES / name)
+    response = cutout.translate(IMAGES / name, cutout.target)
+    assert (response.format, response.mode, response.size) == ("PNG", "RGBA", sent.size)
+    mask = (cutout.output(IMAGES / name)[0].sigmoid() * 255).byte().numpy()
+    alpha = Image.fromarray(mask).resize(sent.size, Image.Resampling.BILINEAR)
+    sent.putalpha(alpha)
+    expect_within_a_level(cutout, IMAGES / name, np.array(sent))
+
+
+@pytest.mark.parametrize("name", ["jpeg-odd.jpg", "exif-6.jpg", "png-rgb.png", "png-gray.png"])
+def test_chroma(recolour, name):
+    sent = as_sent(IMAGES / name)
+    response = recolour.translate(IMAGES / name, recolour.target)
+    assert (response.format, response.mode, response.size) == ("JPEG", "RGB", sent.size)
+    small = 110 * recolour.output(IMAGES / name)
+    ab = torch.nn.functional.interpolate(small[None], sent.size[::-1], mode="bilinear")[0]
+    lab = lab_of(np.array(sent))
+    lab[..., 1:] = ab.permute(1, 2, 0).numpy()
+    expect_within_a_level(recolour, IMAGES / name, rgb_of(lab))
+
+
+@pytest.mark.parametrize("name", ["jpeg-large.jpg", "exif-6.jpg", "png-rgb.png"])
+def test_luma(luma, name):
+    sent = as_sent(IMAGES / name)
+    small = sent.resize(luma.size(*sent.size), Image.Resampling.BILINEAR)
+    response = luma.translate(IMAGES / name, luma.target)
+    assert (response.format, response.mode) == ("JPEG", "RGB")
+    y = Image.fromarray((luma.output(IMAGES / name)[0].clamp(0, 1) * 255).byte().numpy())
+    _, cb, cr = small.convert("YCbCr").split()
+    large = [each.resize(y.size, Image.Resampling.BICUBIC) for each in (cb, cr)]
+    want = Image.merge("YCbCr", [y, *large]).convert("RGB")
+    expect_within_a_level(luma, IMAGES / name, np.array(want))
 
 
 def test_a_gray_image_is_rejected_without_the_setting(segment):
@@ -292,7 +405,7 @@ def test_package_as_version_2(segment):
     with serve("segment", segment.folder) as origin:
         response = serving.put(origin + "/image/segment/versions/2", image.read_bytes())
     assert response.status == 200, response.body
-    assert_same_mask(segment, image, np.array(Image.open(io.BytesIO(response.body))))
+    assert_same_classes(segment, image, np.array(Image.open(io.BytesIO(response.body))))
 
 
 def test_output_of_check(superres):
