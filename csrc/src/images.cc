@@ -6,6 +6,8 @@
 #include <cstring>
 #include <sstream>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "pixels.h"
 #include "translate.h"
@@ -16,8 +18,11 @@ namespace {
 
 class HostRunner : public ImageRunner {
  public:
-  HostRunner(Program* program, const thd_values& values)
-      : program_(program), channels_(values.channels), normalization_(values, c10::kCPU) {}
+  HostRunner(Program* program, const thd_values& values, Inputs inputs)
+      : program_(program),
+        channels_(values.channels),
+        normalization_(values, c10::kCPU),
+        inputs_(std::move(inputs)) {}
 
   std::unique_ptr<thd_result> run(const Batch& batch) override {
     at::Tensor output = forward(batch);
@@ -27,7 +32,9 @@ class HostRunner : public ImageRunner {
   }
 
   at::Tensor forward(const Batch& batch) override {
-    at::Tensor output = program_->run(stack(batch));
+    const at::Tensor images = stack(batch);
+    const std::vector<at::Tensor> parts = inputs_.convert(inputs_.stack(batch));
+    at::Tensor output = inputs_.run(program_, images, parts);
     require_images(output, batch.count);
     return output;
   }
@@ -58,6 +65,7 @@ class HostRunner : public ImageRunner {
   Program* program_;
   thd_channels channels_;
   Normalization normalization_;
+  Inputs inputs_;
 };
 
 std::string shape_text(at::IntArrayRef shape) {
@@ -76,8 +84,8 @@ bool is_pixels(const at::Tensor& tensor) { return tensor.scalar_type() == at::kB
 
 }  // namespace
 
-std::unique_ptr<ImageRunner> make_host_runner(Program* program, const thd_values& values) {
-  return std::make_unique<HostRunner>(program, values);
+std::unique_ptr<ImageRunner> make_host_runner(Program* program, const thd_values& values, Inputs inputs) {
+  return std::make_unique<HostRunner>(program, values, std::move(inputs));
 }
 
 void require_images(const at::Tensor& output, int64_t count) {

@@ -2,8 +2,10 @@
 #include <torch/csrc/jit/api/module.h>
 
 #include <sstream>
+#include <utility>
 #include <vector>
 
+#include "inputs.h"
 #include "program.h"
 #include "translate.h"
 
@@ -14,9 +16,9 @@ class Script : public Program {
  public:
   Script(ProgramInfo info, torch::jit::Module module) : Program(std::move(info)), module_(std::move(module)) {}
 
-  at::Tensor run(const at::Tensor& input) override {
+  at::Tensor run(std::vector<c10::IValue> arguments) override {
     return translate(THD_ERROR_FORWARD, "forward: ", [&] {
-      const c10::IValue output = module_.forward({input});
+      const c10::IValue output = module_.forward(std::move(arguments));
       if (!output.isTensor()) {
         throw Failure(THD_ERROR_OUTPUT, "the module returned a " + output.tagKind() + " instead of a tensor");
       }
@@ -40,7 +42,7 @@ ProgramInfo describe(const torch::jit::Module& module) {
     if (i > 1) inputs << '\n';
     inputs << arguments[i].name() << ": " << arguments[i].type()->str();
   }
-  ProgramInfo info{.inputs = inputs.str()};
+  ProgramInfo info{.inputs = inputs.str(), .arguments = argument_types(arguments)};
   const auto count = [&](const at::Tensor& tensor) {
     info.parameters += tensor.numel();
     info.bytes += static_cast<int64_t>(tensor.nbytes());
@@ -78,7 +80,10 @@ std::unique_ptr<Program> load_script(const std::string& subject, c10::Device dev
       throw Failure(THD_ERROR_NOT_A_MODULE, subject + "the module has no forward method");
     }
     module.eval();
-    return std::make_unique<Script>(describe(module), frozen(module));
+    ProgramInfo info = describe(module);
+    torch::jit::Module runs = frozen(module);
+    info.types = input_types(runs);
+    return std::make_unique<Script>(std::move(info), std::move(runs));
   });
 }
 
