@@ -34,6 +34,8 @@ type Settings struct {
 	Mean        []float64 // empty, one number for all channels, or one for each
 	Std         []float64 // as Mean
 
+	Inputs Inputs
+
 	Format  Format
 	Quality int
 
@@ -129,21 +131,25 @@ func (s *Settings) validateSizes() error {
 }
 
 func (s *Settings) validateValues() error {
+	return validateValues(s.Channels, s.Mean, s.Std)
+}
+
+func validateValues(of torch.Channels, mean, std []float64) error {
 	channels := 3
-	if s.Channels == torch.Gray {
+	if of == torch.Gray {
 		channels = 1
 	}
 	for _, each := range []struct {
 		key    string
 		values []float64
-	}{{"mean", s.Mean}, {"std", s.Std}} {
+	}{{"mean", mean}, {"std", std}} {
 		if n := len(each.values); n > 1 && n != channels || !finite(each.values) {
 			return fmt.Errorf("%s is %v and must be one number, or one for each channel (%d)", each.key, each.values, channels)
 		}
 	}
-	for _, value := range s.Std {
+	for _, value := range std {
 		if value <= 0 {
-			return fmt.Errorf("std is %v and must be positive", s.Std)
+			return fmt.Errorf("std is %v and must be positive", std)
 		}
 	}
 	return nil
