@@ -195,7 +195,13 @@ func (in *Inputs) UnmarshalYAML(read func(any) error) error {
 			*in = append(*in, input)
 		}
 	}
-	return in.validate()
+	if err := in.validate(); err != nil {
+		return err
+	}
+	if len(*in) == 1 {
+		*in = nil // the image alone
+	}
+	return nil
 }
 
 func (in Inputs) validate() error {
