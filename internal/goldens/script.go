@@ -22,6 +22,12 @@ func Script(t testing.TB, body string) string {
 // ScriptAt is Script with the path of the file, whose folder it makes.
 func ScriptAt(t testing.TB, path, body string) string {
 	t.Helper()
+	return ScriptOf(t, path, "x: Tensor", body)
+}
+
+// ScriptOf is ScriptAt with the parameters of forward, such as "x: Tensor, y: float".
+func ScriptOf(t testing.TB, path, parameters, body string) string {
+	t.Helper()
 	content := Read(t, "modules/identity.pt")
 	archive, err := zip.NewReader(bytes.NewReader(content), int64(len(content)))
 	if err != nil {
@@ -30,7 +36,7 @@ func ScriptAt(t testing.TB, path, body string) string {
 	var file bytes.Buffer
 	out := zip.NewWriter(&file)
 	for _, record := range archive.File {
-		err = errors.Join(err, rewrite(out, record, body))
+		err = errors.Join(err, rewrite(out, record, parameters, body))
 	}
 	err = errors.Join(err, out.Close(), os.MkdirAll(filepath.Dir(path), 0o750), os.WriteFile(path, file.Bytes(), 0o600))
 	if err != nil {
@@ -39,8 +45,8 @@ func ScriptAt(t testing.TB, path, body string) string {
 	return path
 }
 
-// rewrite copies a record, with another body of forward in the code.
-func rewrite(out *zip.Writer, record *zip.File, body string) error {
+// rewrite copies a record, with other parameters and another body of forward in the code.
+func rewrite(out *zip.Writer, record *zip.File, parameters, body string) error {
 	if !strings.HasSuffix(record.Name, "__torch__.py") {
 		return out.Copy(record)
 	}
@@ -53,6 +59,7 @@ func rewrite(out *zip.Writer, record *zip.File, body string) error {
 		return err
 	}
 	before, _, _ := strings.Cut(string(code), "    return x")
+	before = strings.Replace(before, "x: Tensor", parameters, 1)
 	writer, err := out.CreateHeader(&zip.FileHeader{Name: record.Name, Method: zip.Store})
 	if err != nil {
 		return err
