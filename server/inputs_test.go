@@ -8,6 +8,7 @@ import (
 	"mime/multipart"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -179,6 +180,27 @@ func TestSizesOfParts(t *testing.T) {
 		got, err := colourOf(r.body)
 		if err != nil || !near(got, grey(40)) {
 			t.Errorf("got %v (%.200s), want %v", got, r.body, grey(40))
+		}
+	}
+}
+
+// bench sends a form for --part, and models check runs a model with further inputs.
+func TestCommandsWithParts(t *testing.T) {
+	t.Parallel()
+	folder := taggedModel(t, taggedSettings)
+	s := start(t, folder)
+	mask := filepath.Join(t.TempDir(), "mask.png")
+	if err := os.WriteFile(mask, solid(t, white), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, arguments := range [][]string{
+		{"bench", s.url + "/image", "--part", "mask=@" + mask, "--part", "strength=0.5", "--requests", "8", "--clients", "4", "--warm-up", "0s", "--quiet"},
+		{"models", "check", folder},
+	} {
+		command := exec.CommandContext(t.Context(), os.Args[0], arguments...)
+		command.Env = append(os.Environ(), beTheCommand+"=1")
+		if output, err := command.CombinedOutput(); err != nil {
+			t.Errorf("%v: %v: %s", arguments, err, output)
 		}
 	}
 }

@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -73,6 +74,13 @@ func describe(out io.Writer, name, source string, v lifecycle.ReadyVersion) erro
 		size = "their own size"
 	}
 	row("input", "%v, images of %s", v.Settings.Channels, size)
+	if parts := v.Settings.Inputs.Parts(); len(parts) > 0 {
+		names := make([]string, len(parts))
+		for i, part := range parts {
+			names[i] = part.Name
+		}
+		row("", "and %s", strings.Join(names, ", "))
+	}
 	row("warm-up", "%v", v.WarmUp.Duration.Round(time.Millisecond))
 	if v.WarmUp.Err != nil {
 		row("", "failed; images of another size may work: %v", v.WarmUp.Err)

@@ -24,6 +24,7 @@ func fetch(ctx context.Context, url string, body []byte) (pixels, error) {
 	if err != nil {
 		return nil, err
 	}
+	request.Header.Set("Content-Type", loadgen.ContentType(body))
 	client := http.Client{Timeout: requestTimeout}
 	response, err := client.Do(request)
 	if err != nil {
