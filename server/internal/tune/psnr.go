@@ -10,6 +10,8 @@ import (
 	"io"
 	"math"
 	"net/http"
+
+	"github.com/torchherd/torchherd/server/internal/loadgen"
 )
 
 // MaxPSNR stands for every higher value. The PSNR of equal images is infinite, which JSON can't encode. In dB.

@@ -154,8 +154,9 @@ def serve(model: str, folder: Path) -> Iterator[str]:
     addresses = ["--listen", "127.0.0.1:{port}", "--admin-listen", "off"]
     words = [str(SERVER), "serve", str(folder / model), *addresses]
     with serving.started(shlex.join(words), SECONDS) as url:
-        serving.wait_until_serving(url, (IMAGES / "jpeg-small.jpg").read_bytes(), SECONDS)
-        yield url.removesuffix("/image")
+        origin = url.removesuffix("/image")
+        serving.wait_until_serving(f"{origin}/readyz", b"", SECONDS, "GET")  # takes no image
+        yield origin
 
 
 @contextlib.contextmanager
