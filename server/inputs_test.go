@@ -152,9 +152,9 @@ func TestPartsOfARequest(t *testing.T) {
 	expectError(t, send("/image", mask), 400, "the form has no part image")
 	expectError(t, send("/image", image, mask, number("steps", "4")), 400, `unknown part "steps": send image, mask`)
 	expectError(t, send("/image", image, mask, mask), 400, "the part mask is there twice")
-	expectError(t, send("/image", image, mask, number("strength", "1.5")), 422, "strength is 1.5 and must be at most 1")
-	expectError(t, send("/image?strength=-1", image, mask), 422, "strength is -1 and must be at least 0")
-	expectError(t, send("/image", image, mask, number("strength", "strong")), 422, `strength is "strong" and must be a number`)
+	expectError(t, send("/image", image, mask, number("strength", "1.5")), 422, "invalid number: strength is 1.5 and must be at most 1")
+	expectError(t, send("/image?strength=-1", image, mask), 422, "invalid number: strength is -1 and must be at least 0")
+	expectError(t, send("/image", image, mask, number("strength", "strong")), 422, `invalid number: strength is "strong" and must be a number`)
 	expectError(t, send("/image", image, part{name: "mask", content: []byte("moo")}), 415, "mask: unknown image format")
 	expectError(t, send("/image", image, part{name: "mask", content: make([]byte, 100000)}), 413, "Too large")
 }

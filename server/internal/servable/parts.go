@@ -177,10 +177,10 @@ func (s *sent) setNumber(at int, part *Part, text string) error {
 	text = strings.TrimSpace(text)
 	number, err := strconv.ParseFloat(text, 64)
 	if err != nil || len(text) > maxNumber {
-		return &PartError{Unusable: true, Text: fmt.Sprintf("%s is %.20q and must be a number", part.Name, text)}
+		return &PartError{Unusable: true, Text: fmt.Sprintf("invalid number: %s is %.20q and must be a number", part.Name, text)}
 	}
 	if err := part.Check(number); err != nil {
-		return &PartError{Unusable: true, Text: err.Error()}
+		return &PartError{Unusable: true, Text: "invalid number: " + err.Error()}
 	}
 	s.numbers[at], s.given[at] = number, true
 	return nil
