@@ -283,17 +283,18 @@ typedef struct thd_parts {
   /* For the k-th THD_INPUT_NUMBER, numbers[k * count + i] belongs to item i. They must be equal in a batch if the
    * input's shape has no -1. */
   const double* numbers;
-  int32_t image_inputs;  /* the number of IMAGEs and of NUMBERs, which must be the module's */
+  int32_t image_inputs; /* the number of IMAGEs and of NUMBERs, which must be the module's */
   int32_t number_inputs;
 } thd_parts;
 
 /* Is thd_module_forward_images with the module's further inputs. parts: borrowed. Errors: as there. */
-thd_error* thd_module_forward_parts(thd_module* module, const uint8_t* const* images, int32_t count, int32_t height,
-                                    int32_t width, const thd_parts* parts, thd_result** out, thd_tensor_view* view);
+thd_error* thd_module_forward_parts(thd_module* module, const uint8_t* const* images, int32_t count,
+                                    int32_t height, int32_t width, const thd_parts* parts, thd_result** out,
+                                    thd_tensor_view* view);
 
 /* Is thd_module_check_finite with the module's further inputs, for one item. parts: borrowed. Errors: as there. */
-thd_error* thd_module_check_parts_finite(thd_module* module, const uint8_t* image, int32_t height, int32_t width,
-                                         const thd_parts* parts);
+thd_error* thd_module_check_parts_finite(thd_module* module, const uint8_t* image, int32_t height,
+                                         int32_t width, const thd_parts* parts);
 
 /* Waits for the output of thd_module_forward_images and writes image i to images[i], as height*width*channels bytes,
  * RGB or gray. The module's thd_values bring the output to 0..1; it is clamped (NaN becomes 0), multiplied by 255 and

@@ -46,7 +46,8 @@ c10::IValue plain_number(double number, ArgumentType type, bool integer, c10::De
       return number;
     case ArgumentType::kInteger:
       if (number != std::floor(number)) {
-        throw Failure(THD_ERROR_FORWARD, "forward: a parameter is declared int, and got " + std::to_string(number));
+        throw Failure(THD_ERROR_FORWARD,
+                      "forward: a parameter is declared int, and got " + std::to_string(number));
       }
       return static_cast<int64_t>(number);
     case ArgumentType::kBool:
@@ -102,13 +103,16 @@ std::vector<at::ScalarType> input_types(const torch::jit::Module& module) {
   each_constant(graph->block(), see);
   if (!mixed && first == at::kFloat) return {at::kFloat};
   // A module of several types is run as until now if it takes float32.
-  if (mixed) return first == at::kFloat ? std::vector{at::kFloat, at::kHalf, at::kBFloat16, at::kDouble}
-                                        : std::vector{at::kFloat, first};
+  if (mixed)
+    return first == at::kFloat ? std::vector{at::kFloat, at::kHalf, at::kBFloat16, at::kDouble}
+                               : std::vector{at::kFloat, first};
   return {first, at::kFloat};
 }
 
 Inputs::Inputs(const thd_load_options& options, const ProgramInfo& info, c10::Device device)
-    : device_(device), divisor_(at::full({}, 255, at::TensorOptions(at::kFloat).device(device))), types_(info.types) {
+    : device_(device),
+      divisor_(at::full({}, 255, at::TensorOptions(at::kFloat).device(device))),
+      types_(info.types) {
   require(options.input_count >= 0 && (options.inputs == nullptr) == (options.input_count == 0),
           "options: input_count must be the number of inputs");
   int32_t batches = 0;
@@ -118,7 +122,8 @@ Inputs::Inputs(const thd_load_options& options, const ProgramInfo& info, c10::De
     const thd_input input = read_struct(caller, "inputs");
     at += options.inputs->struct_size;
     const auto index = static_cast<size_t>(i);
-    inputs_.push_back(read(input, index < info.arguments.size() ? info.arguments[index] : ArgumentType::kTensor));
+    inputs_.push_back(
+        read(input, index < info.arguments.size() ? info.arguments[index] : ArgumentType::kTensor));
     batches += input.kind == THD_INPUT_BATCH ? 1 : 0;
     images_ += input.kind == THD_INPUT_IMAGE ? 1 : 0;
     numbers_ += input.kind == THD_INPUT_NUMBER ? 1 : 0;
@@ -140,7 +145,8 @@ Inputs::Input Inputs::read(const thd_input& input, ArgumentType type) const {
       require(input.values != nullptr, "inputs: values of an image must not be NULL");
       const thd_values values = read_struct(input.values, "values");
       require_values(values);
-      require(std::isfinite(input.threshold) && input.threshold >= 0, "inputs: threshold must be finite and at least 0");
+      require(std::isfinite(input.threshold) && input.threshold >= 0,
+              "inputs: threshold must be finite and at least 0");
       to.channels = values.channels;
       to.normalization.emplace(values, device_);
       return to;
@@ -168,11 +174,13 @@ Inputs::Input Inputs::read(const thd_input& input, ArgumentType type) const {
   }
   require(input.numbers != nullptr, "inputs: numbers of a constant must not be NULL");
   if (to.plain) {
-    to.constant = translate(THD_ERROR_INVALID_ARGUMENT, "inputs: ",
-                            [&] { return plain_number(*input.numbers, type, to.integer, device_); });
+    to.constant = translate(THD_ERROR_INVALID_ARGUMENT, "inputs: ", [&] {
+      return plain_number(*input.numbers, type, to.integer, device_);
+    });
     return to;
   }
-  auto* numbers = const_cast<double*>(input.numbers);  // NOLINT(cppcoreguidelines-pro-type-const-cast): only read
+  auto* numbers =
+      const_cast<double*>(input.numbers);  // NOLINT(cppcoreguidelines-pro-type-const-cast): only read
   to.constant = at::from_blob(numbers, with_items(to.shape, 1), at::kDouble)
                     .to(device_, to.integer ? at::kLong : at::kFloat, /*non_blocking=*/false, /*copy=*/true);
   return to;
@@ -185,8 +193,10 @@ std::vector<at::Tensor> Inputs::stack(const Batch& batch) const {
   }
   require(batch.parts != nullptr, "parts: the module has further inputs");
   const thd_parts parts = read_struct(batch.parts, "parts");
-  require(parts.image_inputs == images_ && parts.number_inputs == numbers_, "parts: the inputs aren't the module's");
-  require(images_ == 0 || (parts.images != nullptr && parts.sizes != nullptr), "parts: images must not be NULL");
+  require(parts.image_inputs == images_ && parts.number_inputs == numbers_,
+          "parts: the inputs aren't the module's");
+  require(images_ == 0 || (parts.images != nullptr && parts.sizes != nullptr),
+          "parts: images must not be NULL");
   require(numbers_ == 0 || parts.numbers != nullptr, "parts: numbers must not be NULL");
   const auto options = [&](at::ScalarType type) {
     return at::TensorOptions(type).pinned_memory(!device_.is_cpu());
@@ -218,7 +228,8 @@ std::vector<at::Tensor> Inputs::stack(const Batch& batch) const {
       const double* source = parts.numbers + number * batch.count;
       const bool each = std::count(input.shape.begin(), input.shape.end(), kItems) > 0;
       for (int64_t i = 1; i < batch.count; i++) {
-        require(each || source[i] == source[0], "parts: a number without a dimension for the items must be equal in a batch");
+        require(each || source[i] == source[0],
+                "parts: a number without a dimension for the items must be equal in a batch");
       }
       const at::Tensor values = at::empty({each ? batch.count : 1}, options(at::kDouble));
       std::copy_n(source, values.numel(), values.mutable_data_ptr<double>());
@@ -307,8 +318,8 @@ at::Tensor Inputs::run(Program* program, const at::Tensor& images, const std::ve
       return output;
     } catch (const Failure& failure) {
       if (failure.code() != THD_ERROR_FORWARD) throw;
-      reasons += (reasons.empty() ? "" : "\n") + std::string("with an input of type ") + type_name(type) + ": " +
-                 failure.what();
+      reasons += (reasons.empty() ? "" : "\n") + std::string("with an input of type ") + type_name(type) +
+                 ": " + failure.what();
     }
   }
   throw Failure(THD_ERROR_FORWARD, reasons);

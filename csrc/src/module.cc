@@ -50,9 +50,9 @@ thd_module* make_module(const thd_load_options* caller_options, Load&& load) {
   thd::Inputs inputs(options, program->info(), device);
   require(options.graphs == 0 || !inputs.vary(),
           "options: graphs are for modules whose inputs are the images and constants");
-  auto images = device.is_cpu()
-                    ? thd::make_host_runner(program.get(), values, std::move(inputs))
-                    : thd::make_device_runner(program.get(), device, values, std::move(inputs), options.graphs != 0);
+  auto images = device.is_cpu() ? thd::make_host_runner(program.get(), values, std::move(inputs))
+                                : thd::make_device_runner(program.get(), device, values, std::move(inputs),
+                                                          options.graphs != 0);
   return new thd_module{.device = device,
                         .precision = options.precision,
                         .program = std::move(program),
@@ -133,8 +133,8 @@ thd_error* check_finite(thd_module* module, const uint8_t* image, int32_t height
     const c10::InferenceMode inference;
     const c10::DeviceGuard on(module->device);
     const thd::PrecisionScope scope(module->precision, module->device);
-    const at::Tensor output =
-        module->images->forward({.images = &image, .count = 1, .height = height, .width = width, .parts = parts});
+    const at::Tensor output = module->images->forward(
+        {.images = &image, .count = 1, .height = height, .width = width, .parts = parts});
     const bool finite =
         translate(THD_ERROR_FORWARD, "forward: ", [&] { return at::isfinite(output).all().item<bool>(); });
     if (!finite) throw Failure(THD_ERROR_OUTPUT, "the module returned values that are NaN or infinite");
@@ -237,8 +237,8 @@ thd_error* thd_module_check_finite(thd_module* module, const uint8_t* image, int
   return check_finite(module, image, height, width, nullptr);
 }
 
-thd_error* thd_module_check_parts_finite(thd_module* module, const uint8_t* image, int32_t height, int32_t width,
-                                         const thd_parts* parts) {
+thd_error* thd_module_check_parts_finite(thd_module* module, const uint8_t* image, int32_t height,
+                                         int32_t width, const thd_parts* parts) {
   return check_finite(module, image, height, width, parts);
 }
 
@@ -247,8 +247,9 @@ thd_error* thd_module_forward_images(thd_module* module, const uint8_t* const* i
   return forward_images(module, images, count, height, width, nullptr, out, view);
 }
 
-thd_error* thd_module_forward_parts(thd_module* module, const uint8_t* const* images, int32_t count, int32_t height,
-                                    int32_t width, const thd_parts* parts, thd_result** out, thd_tensor_view* view) {
+thd_error* thd_module_forward_parts(thd_module* module, const uint8_t* const* images, int32_t count,
+                                    int32_t height, int32_t width, const thd_parts* parts, thd_result** out,
+                                    thd_tensor_view* view) {
   return forward_images(module, images, count, height, width, parts, out, view);
 }
 

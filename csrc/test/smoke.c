@@ -296,11 +296,8 @@ static void test_values(void) {
 static void test_parts(void) {
   const uint8_t pixel[3] = {10, 20, 30};
   const uint8_t* image = pixel;
-  thd_values values = {.struct_size = sizeof values,
-                       .channels = THD_RGB,
-                       .input_high = 1,
-                       .std = {1, 1, 1},
-                       .output_high = 1};
+  thd_values values = {
+      .struct_size = sizeof values, .channels = THD_RGB, .input_high = 1, .std = {1, 1, 1}, .output_high = 1};
   thd_input inputs[2] = {{.struct_size = sizeof inputs[0], .kind = THD_INPUT_BATCH},
                          {.struct_size = sizeof inputs[0], .kind = THD_INPUT_IMAGE, .values = &values}};
   thd_load_options options = on_cpu;

@@ -174,7 +174,7 @@ class Mix(nn.Module):
 
     dtype = torch.float32
 
-    def __init__(self) -> None:  # noqa: D107
+    def __init__(self) -> None:
         super().__init__()
         weight = torch.tensor([[0.7, 0.2, 0.1], [0.3, 0.3, 0.4], [0.1, 0.1, 0.8]])
         self.weight = nn.Parameter(weight.reshape(3, 3, 1, 1).to(self.dtype))

@@ -215,8 +215,17 @@ def test_inpainting(inpaint, tmp_path, name):
     mask.paste(255, (20, 10, 70, 40))
     mask.save(tmp_path / "mask.png")
     done = subprocess.run(
-        ["curl", "-sS", "-F", f"image=@{IMAGES / name}", "-F", f"mask=@{tmp_path}/mask.png"]
-        + [inpaint.origin + inpaint.target, "-o", tmp_path / "filled.png"],
+        [
+            "curl",
+            "-sS",
+            "-F",
+            f"image=@{IMAGES / name}",
+            "-F",
+            f"mask=@{tmp_path}/mask.png",
+            inpaint.origin + inpaint.target,
+            "-o",
+            tmp_path / "filled.png",
+        ],
         timeout=SECONDS,
         check=False,
     )
