@@ -35,7 +35,7 @@ void each_constant(const torch::jit::Block* block, const See& see) {
 
 // Returns shape with count in the place of the number of items.
 std::vector<int64_t> with_items(std::vector<int64_t> shape, int64_t count) {
-  std::replace(shape.begin(), shape.end(), kItems, count);
+  std::ranges::replace(shape, kItems, count);
   return shape;
 }
 
@@ -255,7 +255,7 @@ std::vector<at::Tensor> Inputs::convert(const std::vector<at::Tensor>& parts) co
       if (device_.is_cpu()) image = image.contiguous();
       image = image.to(at::kFloat).div_(divisor_);
       if (input.threshold > 0) image = image.ge(input.threshold).to(at::kFloat);
-      input.normalization->apply(image);
+      if (input.normalization.has_value()) input.normalization->apply(image);
       converted.push_back(image);
     }
   }

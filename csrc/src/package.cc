@@ -59,7 +59,8 @@ class Package : public Program {
 };
 
 ProgramInfo describe(const AOTIModelContainerRunner& runner) {
-  ProgramInfo info{.inputs = "x: Tensor"};
+  ProgramInfo info;
+  info.inputs = "x: Tensor";
   std::vector<at::ScalarType> weights;
   for (const auto& [name, tensor] : runner.extract_constants_map(false)) {
     info.parameters += tensor.numel();

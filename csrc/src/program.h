@@ -20,14 +20,14 @@ struct Module;
 namespace thd {
 
 // How a parameter of forward takes a plain number.
-enum class ArgumentType { kTensor, kReal, kInteger, kBool };
+enum class ArgumentType : uint8_t { kTensor, kReal, kInteger, kBool };
 
 struct ProgramInfo {
   std::string inputs;      // "name: type", one per line
   int64_t parameters = 0;  // the number of elements in all parameters and buffers
   int64_t bytes = 0;       // their size in memory
   // The type of each parameter of forward. A parameter beyond the end is a tensor.
-  std::vector<ArgumentType> arguments = {};
+  std::vector<ArgumentType> arguments;
   // The floating point types that the images may need to have, the likeliest first; at least one.
   std::vector<at::ScalarType> types = {at::kFloat};
 };
