@@ -5,6 +5,8 @@ package torch
 #cgo nocallback thd_module_forward
 #cgo noescape thd_module_forward_images
 #cgo nocallback thd_module_forward_images
+#cgo noescape thd_module_forward_parts
+#cgo nocallback thd_module_forward_parts
 #cgo noescape thd_module_check_finite
 #cgo nocallback thd_module_check_finite
 #cgo noescape thd_result_read_images
@@ -32,6 +34,8 @@ type Module struct {
 	info     Info
 	limits   limits // of a package's input
 	channels int64  // of the model's input
+	// partImages and partNumbers are how many further images and numbers the model takes for each item.
+	partImages, partNumbers int
 
 	mu     sync.Mutex // guards what follows; held during each call
 	handle *C.thd_module
@@ -60,6 +64,8 @@ type Options struct {
 	CUDAGraphs bool
 	// Values are the meaning of the values in the model's tensors, for ForwardImages and CheckFinite.
 	Values Values
+	// Inputs are the parameters of forward, in their order, exactly one of them an InputBatch. Empty: the images alone.
+	Inputs []Input
 	// PackageFolder is the directory in which a package is unpacked, into a subdirectory that is removed before Load
 	// returns (CPU) or by Close (CUDA). It must allow the execution of files. The default is os.TempDir().
 	PackageFolder string
@@ -87,7 +93,11 @@ func load(options Options, call func(*C.thd_load_options, **C.thd_module) *C.thd
 	defer pinner.Unpin()
 	pinner.Pin(&values)
 	c.values = &values
+	if err := inputsForC(options.Inputs, &pinner, &c); err != nil {
+		return nil, err
+	}
 	m := &Module{channels: options.Values.Channels.Count()}
+	m.partImages, m.partNumbers = counts(options.Inputs)
 	if err := take("load", call(&c, &m.handle)); err != nil {
 		return nil, err
 	}
@@ -182,6 +192,8 @@ func (m *Module) Forward(batch *Tensor) (*Tensor, error) {
 type Images struct {
 	Height, Width, Channels int
 	Items                   [][]byte // each Height*Width*Channels bytes
+	// Parts are the further inputs of a batch; nil: none, as for an output.
+	Parts *Parts
 }
 
 func (p *Images) size() int { return p.Height * p.Width * p.Channels }
@@ -206,8 +218,16 @@ func (m *Module) ForwardImages(batch Images) (*Answer, error) {
 	view := C.thd_tensor_view{struct_size: C.sizeof_thd_tensor_view}
 	output := &Answer{}
 	items := m.in.pin(batch.Items)
-	err := take(op, C.thd_module_forward_images(m.handle, items, C.int32_t(len(batch.Items)),
-		C.int32_t(batch.Height), C.int32_t(batch.Width), &output.result, &view))
+	var err error
+	if batch.Parts == nil {
+		err = take(op, C.thd_module_forward_images(m.handle, items, C.int32_t(len(batch.Items)),
+			C.int32_t(batch.Height), C.int32_t(batch.Width), &output.result, &view))
+	} else {
+		var pinner runtime.Pinner
+		err = take(op, C.thd_module_forward_parts(m.handle, items, C.int32_t(len(batch.Items)),
+			C.int32_t(batch.Height), C.int32_t(batch.Width), partsForC(batch.Parts, &pinner), &output.result, &view))
+		pinner.Unpin()
+	}
 	m.in.unpin()
 	if err != nil {
 		return nil, err
@@ -217,7 +237,7 @@ func (m *Module) ForwardImages(batch Images) (*Answer, error) {
 	return output, nil
 }
 
-// CheckFinite runs the module on the first image of a batch and checks that every value of its output is finite.
+// CheckFinite runs the module on a batch of one image and checks that every value of its output is finite.
 // (ForwardImages converts NaN and infinite values to 0 or 1.) Errors: as ForwardImages; ErrOutput also if a value is
 // NaN or infinite.
 func (m *Module) CheckFinite(batch Images) error {
@@ -231,6 +251,11 @@ func (m *Module) CheckFinite(batch Images) error {
 		return &Error{Op: op, Kind: ErrClosed}
 	}
 	image := (*C.uint8_t)(&batch.Items[0][0])
+	if batch.Parts != nil {
+		var pinner runtime.Pinner
+		defer pinner.Unpin()
+		return take(op, C.thd_module_check_parts_finite(m.handle, image, C.int32_t(batch.Height), C.int32_t(batch.Width), partsForC(batch.Parts, &pinner)))
+	}
 	return take(op, C.thd_module_check_finite(m.handle, image, C.int32_t(batch.Height), C.int32_t(batch.Width)))
 }
 
@@ -245,6 +270,11 @@ func (m *Module) checkInput(op string, batch Images) error {
 	for i, item := range batch.Items {
 		if len(item) != batch.size() {
 			return &Error{Op: op, Kind: ErrShape, Detail: fmt.Sprintf("image %d has %d bytes instead of %d", i, len(item), batch.size())}
+		}
+	}
+	if batch.Parts != nil || m.partImages+m.partNumbers > 0 {
+		if err := m.checkParts(op, batch.Parts, len(batch.Items)); err != nil {
+			return err
 		}
 	}
 	shape := [...]int64{int64(len(batch.Items)), m.channels, int64(batch.Height), int64(batch.Width)}

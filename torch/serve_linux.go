@@ -9,7 +9,7 @@ package torch
 
 // A request of a batch, and its reply. Both end with nothing else.
 typedef struct {
-  uint32_t op, height, width, channels, inputs, out_height, out_width, out_channels, outputs, unused;
+  uint32_t op, height, width, channels, inputs, out_height, out_width, out_channels, outputs, parts;
   uint64_t offsets[]; // of the inputs, and then of the outputs
 } request;
 
@@ -55,7 +55,7 @@ static void serve(const server* s, served* out) {
     do n = read(s->socket, s->buffer, s->capacity); while (n < 0 && errno == EINTR);
     out->length = n < 0 ? -errno : n;
     const request* r = (const request*)s->buffer;
-    if (n < (ssize_t)sizeof(request) || r->op != s->op || r->outputs == 0 || r->channels != 3 || !allowed(s, r)) return;
+    if (n < (ssize_t)sizeof(request) || r->op != s->op || r->outputs == 0 || r->channels != 3 || r->parts != 0 || !allowed(s, r)) return;
     const uint64_t start = thread_time();
     for (uint32_t i = 0; i < r->inputs; i++) {
       s->in[i] = s->memory + r->offsets[i];
@@ -101,7 +101,8 @@ type Served struct {
 // socket keeps the boundaries of messages.
 //
 // All numbers of a request are little-endian. There are ten of 32 bits: op, the height, width and channels of an input,
-// the number of inputs, the height, width and channels of a result, the number of results, and one that isn't used. Then
+// the number of inputs, the height, width and channels of a result, the number of results, and the number of bytes of the
+// further inputs, which only the caller reads. Then
 // come the offsets in memory, of 64 bits, of the inputs and of the results. The reply to a batch whose results have been
 // written is ok, the height, width and channels of a result, and the nanoseconds of processor time, of 64 bits. memory must
 // not be Go's, and buffer holds the largest request. The requests are trusted.

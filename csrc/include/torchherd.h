@@ -224,6 +224,33 @@ typedef struct thd_values {
   float output_std[3]; /* 0: 1 */
 } thd_values;
 
+/* What a parameter of forward gets. */
+typedef enum thd_input_kind {
+  THD_INPUT_BATCH = 0,    /* the images of the batch */
+  THD_INPUT_IMAGE = 1,    /* a further image for each item, such as a mask */
+  THD_INPUT_NUMBER = 2,   /* a number for each item */
+  THD_INPUT_CONSTANT = 3, /* the same in every batch */
+  THD_INPUT_NONE = 4      /* None, for a parameter that is Optional */
+} thd_input_kind;
+
+/* A parameter of a module's forward. */
+typedef struct thd_input {
+  size_t struct_size;       /* sizeof(thd_input) */
+  thd_input_kind kind;      /* required, as values of an IMAGE, dims, and numbers of a CONSTANT */
+  int32_t integer;          /* of a NUMBER or CONSTANT. 1: the elements of its tensor are int64; else 0 */
+  const thd_values* values; /* of an IMAGE; its output_low and output_high have no effect; borrowed */
+  /* Of an IMAGE: if it is above 0, channels of at least this value, in 0..1, become 1 and all others 0, before the
+   * range, mean and std of values are applied. */
+  float threshold;
+  /* Of a NUMBER or CONSTANT: -1 for a plain number, which TorchScript gets as the float, int or bool that it declares,
+   * and else the number of dimensions of a tensor, 0 to THD_MAX_DIMS. */
+  int32_t dims;
+  /* The sizes of the dimensions. -1 stands for the number of items, at most once: the elements of a CONSTANT are then
+   * repeated for each item, and a NUMBER has its own value for each. All other dimensions of a NUMBER are 1. */
+  int64_t shape[THD_MAX_DIMS];
+  const double* numbers; /* of a CONSTANT: the product of the sizes other than -1, in C order; borrowed */
+} thd_input;
+
 typedef struct thd_load_options {
   size_t struct_size;       /* sizeof(thd_load_options) */
   const char* device;       /* required: "cpu", "cuda", "cuda:1"; borrowed */
@@ -233,6 +260,11 @@ typedef struct thd_load_options {
   /* Which tensor of the module's output to use, since 1.2: keys of dicts and indices of tuples and lists from 0, separated
    * by slashes, such as "out" or "aux/1"; borrowed. NULL or empty: the only one. */
   const char* output;
+  /* The parameters of forward since 1.2, in their order: an array whose elements are as far apart as the struct_size of the first
+   * says, exactly one of them a THD_INPUT_BATCH. NULL: the images alone. borrowed. graphs must be 0 if an IMAGE or a
+   * NUMBER is among them. */
+  const thd_input* inputs;
+  int32_t input_count;
 } thd_load_options;
 
 /* Loads a TorchScript file onto a device. file: a descriptor that is open for reading; borrowed. Its position is
@@ -283,7 +315,8 @@ thd_error* thd_module_forward(thd_module* module, const thd_tensor_view* input, 
 thd_error* thd_module_check_finite(thd_module* module, const uint8_t* image, int32_t height, int32_t width);
 
 /* Runs the module on a batch of RGB images of one size. It stacks the images in their order, converts them to float32
- * NCHW by the module's thd_values, runs the module, and keeps the output for thd_result_read_images. On CUDA it returns
+ * NCHW by the module's thd_values, converts that to the floating point type of the module's weights if it takes no other
+ * (found in its first run), runs the module, and keeps the output for thd_result_read_images. On CUDA it returns
  * when the work is queued, so the caller can submit the next batch while this one runs.
  *
  * images: count pointers to height*width*3 bytes each; borrowed. *out: owned, freed by thd_result_free. *view: the
@@ -294,9 +327,34 @@ thd_error* thd_module_check_finite(thd_module* module, const uint8_t* image, int
 thd_error* thd_module_forward_images(thd_module* module, const uint8_t* const* images, int32_t count,
                                      int32_t height, int32_t width, thd_result** out, thd_tensor_view* view);
 
-/* Waits for the output of thd_module_forward_images and writes image i to images[i], as height*width*channels bytes, where
- * channels is the view's: the bytes that the module's thd_kind says. The module's thd_values bring images, masks and depths
- * to 0..1; they are clamped (NaN becomes 0), multiplied by 255 and rounded. images: count pointers, borrowed; count must equal the batch's. From any thread, also while the module
+/* The further inputs of a batch of count images, for a module whose thd_load_options name some. Each array is in the
+ * order of those inputs, and may be NULL if there are none of its kind. All are borrowed. */
+typedef struct thd_parts {
+  size_t struct_size; /* sizeof(thd_parts) */
+  /* For the k-th THD_INPUT_IMAGE, images[k * count + i] belongs to item i. It has sizes[2 * k] rows of sizes[2 * k + 1]
+   * RGB pixels. */
+  const uint8_t* const* images;
+  const int32_t* sizes;
+  /* For the k-th THD_INPUT_NUMBER, numbers[k * count + i] belongs to item i. They must be equal in a batch if the
+   * input's shape has no -1. */
+  const double* numbers;
+  int32_t image_inputs; /* the number of IMAGEs and of NUMBERs, which must be the module's */
+  int32_t number_inputs;
+} thd_parts;
+
+/* Is thd_module_forward_images with the module's further inputs. parts: borrowed. Errors: as there. */
+thd_error* thd_module_forward_parts(thd_module* module, const uint8_t* const* images, int32_t count,
+                                    int32_t height, int32_t width, const thd_parts* parts, thd_result** out,
+                                    thd_tensor_view* view);
+
+/* Is thd_module_check_finite with the module's further inputs, for one item. parts: borrowed. Errors: as there. */
+thd_error* thd_module_check_parts_finite(thd_module* module, const uint8_t* image, int32_t height,
+                                         int32_t width, const thd_parts* parts);
+
+/* Waits for the output of thd_module_forward_images and writes image i to images[i], as height*width*channels bytes,
+ * where channels is the view's: the bytes that the module's thd_kind says. The module's thd_values bring images, masks
+ * and depths to 0..1; they are clamped (NaN becomes 0), multiplied by 255 and rounded. images: count pointers,
+ * borrowed; count must equal the batch's. From any thread, also while the module
  * runs another batch. Errors: FORWARD if the work fails on the CUDA device. */
 thd_error* thd_result_read_images(const thd_result* result, uint8_t* const* images, int32_t count);
 

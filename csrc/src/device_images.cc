@@ -14,6 +14,8 @@
 
 #include <cstring>
 #include <optional>
+#include <utility>
+#include <vector>
 
 #include "graphs.h"
 #include "images.h"
@@ -27,7 +29,7 @@ namespace {
 
 class DeviceRunner : public ImageRunner {
  public:
-  DeviceRunner(Program* program, c10::Device device, const thd_values& values, bool graphs)
+  DeviceRunner(Program* program, c10::Device device, const thd_values& values, Inputs inputs, bool graphs)
       : program_(program),
         device_(device),
         channels_(values.channels),
@@ -39,7 +41,8 @@ class DeviceRunner : public ImageRunner {
         download_(streams_.getStreamFromGlobalPool(device)),
         divisor_(at::full({}, 255, at::TensorOptions(at::kFloat).device(device))),
         normalization_(values, device),
-        output_(values, device) {
+        output_(values, device),
+        inputs_(std::move(inputs)) {
     // Waits for the work that loading has queued, such as converting weights, and for the tensors above.
     follow(streams_.getStream(device), compute_);
     if (graphs) graphs_.emplace(compute_);
@@ -59,19 +62,21 @@ class DeviceRunner : public ImageRunner {
   std::unique_ptr<thd_result> run(const Batch& batch) override {
     return translate(THD_ERROR_FORWARD, "forward: ", [&] {
       const at::Tensor bytes = upload(batch);
+      const std::vector<at::Tensor> parts = upload_parts(batch);
       const c10::StreamGuard on(compute_);
-      return download(compute(bytes));
+      return download(compute(bytes, parts));
     });
   }
 
   at::Tensor forward(const Batch& batch) override {
     return translate(THD_ERROR_FORWARD, "forward: ", [&] {
       const at::Tensor bytes = upload(batch);
+      const std::vector<at::Tensor> parts = upload_parts(batch);
       const c10::Stream current = streams_.getStream(device_);
       at::Tensor output;
       {
         const c10::StreamGuard on(compute_);
-        output = run_program(bytes);
+        output = run_program(bytes, parts);
       }
       follow(compute_, current);
       output.record_stream(current);
@@ -108,23 +113,37 @@ class DeviceRunner : public ImageRunner {
     return bytes;
   }
 
-  // Runs the program on what upload returned and returns its output as bytes NHWC, by a graph if possible.
-  at::Tensor compute(const at::Tensor& bytes) {
-    if (!graphs_.has_value()) return convert_and_run(bytes);
-    return graphs_->run(bytes, [this](const at::Tensor& input) { return convert_and_run(input); });
+  // Returns the batch's further inputs on the device, unconverted.
+  std::vector<at::Tensor> upload_parts(const Batch& batch) {
+    std::vector<at::Tensor> parts = inputs_.stack(batch);
+    if (parts.empty()) return parts;
+    const c10::StreamGuard on(upload_);
+    for (at::Tensor& part : parts) part = part.to(device_, /*non_blocking=*/true);
+    follow(upload_, compute_);
+    for (const at::Tensor& part : parts) part.record_stream(compute_);
+    return parts;
   }
 
-  at::Tensor convert_and_run(const at::Tensor& bytes) { return output_.bytes(run_program(bytes)); }
+  // Runs the program on bytes NHWC and returns its output as bytes NHWC, by a graph if possible: with graphs, there are
+  // no further inputs but constants.
+  at::Tensor compute(const at::Tensor& bytes, const std::vector<at::Tensor>& parts) {
+    if (!graphs_.has_value()) return convert_and_run(bytes, parts);
+    return graphs_->run(bytes, [this](const at::Tensor& input) { return convert_and_run(input, {}); });
+  }
 
-  // Runs the program on what upload returned and returns its unconverted output.
-  at::Tensor run_program(const at::Tensor& bytes) {
+  at::Tensor convert_and_run(const at::Tensor& bytes, const std::vector<at::Tensor>& parts) {
+    return output_.bytes(run_program(bytes, parts));
+  }
+
+  // Runs the program on bytes NHWC and further inputs, and returns its unconverted output.
+  at::Tensor run_program(const at::Tensor& bytes, const std::vector<at::Tensor>& parts) {
     // This view has channels-last strides, which the conversion to float keeps. Convolutions on tensor cores need them.
     at::Tensor input = bytes.permute({0, 3, 1, 2});
     if (channels_ == THD_BGR) input = input.flip(1);
     // The divisor is a tensor: to divide by a number, CUDA multiplies by its rounded reciprocal, which changes values.
     input = channels_ == THD_LIGHTNESS ? input.clone() : input.to(at::kFloat).div_(divisor_);
     normalization_.apply(input);
-    return output_.arrange(program_->run(input), bytes.size(0));
+    return output_.arrange(inputs_.run(program_, input, inputs_.convert(parts)), bytes.size(0));
   }
 
   std::unique_ptr<thd_result> download(const at::Tensor& bytes) {
@@ -155,14 +174,15 @@ class DeviceRunner : public ImageRunner {
   at::Tensor divisor_;
   Normalization normalization_;
   Output output_;
+  Inputs inputs_;
   std::optional<Graphs> graphs_;
 };
 
 }  // namespace
 
 std::unique_ptr<ImageRunner> make_device_runner(Program* program, c10::Device device, const thd_values& values,
-                                                bool graphs) {
-  return std::make_unique<DeviceRunner>(program, device, values, graphs);
+                                                Inputs inputs, bool graphs) {
+  return std::make_unique<DeviceRunner>(program, device, values, std::move(inputs), graphs);
 }
 
 }  // namespace thd

@@ -5,6 +5,8 @@
 #include <chrono>
 #include <cstring>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "output.h"
 #include "pixels.h"
@@ -16,11 +18,12 @@ namespace {
 
 class HostRunner : public ImageRunner {
  public:
-  HostRunner(Program* program, const thd_values& values)
+  HostRunner(Program* program, const thd_values& values, Inputs inputs)
       : program_(program),
         channels_(values.channels),
         normalization_(values, c10::kCPU),
-        output_(values, c10::kCPU) {}
+        output_(values, c10::kCPU),
+        inputs_(std::move(inputs)) {}
 
   std::unique_ptr<thd_result> run(const Batch& batch) override {
     at::Tensor output = forward(batch);
@@ -32,7 +35,8 @@ class HostRunner : public ImageRunner {
   }
 
   at::Tensor forward(const Batch& batch) override {
-    const at::Tensor output = program_->run(stack(batch));
+    const at::Tensor images = stack(batch);
+    const at::Tensor output = inputs_.run(program_, images, inputs_.convert(inputs_.stack(batch)));
     return translate(THD_ERROR_FORWARD, "forward: ", [&] { return output_.arrange(output, batch.count); });
   }
 
@@ -66,6 +70,7 @@ class HostRunner : public ImageRunner {
   thd_channels channels_;
   Normalization normalization_;
   Output output_;
+  Inputs inputs_;
 };
 
 // Waits for an event with pauses. LibTorch's own wait on CUDA spins, on a core that could decode images.
@@ -78,8 +83,8 @@ bool is_pixels(const at::Tensor& tensor) { return tensor.scalar_type() == at::kB
 
 }  // namespace
 
-std::unique_ptr<ImageRunner> make_host_runner(Program* program, const thd_values& values) {
-  return std::make_unique<HostRunner>(program, values);
+std::unique_ptr<ImageRunner> make_host_runner(Program* program, const thd_values& values, Inputs inputs) {
+  return std::make_unique<HostRunner>(program, values, std::move(inputs));
 }
 
 std::array<int64_t, 4> image_shape(const thd_result& result) {

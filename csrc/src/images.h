@@ -11,6 +11,7 @@
 #include <memory>
 #include <optional>
 
+#include "inputs.h"
 #include "program.h"
 #include "torchherd.h"
 
@@ -24,15 +25,6 @@ struct thd_result {
 };
 
 namespace thd {
-
-constexpr int64_t kRgb = 3;  // the number of channels of an input image
-
-struct Batch {
-  const uint8_t* const* images;  // count pointers to height*width*3 bytes
-  int64_t count;
-  int64_t height;
-  int64_t width;
-};
 
 // Runs batches through a program, one after the other. The program must outlive it.
 class ImageRunner {
@@ -51,13 +43,13 @@ class ImageRunner {
 };
 
 // Makes a runner for the CPU. It converts pixels by this library's code (pixels.h), and run returns when all is done.
-std::unique_ptr<ImageRunner> make_host_runner(Program* program, const thd_values& values);
+std::unique_ptr<ImageRunner> make_host_runner(Program* program, const thd_values& values, Inputs inputs);
 
 // Makes a runner for a device with streams. It copies bytes from pinned memory on a stream of their own and converts
 // them to floats on the device, and run returns when the work is queued. With graphs, each batch shape is recorded once
 // it has warmed up, and then replayed. Throws Failure(THD_ERROR_DEVICE) if graphs aren't available.
 std::unique_ptr<ImageRunner> make_device_runner(Program* program, c10::Device device, const thd_values& values,
-                                                bool graphs);
+                                                Inputs inputs, bool graphs);
 
 // Returns the shape {count, channels, height, width} of a result of images.
 std::array<int64_t, 4> image_shape(const thd_result& result);

@@ -8,6 +8,7 @@
 #include <fstream>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "device.h"
 #include "error.h"
@@ -47,8 +48,12 @@ thd_module* make_module(const thd_load_options* caller_options, Load&& load) {
   const c10::InferenceMode inference;
   const c10::DeviceGuard on(device);
   std::unique_ptr<thd::Program> program = load(device, output);
-  auto images = device.is_cpu() ? thd::make_host_runner(program.get(), values)
-                                : thd::make_device_runner(program.get(), device, values, options.graphs != 0);
+  thd::Inputs inputs(options, program->info(), device);
+  require(options.graphs == 0 || !inputs.vary(),
+          "options: graphs are for modules whose inputs are the images and constants");
+  auto images = device.is_cpu() ? thd::make_host_runner(program.get(), values, std::move(inputs))
+                                : thd::make_device_runner(program.get(), device, values, std::move(inputs),
+                                                          options.graphs != 0);
   return new thd_module{.device = device,
                         .precision = options.precision,
                         .program = std::move(program),
@@ -122,6 +127,41 @@ thd_tensor_view view_of(thd_dtype dtype, at::IntArrayRef shape, void* data) {
   return view;
 }
 
+thd_error* check_finite(thd_module* module, const uint8_t* image, int32_t height, int32_t width,
+                        const thd_parts* parts) {
+  return thd::guard([&] {
+    require(module != nullptr && image != nullptr, "no pointer argument may be NULL");
+    require(height >= 1 && width >= 1, "height and width must be at least 1");
+    const c10::InferenceMode inference;
+    const c10::DeviceGuard on(module->device);
+    const thd::PrecisionScope scope(module->precision, module->device);
+    const thd::Batch batch{.images = &image, .count = 1, .height = height, .width = width, .parts = parts};
+    const at::Tensor output = module->program->settle([&] { return module->images->forward(batch); },
+                                                      thd::rounding_of(module->precision));
+    const bool finite =
+        translate(THD_ERROR_FORWARD, "forward: ", [&] { return at::isfinite(output).all().item<bool>(); });
+    if (!finite) throw Failure(THD_ERROR_OUTPUT, "the module returned values that are NaN or infinite");
+  });
+}
+
+thd_error* forward_images(thd_module* module, const uint8_t* const* images, int32_t count, int32_t height,
+                          int32_t width, const thd_parts* parts, thd_result** out, thd_tensor_view* view) {
+  return thd::guard([&] {
+    require(module != nullptr && images != nullptr && out != nullptr && view != nullptr,
+            "no pointer argument may be NULL");
+    const size_t view_size = thd::size_of_struct(view, "view");
+    require(count >= 1 && height >= 1 && width >= 1, "count, height and width must be at least 1");
+    for (int32_t i = 0; i < count; i++) require(images[i] != nullptr, "no image may be NULL");
+    const c10::InferenceMode inference;
+    const c10::DeviceGuard on(module->device);
+    const thd::PrecisionScope scope(module->precision, module->device);
+    auto result = module->images->run(
+        {.images = images, .count = count, .height = height, .width = width, .parts = parts});
+    thd::write_struct(view, view_size, view_of(THD_UINT8, thd::image_shape(*result), nullptr));
+    *out = result.release();
+  });
+}
+
 }  // namespace
 
 extern "C" {
@@ -186,7 +226,7 @@ thd_error* thd_module_forward(thd_module* module, const thd_tensor_view* input, 
     const thd::PrecisionScope scope(module->precision, module->device);
     const at::Tensor batch = at::from_blob(in.data, shape, scalar_type(in.dtype));
     at::Tensor output = translate(THD_ERROR_FORWARD, "forward: ", [&] {
-      return module->program->run(batch.to(module->device)).to(at::kCPU).contiguous();
+      return module->program->run({batch.to(module->device)}).to(at::kCPU).contiguous();
     });
     // An output that shares the input's memory would outlive it.
     if (output.storage().data_ptr().get() == in.data) output = output.clone();
@@ -198,36 +238,23 @@ thd_error* thd_module_forward(thd_module* module, const thd_tensor_view* input, 
 }
 
 thd_error* thd_module_check_finite(thd_module* module, const uint8_t* image, int32_t height, int32_t width) {
-  return thd::guard([&] {
-    require(module != nullptr && image != nullptr, "no pointer argument may be NULL");
-    require(height >= 1 && width >= 1, "height and width must be at least 1");
-    const c10::InferenceMode inference;
-    const c10::DeviceGuard on(module->device);
-    const thd::PrecisionScope scope(module->precision, module->device);
-    const at::Tensor output = module->program->settle(
-        [&] { return module->images->forward({.images = &image, .count = 1, .height = height, .width = width}); },
-        thd::rounding_of(module->precision));
-    const bool finite =
-        translate(THD_ERROR_FORWARD, "forward: ", [&] { return at::isfinite(output).all().item<bool>(); });
-    if (!finite) throw Failure(THD_ERROR_OUTPUT, "the module returned values that are NaN or infinite");
-  });
+  return check_finite(module, image, height, width, nullptr);
+}
+
+thd_error* thd_module_check_parts_finite(thd_module* module, const uint8_t* image, int32_t height,
+                                         int32_t width, const thd_parts* parts) {
+  return check_finite(module, image, height, width, parts);
 }
 
 thd_error* thd_module_forward_images(thd_module* module, const uint8_t* const* images, int32_t count,
                                      int32_t height, int32_t width, thd_result** out, thd_tensor_view* view) {
-  return thd::guard([&] {
-    require(module != nullptr && images != nullptr && out != nullptr && view != nullptr,
-            "no pointer argument may be NULL");
-    const size_t view_size = thd::size_of_struct(view, "view");
-    require(count >= 1 && height >= 1 && width >= 1, "count, height and width must be at least 1");
-    for (int32_t i = 0; i < count; i++) require(images[i] != nullptr, "no image may be NULL");
-    const c10::InferenceMode inference;
-    const c10::DeviceGuard on(module->device);
-    const thd::PrecisionScope scope(module->precision, module->device);
-    auto result = module->images->run({.images = images, .count = count, .height = height, .width = width});
-    thd::write_struct(view, view_size, view_of(THD_UINT8, thd::image_shape(*result), nullptr));
-    *out = result.release();
-  });
+  return forward_images(module, images, count, height, width, nullptr, out, view);
+}
+
+thd_error* thd_module_forward_parts(thd_module* module, const uint8_t* const* images, int32_t count,
+                                    int32_t height, int32_t width, const thd_parts* parts, thd_result** out,
+                                    thd_tensor_view* view) {
+  return forward_images(module, images, count, height, width, parts, out, view);
 }
 
 thd_error* thd_result_read_images(const thd_result* result, uint8_t* const* images, int32_t count) {

@@ -6,6 +6,7 @@
 #include <torch/csrc/inductor/aoti_runner/model_container_runner.h>
 #include <torch/version.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <mutex>
 #include <vector>
@@ -31,12 +32,19 @@ class Package : public Program {
   Package(ProgramInfo info, std::unique_ptr<AOTIModelContainerRunner> runner, std::string output)
       : Program(std::move(info)), runner_(std::move(runner)), output_(std::move(output)) {}
 
-  at::Tensor run(const at::Tensor& input) override {
+  at::Tensor run(std::vector<c10::IValue> arguments) override {
     return translate(THD_ERROR_FORWARD, "forward: ", [&] {
       std::unique_lock<std::mutex> lock(first_time(), std::defer_lock);
       if (!has_run_) lock.lock();
       // The compiled code doesn't check strides.
-      std::vector<at::Tensor> outputs = runner_->run({input.contiguous()});
+      std::vector<at::Tensor> inputs;
+      for (const c10::IValue& each : arguments) {
+        if (!each.isTensor()) {
+          throw Failure(THD_ERROR_FORWARD, "forward: a package takes tensors only, not a " + each.tagKind());
+        }
+        inputs.push_back(each.toTensor().contiguous());
+      }
+      std::vector<at::Tensor> outputs = runner_->run(inputs);
       has_run_ = true;
       // Their names aren't in the package, so a setting that is for other versions of the model chooses the only one too.
       if (outputs.size() == 1) return std::move(outputs.front());
@@ -51,10 +59,18 @@ class Package : public Program {
 };
 
 ProgramInfo describe(const AOTIModelContainerRunner& runner) {
-  ProgramInfo info{.inputs = "x: Tensor"};
+  ProgramInfo info;
+  info.inputs = "x: Tensor";
+  std::vector<at::ScalarType> weights;
   for (const auto& [name, tensor] : runner.extract_constants_map(false)) {
     info.parameters += tensor.numel();
     info.bytes += static_cast<int64_t>(tensor.nbytes());
+    if (at::isFloatingType(tensor.scalar_type())) weights.push_back(tensor.scalar_type());
+  }
+  // A package doesn't say which type it takes, but checks it. One that computes in bfloat16 may take float32.
+  if (weights.empty()) weights = {at::kHalf, at::kBFloat16, at::kDouble};
+  for (const at::ScalarType type : weights) {
+    if (std::find(info.types.begin(), info.types.end(), type) == info.types.end()) info.types.push_back(type);
   }
   return info;
 }

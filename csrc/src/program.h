@@ -3,6 +3,7 @@
 #define TORCHHERD_SRC_PROGRAM_H
 
 #include <ATen/core/Tensor.h>
+#include <ATen/core/ivalue.h>
 #include <c10/core/Device.h>
 
 #include <cstdint>
@@ -10,6 +11,7 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 namespace torch::jit {
 struct Module;
@@ -17,10 +19,17 @@ struct Module;
 
 namespace thd {
 
+// How a parameter of forward takes a plain number.
+enum class ArgumentType : uint8_t { kTensor, kReal, kInteger, kBool };
+
 struct ProgramInfo {
   std::string inputs;      // "name: type", one per line
   int64_t parameters = 0;  // the number of elements in all parameters and buffers
   int64_t bytes = 0;       // their size in memory
+  // The type of each parameter of forward. A parameter beyond the end is a tensor.
+  std::vector<ArgumentType> arguments;
+  // The floating point types that the images may need to have, the likeliest first; at least one.
+  std::vector<at::ScalarType> types = {at::kFloat};
 };
 
 class Program {
@@ -30,8 +39,9 @@ class Program {
   Program(const Program&) = delete;
   Program& operator=(const Program&) = delete;
 
-  // input and the output are on the program's device. Throws Failure with FORWARD, OUTPUT or OUT_OF_MEMORY.
-  virtual at::Tensor run(const at::Tensor& input) = 0;
+  // Tensors among the arguments, and the output, are on the program's device. Throws Failure with FORWARD, OUTPUT or
+  // OUT_OF_MEMORY.
+  virtual at::Tensor run(std::vector<c10::IValue> arguments) = 0;
 
   // Chooses, among the forms that the program has, the fastest one that computes what the file says, and returns an output.
   // run runs a batch through the program; rounding is by what part of the largest value outputs may differ. Must be called

@@ -6,8 +6,10 @@
 #include <mutex>
 #include <optional>
 #include <sstream>
+#include <utility>
 #include <vector>
 
+#include "inputs.h"
 #include "output.h"
 #include "program.h"
 #include "translate.h"
@@ -59,9 +61,11 @@ bool nearly_equal(const at::Tensor& a, const at::Tensor& b, double rounding) {
 // A module, and until it settles, its frozen form too.
 class Script : public Program {
  public:
-  Script(ProgramInfo info, torch::jit::Module module, c10::Device device, std::string output)
+  // fast: the module, frozen; nothing if it can't be.
+  Script(ProgramInfo info, torch::jit::Module module, std::optional<torch::jit::Module> fast, c10::Device device,
+         std::string output)
       : Program(std::move(info)), device_(device), output_(std::move(output)), module_(std::move(module)) {
-    if (auto fast = frozen(module_, true)) {
+    if (fast) {
       original_ = module_;
       module_ = *std::move(fast);
     }
@@ -89,9 +93,9 @@ class Script : public Program {
     return expected;
   }
 
-  at::Tensor run(const at::Tensor& input) override {
+  at::Tensor run(std::vector<c10::IValue> arguments) override {
     return translate(THD_ERROR_FORWARD, "forward: ", [&] {
-      const c10::IValue output = module_.forward({input});
+      const c10::IValue output = module_.forward(std::move(arguments));
       return chosen(output, output_);
     });
   }
@@ -115,7 +119,7 @@ ProgramInfo describe(const torch::jit::Module& module) {
     if (i > 1) inputs << '\n';
     inputs << arguments[i].name() << ": " << arguments[i].type()->str();
   }
-  ProgramInfo info{.inputs = inputs.str()};
+  ProgramInfo info{.inputs = inputs.str(), .arguments = argument_types(arguments)};
   const auto count = [&](const at::Tensor& tensor) {
     info.parameters += tensor.numel();
     info.bytes += static_cast<int64_t>(tensor.nbytes());
@@ -143,7 +147,10 @@ std::unique_ptr<Program> load_script(const std::string& subject, c10::Device dev
       throw Failure(THD_ERROR_NOT_A_MODULE, subject + "the module has no forward method");
     }
     module.eval();
-    return std::make_unique<Script>(describe(module), std::move(module), device, output);
+    ProgramInfo info = describe(module);
+    std::optional<torch::jit::Module> fast = frozen(module, true);
+    info.types = input_types(fast ? *fast : module);
+    return std::make_unique<Script>(std::move(info), std::move(module), std::move(fast), device, output);
   });
 }
 

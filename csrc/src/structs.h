@@ -19,6 +19,8 @@ constexpr size_t required_size(const thd_values* /*type*/) { return THD_END_OF(t
 constexpr size_t required_size(const thd_load_options* /*type*/) {
   return THD_END_OF(thd_load_options, device);
 }
+constexpr size_t required_size(const thd_input* /*type*/) { return THD_END_OF(thd_input, numbers); }
+constexpr size_t required_size(const thd_parts* /*type*/) { return THD_END_OF(thd_parts, number_inputs); }
 constexpr size_t required_size(const thd_module_info* /*type*/) { return THD_END_OF(thd_module_info, bytes); }
 constexpr size_t required_size(const thd_jpeg_info* /*type*/) { return THD_END_OF(thd_jpeg_info, height); }
 constexpr size_t required_size(const thd_jpeg_decode_options* /*type*/) {

@@ -431,6 +431,47 @@ static void test_kinds(void) {
   thd_module_free(module);
 }
 
+/* Inputs that come from the caller, and a constant in the place of a further one, reach forward. */
+static void test_parts(void) {
+  const uint8_t pixel[3] = {10, 20, 30};
+  const uint8_t* image = pixel;
+  thd_values values = {
+      .struct_size = sizeof values, .channels = THD_RGB, .input_high = 1, .std = {1, 1, 1}, .output_high = 1};
+  thd_input inputs[2] = {{.struct_size = sizeof inputs[0], .kind = THD_INPUT_BATCH},
+                         {.struct_size = sizeof inputs[0], .kind = THD_INPUT_IMAGE, .values = &values}};
+  thd_load_options options = on_cpu;
+  options.inputs = inputs;
+  options.input_count = 2;
+  thd_module* module = NULL;
+  thd_result* result = NULL;
+  thd_tensor_view view = {.struct_size = sizeof view};
+  /* identity.pt takes one input, so forward refuses the second one. */
+  EXPECT_OK(load_file("modules/identity.pt", &options, &module));
+  const int32_t sizes[2] = {1, 1};
+  thd_parts parts = {.struct_size = sizeof parts, .images = &image, .sizes = sizes, .image_inputs = 1};
+  EXPECT_CODE(thd_module_forward_parts(module, &image, 1, 1, 1, &parts, &result, &view), THD_ERROR_FORWARD);
+  EXPECT_CODE(thd_module_check_parts_finite(module, pixel, 1, 1, &parts), THD_ERROR_FORWARD);
+  EXPECT_CODE(thd_module_forward_images(module, &image, 1, 1, 1, &result, &view), THD_ERROR_INVALID_ARGUMENT);
+  parts.image_inputs = 2;
+  EXPECT_CODE(thd_module_forward_parts(module, &image, 1, 1, 1, &parts, &result, &view),
+              THD_ERROR_INVALID_ARGUMENT);
+  thd_module_free(module);
+
+  options.input_count = 1;
+  EXPECT_OK(load_file("modules/identity.pt", &options, &module));
+  EXPECT_OK(thd_module_forward_parts(module, &image, 1, 1, 1, NULL, &result, &view));
+  thd_result_free(result);
+  EXPECT_OK(thd_module_check_parts_finite(module, pixel, 1, 1, NULL));
+  thd_module_free(module);
+
+  module = NULL;
+  inputs[0].kind = THD_INPUT_NONE;
+  EXPECT_CODE(load_file("modules/identity.pt", &options, &module), THD_ERROR_INVALID_ARGUMENT);
+  inputs[0] = (thd_input){.struct_size = 8};
+  EXPECT_CODE(load_file("modules/identity.pt", &options, &module), THD_ERROR_INVALID_ARGUMENT);
+  EXPECT(module == NULL);
+}
+
 /* Decoding ends when another thread sets the flag, and when the scans have more blocks than the limit. */
 static void test_limits_of_jpeg(void) {
   size_t size = 0;
@@ -692,6 +733,7 @@ int main(int count, char** arguments) {
   test_forward_images();
   test_values();
   test_kinds();
+  test_parts();
   test_jpeg();
   test_gray_jpeg();
   test_limits_of_jpeg();

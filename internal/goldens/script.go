@@ -22,11 +22,22 @@ func Script(t testing.TB, body string) string {
 // ScriptAt is Script with the path of the file, whose folder it makes.
 func ScriptAt(t testing.TB, path, body string) string {
 	t.Helper()
-	return ScriptReturning(t, path, "Tensor", body)
+	return writeScript(t, path, "x: Tensor", "Tensor", body)
 }
 
 // ScriptReturning is ScriptAt for a forward that returns another type, such as "Dict[str, Tensor]".
 func ScriptReturning(t testing.TB, path, returns, body string) string {
+	t.Helper()
+	return writeScript(t, path, "x: Tensor", returns, body)
+}
+
+// ScriptOf is ScriptAt with the parameters of forward, such as "x: Tensor, y: float".
+func ScriptOf(t testing.TB, path, parameters, body string) string {
+	t.Helper()
+	return writeScript(t, path, parameters, "Tensor", body)
+}
+
+func writeScript(t testing.TB, path, parameters, returns, body string) string {
 	t.Helper()
 	content := Read(t, "modules/identity.pt")
 	archive, err := zip.NewReader(bytes.NewReader(content), int64(len(content)))
@@ -36,7 +47,7 @@ func ScriptReturning(t testing.TB, path, returns, body string) string {
 	var file bytes.Buffer
 	out := zip.NewWriter(&file)
 	for _, record := range archive.File {
-		err = errors.Join(err, rewrite(out, record, returns, body))
+		err = errors.Join(err, rewrite(out, record, parameters, returns, body))
 	}
 	err = errors.Join(err, out.Close(), os.MkdirAll(filepath.Dir(path), 0o750), os.WriteFile(path, file.Bytes(), 0o600))
 	if err != nil {
@@ -45,8 +56,8 @@ func ScriptReturning(t testing.TB, path, returns, body string) string {
 	return path
 }
 
-// rewrite copies a record, with another body and return type of forward in the code.
-func rewrite(out *zip.Writer, record *zip.File, returns, body string) error {
+// rewrite copies a record, with other parameters, return type and body of forward in the code.
+func rewrite(out *zip.Writer, record *zip.File, parameters, returns, body string) error {
 	if !strings.HasSuffix(record.Name, "__torch__.py") {
 		return out.Copy(record)
 	}
@@ -60,6 +71,7 @@ func rewrite(out *zip.Writer, record *zip.File, returns, body string) error {
 	}
 	before, _, _ := strings.Cut(string(code), "    return x")
 	before = strings.Replace(before, "-> Tensor:", "-> "+returns+":", 1)
+	before = strings.Replace(before, "x: Tensor", parameters, 1)
 	writer, err := out.CreateHeader(&zip.FileHeader{Name: record.Name, Method: zip.Store})
 	if err != nil {
 		return err

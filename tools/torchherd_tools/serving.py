@@ -124,14 +124,14 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
             return
 
 
-def wait_until_serving(url: str, body: bytes, seconds: float) -> None:
+def wait_until_serving(url: str, body: bytes, seconds: float, method: str = "PUT") -> None:
     """Send the body until the response has status 200.
 
     A server that listens may still be loading its model, and the Sanic demo responds with 500
     before its first task has run. Raises ServingError if the seconds pass.
     """
     deadline = time.monotonic() + seconds
-    while (response := put(url, body)).status != http.HTTPStatus.OK:
+    while (response := put(url, body, method)).status != http.HTTPStatus.OK:
         if time.monotonic() > deadline:
             raise ServingError(f"{url}: still responds with {response.status} after {seconds:g} s")
         time.sleep(POLL_SECONDS)

@@ -23,6 +23,7 @@ type body struct {
 	whole  *tracked
 	source io.Reader // nil until the first Read
 	limit  int64
+	form   *multipart.Reader // of Next; nil: none
 }
 
 // newBody returns the body of a request. Errors: errTooLarge for a body that announces more than limit bytes; nothing of
@@ -98,6 +99,54 @@ func asImage(part *multipart.Part) (io.Reader, error) {
 		return nil, nil
 	}
 	return content, nil
+}
+
+// Next returns the next part of a form, or a body that isn't one as its only part; see servable.Form.
+func (b *body) Next() (string, io.Reader, error) {
+	if b.source == nil {
+		b.source = http.MaxBytesReader(b.c.Response(), b.whole, b.limit)
+		mediaType, parameters, err := mime.ParseMediaType(b.c.Request().Header.Get(echo.HeaderContentType))
+		if err != nil || mediaType != "multipart/form-data" {
+			return "image", b, nil //nolint:nilerr // as in open
+		}
+		b.form = multipart.NewReader(b.source, parameters["boundary"])
+	}
+	if b.form == nil {
+		return "", nil, io.EOF
+	}
+	part, err := b.form.NextPart()
+	if errors.Is(err, io.EOF) {
+		// What follows the last part is read too, so that the connection can be used again and its deadline is removed.
+		if _, err := io.Copy(io.Discard, b); err != nil {
+			return "", nil, err
+		}
+		return "", nil, io.EOF
+	}
+	if err != nil {
+		return "", nil, b.explain(err)
+	}
+	return part.FormName(), &explained{part, b}, nil
+}
+
+// Value returns a parameter of the request's query.
+func (b *body) Value(name string) (string, bool) {
+	values := b.c.QueryParams()
+	return values.Get(name), values.Has(name)
+}
+
+// An explained is a part whose errors are responses.
+type explained struct {
+	part io.Reader
+	body *body
+}
+
+// Read is the method of io.Reader.
+func (e *explained) Read(into []byte) (int, error) {
+	n, err := e.part.Read(into)
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = e.body.explain(err)
+	}
+	return n, err
 }
 
 // explain returns the response to a failed read.

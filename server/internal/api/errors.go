@@ -93,6 +93,7 @@ func explain(err error) (response *failure, cause error) {
 		ofModel   *servable.ModelError
 		crash     *servable.CrashError
 		unusable  *imagecodec.Error
+		ofPart    *servable.PartError
 		full      *batch.BusyError
 		tooLarge  *memory.TooLargeError
 		hung      *batch.HungError
@@ -109,6 +110,10 @@ func explain(err error) (response *failure, cause error) {
 		return errCrashed, crash.Cause
 	case errors.As(err, &unusable):
 		return &failure{status: imageStatuses[unusable.Reason], sanic: http.StatusInternalServerError, text: unusable.Text}, nil
+	case errors.As(err, &ofPart) && ofPart.Unusable:
+		return &failure{status: http.StatusUnprocessableEntity, text: ofPart.Text}, nil
+	case errors.As(err, &ofPart):
+		return &failure{status: http.StatusBadRequest, text: ofPart.Text}, nil
 	case errors.As(err, &full):
 		return busy(full), nil
 	case errors.Is(err, servable.ErrReceiving):

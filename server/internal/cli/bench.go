@@ -23,6 +23,7 @@ type Bench struct {
 
 	Method string   `default:"PUT" enum:"PUT,POST" help:"PUT or POST." group:"Requests"`
 	Image  []string `name:"picture" sep:"none" type:"existingfile" help:"Image file to send; repeat the flag to send several in turn. Without it, a 590x480 JPEG." placeholder:"FILE" group:"Requests"`
+	Part   []string `name:"part" sep:"none" help:"Further part of the request, for a model with several inputs: a text, or @ and the name of a file. Repeat the flag for several. Requests are then forms, with the image in the part image." placeholder:"NAME=VALUE" group:"Requests"`
 
 	Clients     int     `default:"16" help:"Closed loop: number of clients; each sends its next request after the response to the last one." group:"Load"`
 	Rate        float64 `default:"0" help:"Open loop: mean requests per second, at random times (Poisson) whatever the server does; latencies count from the intended start. 0: closed loop." group:"Load"`
@@ -100,7 +101,7 @@ func unixTarget(url string) (_ string, dial func(ctx context.Context, network, a
 func (b *Bench) Run(p program) error {
 	config := b.config()
 	var err error
-	if config.Images, err = readFiles(b.Image); err != nil {
+	if config.Images, err = readBodies(b.Image, b.Part); err != nil {
 		return err
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
@@ -165,6 +166,38 @@ func readFiles(names []string) ([][]byte, error) {
 		files = append(files, file)
 	}
 	return files, nil
+}
+
+// readBodies returns the images of files, in forms if there are further parts. Without files and parts it returns none.
+func readBodies(names, parts []string) ([][]byte, error) {
+	images, err := readFiles(names)
+	if err != nil || len(parts) == 0 {
+		return images, err
+	}
+	if len(images) == 0 {
+		images = [][]byte{loadgen.DefaultImage}
+	}
+	var further []loadgen.Part
+	for _, each := range parts {
+		name, value, found := strings.Cut(each, "=")
+		if !found || name == "" {
+			return nil, fmt.Errorf("invalid --part %q: use NAME=VALUE, or NAME=@FILE", each)
+		}
+		part := loadgen.Part{Name: name, Content: []byte(value)}
+		if file, isFile := strings.CutPrefix(value, "@"); isFile {
+			if part.Content, err = os.ReadFile(file); err != nil {
+				return nil, err
+			}
+			part.IsFile = true
+		}
+		further = append(further, part)
+	}
+	for i, image := range images {
+		if images[i], err = loadgen.Form(image, further); err != nil {
+			return nil, err
+		}
+	}
+	return images, nil
 }
 
 func writeJSON(to io.Writer, result any) error {

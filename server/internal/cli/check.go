@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -108,6 +109,13 @@ func describe(out io.Writer, name, source string, v lifecycle.ReadyVersion) erro
 		size = "their own size"
 	}
 	row("input", "%v, images of %s", v.Settings.Channels, size)
+	if parts := v.Settings.Inputs.Parts(); len(parts) > 0 {
+		names := make([]string, len(parts))
+		for i, part := range parts {
+			names[i] = part.Name
+		}
+		row("", "and %s", strings.Join(names, ", "))
+	}
 	row("warm-up", "%v", v.WarmUp.Duration.Round(time.Millisecond))
 	for _, warning := range v.Findings.Warnings() {
 		row("warning", "%s", warning)

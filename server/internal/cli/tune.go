@@ -28,6 +28,7 @@ type Tune struct {
 
 	Clients int      `default:"16" help:"Number of clients; each sends its next image after the response to the last one." group:"Load"`
 	Image   []string `name:"picture" sep:"none" type:"existingfile" help:"Image file to send; repeat the flag to send several in turn. Without it, a 590x480 JPEG." placeholder:"FILE" group:"Load"`
+	Part    []string `name:"part" sep:"none" help:"Further part of the request, for a model with several inputs: a text, or @ and the name of a file. Repeat the flag for several. Requests are then forms, with the image in the part image." placeholder:"NAME=VALUE" group:"Load"`
 
 	Device *settings.Devices `help:"As in serve." placeholder:"auto" group:"Server"`
 	Size   *settings.Size    `help:"As in serve." placeholder:"WIDTHxHEIGHT" group:"Server"`
@@ -84,7 +85,7 @@ func isPackage(path string) bool {
 
 // Run searches and writes the result.
 func (t *Tune) Run(p program) error {
-	images, err := readFiles(t.Image)
+	images, err := readBodies(t.Image, t.Part)
 	if err != nil {
 		return err
 	}

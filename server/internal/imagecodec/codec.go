@@ -195,6 +195,18 @@ func (c *Codec) Prepare(data []byte) (*Input, error) {
 	return in, nil
 }
 
+// PrepareTo is Prepare with another size of the result, if forced, instead of that of the Config.
+func (c *Codec) PrepareTo(data []byte, size settings.Size, forced bool) (*Input, error) {
+	in := new(Input)
+	if forced {
+		in.width, in.height = size.Width, size.Height
+	}
+	if err := c.prepare(in, data); err != nil {
+		return nil, err
+	}
+	return in, nil
+}
+
 func (c *Codec) prepare(in *Input, data []byte) error {
 	in.data, in.format = data, sniff(data)
 	if in.format == nil {
@@ -250,7 +262,9 @@ func (c *Codec) readHeader(in *Input) (err error) {
 	if c.config.EXIF == settings.Ignore {
 		h.orientation = torch.Upright
 	}
-	in.width, in.height, err = c.target(in.SentSize())
+	if in.width == 0 {
+		in.width, in.height, err = c.target(in.SentSize())
+	}
 	return err
 }
 

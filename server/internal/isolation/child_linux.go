@@ -221,6 +221,9 @@ func (c *child) do(op operation, rest []byte) (reply, error) {
 		if err := c.request.parse(rest); err != nil {
 			return reply{}, err
 		}
+		if err := c.takeParts(); err != nil {
+			return reply{}, err
+		}
 	default:
 		return reply{}, fmt.Errorf("unknown operation %d", op)
 	}
@@ -252,7 +255,7 @@ func (c *child) load(r *loadRequest) (reply, error) {
 		return reply{}, err
 	}
 	c.model, err = file.Load(torch.Options{
-		Device: device, Precision: torch.Precision(r.Precision), CUDAGraphs: r.CUDAGraphs, Values: r.Values, PackageFolder: r.Scratch,
+		Device: device, Precision: torch.Precision(r.Precision), CUDAGraphs: r.CUDAGraphs, Values: r.Values, Inputs: r.Inputs, PackageFolder: r.Scratch,
 	})
 	if err != nil {
 		return reply{}, err
@@ -282,13 +285,23 @@ func (c *child) batch() torch.Images {
 	return c.images
 }
 
-// forward runs a batch of which ServeImages knows too little: the shape of its results, or that the model takes it.
+// takeParts sets the further inputs of the request's images.
+func (c *child) takeParts() (err error) {
+	c.images.Parts, err = parseParts(c.request.parts, len(c.request.inputs), c.arena)
+	return err
+}
+
+// forward runs a batch of which ServeImages knows too little: the shape of its results, that the model takes it, or its
+// further inputs.
 func (c *child) forward() (reply, error) {
 	answer, err := c.model.ForwardImages(c.batch())
 	if err != nil {
 		return reply{}, err
 	}
 	c.keep(answer)
+	if r := &c.request; len(r.outputs) > 0 && r.outHeight == answer.Height && r.outWidth == answer.Width && r.outChannels == answer.Channels {
+		return c.read()
+	}
 	return reply{status: statusPending, height: answer.Height, width: answer.Width, channels: answer.Channels}, nil
 }
 

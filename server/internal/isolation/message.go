@@ -31,13 +31,14 @@ const maxBatch = (maxMessage - 64) / 16
 
 // A loadRequest is the request of opLoad.
 type loadRequest struct {
-	Name       string       `json:"name"`
-	Device     string       `json:"device"`
-	Precision  int32        `json:"precision"`
-	CUDAGraphs bool         `json:"cuda_graphs"`
-	Values     torch.Values `json:"values"`
-	Scratch    string       `json:"scratch"`
-	Background bool         `json:"background"`
+	Name       string        `json:"name"`
+	Device     string        `json:"device"`
+	Precision  int32         `json:"precision"`
+	CUDAGraphs bool          `json:"cuda_graphs"`
+	Values     torch.Values  `json:"values"`
+	Inputs     []torch.Input `json:"inputs"`
+	Scratch    string        `json:"scratch"`
+	Background bool          `json:"background"`
 }
 
 // A loadReply is the reply of opLoad: torch.Info without the device, and what the sandbox lacks.
@@ -56,11 +57,12 @@ type batchRequest struct {
 	outHeight, outWidth     int      // of a result; 0: unknown
 	outChannels             int
 	outputs                 []uint64 // offsets in the arena; empty: write no results
+	parts                   []byte   // the further inputs, as appendParts writes them
 }
 
 // append appends the message of a request, in the form of torch.Module.ServeImages.
 func (r *batchRequest) append(to []byte, op operation) []byte {
-	for _, v := range []int{int(op), r.height, r.width, r.channels, len(r.inputs), r.outHeight, r.outWidth, r.outChannels, len(r.outputs), 0} {
+	for _, v := range []int{int(op), r.height, r.width, r.channels, len(r.inputs), r.outHeight, r.outWidth, r.outChannels, len(r.outputs), len(r.parts)} {
 		to = binary.LittleEndian.AppendUint32(to, uint32(v))
 	}
 	for _, offsets := range [][]uint64{r.inputs, r.outputs} {
@@ -68,7 +70,7 @@ func (r *batchRequest) append(to []byte, op operation) []byte {
 			to = binary.LittleEndian.AppendUint64(to, offset)
 		}
 	}
-	return to
+	return append(to, r.parts...)
 }
 
 // parse reads what append has written, without the operation. It reuses the slices.
@@ -78,13 +80,15 @@ func (r *batchRequest) parse(from []byte) error {
 		return errShort
 	}
 	var counts [2]int
-	for i, to := range []*int{&r.height, &r.width, &r.channels, &counts[0], &r.outHeight, &r.outWidth, &r.outChannels, &counts[1]} {
+	var parts int
+	for i, to := range []*int{&r.height, &r.width, &r.channels, &counts[0], &r.outHeight, &r.outWidth, &r.outChannels, &counts[1], &parts} {
 		*to = int(binary.LittleEndian.Uint32(from[4*i:]))
 	}
 	from = from[header:]
-	if len(from) != 8*(counts[0]+counts[1]) {
+	if len(from) != 8*(counts[0]+counts[1])+parts {
 		return errShort
 	}
+	r.parts = from[8*(counts[0]+counts[1]):]
 	r.inputs, r.outputs = r.inputs[:0], r.outputs[:0]
 	for i := range counts[0] + counts[1] {
 		offset := binary.LittleEndian.Uint64(from[8*i:])

@@ -82,7 +82,7 @@ func (r *Runner) load(ctx context.Context, background bool) (*process, error) {
 	p.unwatch = context.AfterFunc(ctx, func() { p.kill(context.Cause(ctx)) })
 	o := r.config.Options
 	text, err := json.Marshal(loadRequest{
-		Name: r.config.Model.Name, Device: o.Device.String(), Precision: int32(o.Precision), CUDAGraphs: o.CUDAGraphs, Values: o.Values,
+		Name: r.config.Model.Name, Device: o.Device.String(), Precision: int32(o.Precision), CUDAGraphs: o.CUDAGraphs, Values: o.Values, Inputs: o.Inputs,
 		Scratch: p.scratch, Background: background,
 	})
 	if err == nil {
@@ -199,7 +199,7 @@ func (r *Runner) prepare(batch torch.Images) (done func()) {
 	q.height, q.width, q.channels = batch.Height, batch.Width, batch.Channels
 	q.inputs = q.inputs[:0]
 	var copies [][]byte
-	for _, item := range batch.Items {
+	place := func(item []byte) uint64 {
 		offset, ours := r.config.Arena.offset(item)
 		if !ours {
 			moved := r.config.Arena.Alloc(len(item))
@@ -207,8 +207,12 @@ func (r *Runner) prepare(batch torch.Images) (done func()) {
 			copies = append(copies, moved)
 			offset, _ = r.config.Arena.offset(moved)
 		}
-		q.inputs = append(q.inputs, uint64(offset))
+		return uint64(offset)
 	}
+	for _, item := range batch.Items {
+		q.inputs = append(q.inputs, place(item))
+	}
+	q.parts = appendParts(q.parts[:0], batch.Parts, place)
 	return func() {
 		for _, each := range copies {
 			r.config.Arena.Free(each)
@@ -275,6 +279,10 @@ func (r *Runner) run(p *process, batch torch.Images, limit time.Duration) (torch
 	expected := r.shapes[in]
 	items := r.alloc(expected, count)
 	r.message = r.request.append(r.message[:0], opForward)
+	if len(r.message) > maxMessage {
+		r.free(items)
+		return torch.Images{}, fmt.Errorf("isolation: a batch of %d images with their further inputs is too large; lower max-batch-size", count)
+	}
 	got, err := r.askWithin(p, r.message, limit)
 	if err == nil && got.status == statusPending {
 		r.free(items)

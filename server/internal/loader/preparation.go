@@ -27,6 +27,7 @@ type preparation struct {
 	devices  []torch.Device
 	arena    *isolation.Arena // nil in this process
 	codec    *imagecodec.Codec
+	parts    []servable.Part // what requests send beside the image
 	throttle cpu.Throttle
 
 	copies   []servable.Instance
@@ -63,7 +64,10 @@ func newPreparation(ctx context.Context, l *Loader, r Request, file modelFile, c
 		}
 		pixels = p.arena
 	}
-	if p.codec, err = l.newCodec(&cfg, pixels); err != nil {
+	if p.codec, err = l.newCodec(&cfg, pixels); err == nil {
+		err = p.newParts(pixels)
+	}
+	if err != nil {
 		return nil, errors.Join(err, p.closeArena())
 	}
 	if r.Background {
@@ -103,7 +107,7 @@ func (p *preparation) load() (*Loaded, error) {
 	}
 	l := p.loader
 	s, err := servable.New(servable.Config{
-		Name: l.source.Name(), Settings: p.cfg, Instances: p.copies, Codec: p.codec, Threads: p.threads,
+		Name: l.source.Name(), Settings: p.cfg, Instances: p.copies, Codec: p.codec, Parts: p.parts, Threads: p.threads,
 		Shares: l.shared.Shares, Received: l.shared.Received, Decoding: l.shared.Decoding, Trimmer: l.shared.Trimmer,
 		Log: l.shared.Log,
 	})
@@ -173,10 +177,13 @@ func (p *preparation) loadInstances() error {
 func (p *preparation) loadInstance(instance int) error {
 	err := p.step(func() error {
 		copied, err := p.startInstance(torch.Options{
-			Device: p.device(instance), Precision: p.cfg.Precision, CUDAGraphs: p.cfg.CUDAGraphs,
-			PackageFolder: p.loader.shared.PackageFolder, Values: p.cfg.TensorValues(),
+			Device: p.device(instance), Precision: p.cfg.Precision, CUDAGraphs: p.graphs(),
+			PackageFolder: p.loader.shared.PackageFolder, Values: p.cfg.TensorValues(), Inputs: p.cfg.Inputs.Tensors(),
 		})
 		if err == nil {
+			if len(p.parts) > 0 {
+				copied = withTestParts{copied, p.parts}
+			}
 			p.copies = append(p.copies, copied)
 		}
 		return err

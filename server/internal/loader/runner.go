@@ -100,6 +100,8 @@ func (p *preparation) warmUpAgain(instance int, run func(torch.Images) error) er
 	if !p.sizeWorks() {
 		return nil
 	}
+	runAlone := run
+	run = func(batch torch.Images) error { return runAlone(addTestParts(p.parts, batch)) }
 	times := 1
 	if p.device(instance) != torch.CPU {
 		times = runsOnCUDA

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -69,7 +68,7 @@ func encodeRequest(method, url string, image []byte) ([]byte, error) {
 	request.SetRequestURI(url)
 	request.Header.SetMethod(method)
 	request.Header.SetUserAgent("torchherd-bench")
-	request.Header.SetContentType(http.DetectContentType(image))
+	request.Header.SetContentType(ContentType(image))
 	request.SetBodyRaw(image)
 	var b bytes.Buffer
 	if _, err := request.WriteTo(&b); err != nil {

@@ -40,7 +40,7 @@ var DefaultImage []byte
 type Config struct {
 	URL    string   // http or https
 	Method string   // PUT or POST
-	Images [][]byte // sent in turn; empty: DefaultImage
+	Images [][]byte // sent in turn, or bodies of Form; empty: DefaultImage
 
 	// Rate is the mean number of requests per second of an open loop, at most MaxRate; 0: a closed loop.
 	Rate float64

@@ -53,12 +53,21 @@ func (a *admission) end() {
 }
 
 // admit receives and decodes an image that has a place in the queue.
-func (a *admission) admit(body io.Reader, o Options) (imagecodec.Image, error) {
+func (a *admission) admit(body io.Reader, o Options) (imagecodec.Image, *parts, error) {
 	b := a.servable.batcher
 	if err := b.Admissible(a.ctx); err != nil {
-		return imagecodec.Image{}, err
+		return imagecodec.Image{}, nil, err
 	}
 	a.arrival = b.Arrive()
+	if len(a.servable.config.Parts) > 0 {
+		return a.admitParts(body, o)
+	}
+	img, err := a.admitImage(body, o)
+	return img, nil, err
+}
+
+// admitImage is the part of admit for a model that takes the image alone.
+func (a *admission) admitImage(body io.Reader, o Options) (imagecodec.Image, error) {
 	received, err := a.receive(body, o.Length)
 	if err != nil {
 		return imagecodec.Image{}, err
@@ -80,12 +89,7 @@ func (a *admission) admit(body io.Reader, o Options) (imagecodec.Image, error) {
 func (a *admission) receive(body io.Reader, length int64) (*received, error) {
 	start := time.Now()
 	p := pace{start: start, length: length}
-	r, err := a.servable.bodies.read(body, length, func(more int) error {
-		if !a.received.Grow(a.servable.config.Received, int64(more)) {
-			return ErrReceiving
-		}
-		return nil
-	}, func(received int) {
+	r, err := a.servable.bodies.read(body, length, a.growReceived, func(received int) {
 		if at, known := p.expect(received, time.Now()); known {
 			a.arrival.Expect(at.Add(a.decodeTime()), time.Now().Add(stall))
 		}

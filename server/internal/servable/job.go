@@ -12,6 +12,7 @@ import (
 // recycles the memory.
 type job struct {
 	input   imagecodec.Image
+	parts   *parts           // further inputs; nil: the model has none
 	output  imagecodec.Image // set before the batch drops the job; without pixels: none
 	holders atomic.Int32
 	held    bool // by the batch, which alone uses the field
@@ -20,19 +21,19 @@ type job struct {
 // A jobPool makes jobs, and uses them again.
 type jobPool struct{ pool sync.Pool } // of *job
 
-func (p *jobPool) get(input imagecodec.Image) *job {
+func (p *jobPool) get(input imagecodec.Image, further *parts) *job {
 	j, ok := p.pool.Get().(*job)
 	if !ok {
 		j = new(job)
 	}
-	j.input = input
+	j.input, j.parts = input, further
 	j.holders.Store(1)
 	return j
 }
 
 // put takes back a job that only its request holds and whose images have been recycled.
 func (p *jobPool) put(j *job) {
-	j.input, j.output = imagecodec.Image{}, imagecodec.Image{}
+	j.input, j.parts, j.output = imagecodec.Image{}, nil, imagecodec.Image{}
 	p.pool.Put(j)
 }
 
@@ -52,10 +53,25 @@ func (j *job) hold() bool {
 // givenUp reports whether only the batch that asks holds the job, so that nobody waits for its result.
 func (j *job) givenUp() bool { return j.holders.Load() == 1 }
 
+// recycleInput recycles the memory of the inputs.
+func (j *job) recycleInput(codec *imagecodec.Codec) {
+	codec.Recycle(j.input.Pixels)
+	j.parts.recycle(codec)
+}
+
+// shape returns what must be equal in a batch.
+func (j *job) shape() shape {
+	s := shape{width: j.input.Width, height: j.input.Height}
+	if j.parts != nil {
+		s.parts = j.parts.key
+	}
+	return s
+}
+
 // drop ends a hold.
 func (j *job) drop(codec *imagecodec.Codec) {
 	if j.holders.Add(-1) == 0 {
-		codec.Recycle(j.input.Pixels)
+		j.recycleInput(codec)
 		codec.Recycle(j.output.Pixels)
 	}
 }

@@ -31,7 +31,8 @@ type Config struct {
 	// Instances are the copies of the model, at least one. The Servable closes them.
 	Instances []Instance
 	Codec     *imagecodec.Codec
-	Threads   int // that a forward may use on the CPU; 1 or more
+	Parts     []Part // what requests send beside the image, in the order of Settings.Inputs
+	Threads   int    // that a forward may use on the CPU; 1 or more
 	Shares    *cpu.Shares
 	// Received and Decoding limit the bytes of the bodies and the memory of the decodes of all requests in the process.
 	// nil: no limit.
@@ -58,7 +59,10 @@ type Servable struct {
 }
 
 // shape is what must be equal for images to share a batch.
-type shape struct{ width, height int }
+type shape struct {
+	width, height int
+	parts         string // of further inputs; empty: none
+}
 
 // A batch's items are jobs, and its results the jobs' own errors: nil if a job has its output.
 type batcher = batch.Batcher[shape, *job, error]
@@ -74,7 +78,7 @@ func New(c Config) (*Servable, error) {
 		MaxWait:      c.Settings.MaxWait,
 		FixedWait:    c.Settings.WaitPolicy == settings.Fixed,
 		Runners:      len(c.Instances),
-		Shape:        func(j *job) shape { return shape{j.input.Width, j.input.Height} },
+		Shape:        (*job).shape,
 		Setup:        s.bindThread,
 		Run:          s.start,
 	})
@@ -145,6 +149,7 @@ func (s *Servable) start(instance int, jobs []*job) (func() ([]error, error), er
 		if j.held = j.hold(); j.held {
 			in.Width, in.Height, in.Channels = j.input.Width, j.input.Height, j.input.Channels
 			in.Items = append(in.Items, j.input.Pixels)
+			j.parts.appendTo(&in)
 		}
 	}
 	if len(in.Items) == 0 {
@@ -209,7 +214,9 @@ func (s *Servable) afterCrash(instance int, jobs []*job, err error) []error {
 }
 
 func (s *Servable) runAlone(instance int, j *job) error {
-	out, err := s.Run(instance, []imagecodec.Image{j.input})
+	in := Stack([]imagecodec.Image{j.input})
+	j.parts.appendTo(&in)
+	out, err := s.run(instance, in)
 	var (
 		again   *isolation.CrashError
 		restart *isolation.RestartError
@@ -244,7 +251,11 @@ func Stack(items []imagecodec.Image) torch.Images {
 // Run takes one batch of images of equal size through an instance, outside the queue, and returns the results in order.
 // The caller may recycle them. Run must be called on the instance's runner thread: within OnEachRunner.
 func (s *Servable) Run(instance int, items []imagecodec.Image) ([]imagecodec.Image, error) {
-	answer, err := s.startImages(instance, Stack(items))
+	return s.run(instance, Stack(items))
+}
+
+func (s *Servable) run(instance int, in torch.Images) ([]imagecodec.Image, error) {
+	answer, err := s.startImages(instance, in)
 	if err != nil {
 		return nil, err
 	}
@@ -314,7 +325,7 @@ func (e *CrashError) Error() string { return "the model ended during a batch: " 
 // Process reads an image's bytes from body and returns the model's encoded response. On its way the request passes through
 // the admission of package servable (see admission.go).
 //
-// Errors: those of body's Read, as they are; *imagecodec.Error for bytes that aren't a usable image; *batch.BusyError;
+// Errors: those of body's Read, as they are; *imagecodec.Error for bytes that aren't a usable image; *PartError; *batch.BusyError;
 // batch.ErrClosed; *batch.HungError; ErrReceiving; *memory.TooLargeError for an image that could never be decoded; the cause
 // of ctx; *ModelError; *CrashError; and else a failure of the encoder. On an error the Response has the stages that were
 // reached.
@@ -322,12 +333,12 @@ func (s *Servable) Process(ctx context.Context, body io.Reader, o Options) (Resp
 	var r Response
 	a := admission{servable: s, ctx: ctx, stages: &r.Stages}
 	defer a.end()
-	input, err := a.admit(body, o)
+	input, further, err := a.admit(body, o)
 	if err != nil {
 		return r, err
 	}
 	codec := s.config.Codec
-	j := s.jobs.get(input)
+	j := s.jobs.get(input, further)
 	reply, err := a.arrival.Submit(ctx, j)
 	if err == nil {
 		err = reply.Result
@@ -347,7 +358,7 @@ func (s *Servable) Process(ctx context.Context, body io.Reader, o Options) (Resp
 		result, err = codec.Join(ctx, imagecodec.Parts{Output: j.output, Input: input, Sent: a.sent})
 		codec.Recycle(j.output.Pixels)
 	}
-	codec.Recycle(input.Pixels) // the batch has dropped the job
+	j.recycleInput(codec) // the batch has dropped the job
 	var encoded []byte
 	if err == nil {
 		encoded, err = codec.Encode(ctx, result, o.Format)

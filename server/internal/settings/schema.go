@@ -20,6 +20,7 @@ const schemaHead = `{
   "additionalProperties": false,
   "$defs": {
     "size": {"type": "string", "pattern": "^[1-9][0-9]{0,4}x[1-9][0-9]{0,4}$"},
+    "input": ` + inputDefinition + `,
     "range": {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2, "uniqueItems": true},
     "device": {"type": "string", "pattern": "^` + devicePattern + `$"},
     "devices": {"type": "string", "pattern": "^` + devicePattern + `(,` + devicePattern + `)*$"}

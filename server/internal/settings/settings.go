@@ -43,6 +43,8 @@ type Settings struct {
 	Rounding   Rounding
 	Palette    Palette
 
+	Inputs Inputs
+
 	Format  Format
 	Quality int
 
@@ -150,9 +152,15 @@ func (s *Settings) validateSizes() error {
 
 func (s *Settings) validateValues() error {
 	return errors.Join(
-		validateChannels("mean", s.Mean, int(s.Channels.Count())), validateChannels("std", s.Std, int(s.Channels.Count())), validatePositive("std", s.Std),
+		validateInput(s.Channels, s.Mean, s.Std),
 		validateChannels("output-mean", s.OutputMean, s.OutputKind.channels()), validateChannels("output-std", s.OutputStd, s.OutputKind.channels()),
 		validatePositive("output-std", s.OutputStd))
+}
+
+// validateInput checks the values of an input with these channels.
+func validateInput(of torch.Channels, mean, std []float64) error {
+	channels := int(of.Count())
+	return errors.Join(validateChannels("mean", mean, channels), validateChannels("std", std, channels), validatePositive("std", std))
 }
 
 func validateChannels(key string, values []float64, channels int) error {

@@ -162,6 +162,13 @@ var table = []Setting{
 		field:  func(s *Settings) any { return &s.Palette },
 	},
 	{
+		Key:    "inputs",
+		Help:   "Parameters of `forward`, in their order: `image`, and [further inputs](#several-inputs), which are constants or come from the request.",
+		form:   "a list, such as `[image, {mask: {channels: gray}}]`",
+		schema: inputsSchema,
+		field:  func(s *Settings) any { return &s.Inputs },
+	},
+	{
 		Key:   "format",
 		Help:  "Default response format. `auto`: `jpeg` for an `image`, `chroma` and `luma`, and `png` for the other kinds of output. A request can ask for another.",
 		words: words(formats...), field: func(s *Settings) any { return &s.Format },

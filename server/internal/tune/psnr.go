@@ -10,6 +10,8 @@ import (
 	"io"
 	"math"
 	"net/http"
+
+	"github.com/torchherd/torchherd/server/internal/loadgen"
 )
 
 // MaxPSNR stands for every higher value. The PSNR of equal images is infinite, which JSON can't encode. In dB.
@@ -24,6 +26,7 @@ func fetch(ctx context.Context, url string, body []byte) (pixels, error) {
 	if err != nil {
 		return nil, err
 	}
+	request.Header.Set("Content-Type", loadgen.ContentType(body))
 	client := http.Client{Timeout: requestTimeout}
 	response, err := client.Do(request)
 	if err != nil {

@@ -19,7 +19,7 @@ type Servers struct {
 	Config      Config
 	Program     string   // path of the torchherd command
 	Environment []string // further environment variables of the servers, as NAME=value
-	Images      [][]byte // sent in turn; at least one
+	Images      [][]byte // sent in turn, or bodies of loadgen.Form; at least one
 
 	reference []pixels // the fp32 responses to Images; nil until they have been fetched
 }

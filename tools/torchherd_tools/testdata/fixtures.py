@@ -11,6 +11,7 @@ files would change without a reason.
 """
 
 import io
+import json
 import random
 from pathlib import Path
 
@@ -185,6 +186,66 @@ class VerySlowToLoad(SlowToLoad):
     rounds = 2_200_000
 
 
+class Mix(nn.Module):
+    """Mix the channels by a convolution with weights of one type, as half() and the like make."""
+
+    dtype = torch.float32
+
+    def __init__(self) -> None:
+        super().__init__()
+        weight = torch.tensor([[0.7, 0.2, 0.1], [0.3, 0.3, 0.4], [0.1, 0.1, 0.8]])
+        self.weight = nn.Parameter(weight.reshape(3, 3, 1, 1).to(self.dtype))
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        return torch.conv2d(x, self.weight)
+
+
+class MixHalf(Mix):
+    """Mix in float16."""
+
+    dtype = torch.float16
+
+
+class MixBfloat16(Mix):
+    """Mix in bfloat16."""
+
+    dtype = torch.bfloat16
+
+
+class MixDouble(Mix):
+    """Mix in float64."""
+
+    dtype = torch.float64
+
+
+class MixStoredHalf(MixHalf):
+    """Mix in float32, with weights that are stored in float16."""
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        return torch.conv2d(x, self.weight.float())
+
+
+# Modules whose weights have a type, with the type of their input.
+WEIGHTS: dict[str, tuple[type[Mix], torch.dtype]] = {
+    "mix_half": (MixHalf, torch.float16),
+    "mix_bfloat16": (MixBfloat16, torch.bfloat16),
+    "mix_double": (MixDouble, torch.float64),
+    "mix_stored_half": (MixStoredHalf, torch.float32),
+}
+
+
+def mixed() -> bytes:
+    """Return what each of WEIGHTS makes of 16x16 pixels, as JSON: all bytes, RGB."""
+    pixels = bytes(index * 37 % 256 for index in range(16 * 16 * 3))
+    image = torch.tensor(list(pixels)).reshape(1, 16, 16, 3).permute(0, 3, 1, 2).float() / 255
+    outputs = {"pixels": list(pixels)}
+    with torch.inference_mode():
+        for name, (kind, dtype) in WEIGHTS.items():
+            values = kind()(image.to(dtype)).float().clamp(0, 1) * 255
+            outputs[name] = values.byte().permute(0, 2, 3, 1).flatten().tolist()
+    return (json.dumps(outputs) + "\n").encode()
+
+
 MODULES: dict[str, type[nn.Module]] = {
     "identity": Identity,
     "negate": Negate,
@@ -246,6 +307,8 @@ def make_all() -> dict[str, bytes]:
     """Return the file names of all fixtures and their bytes."""
     made = {f"{name}.pt": scripted(kind) for name, kind in MODULES.items()}
     made |= {f"{name}.pt": scripted(*each) for name, each in SETTINGS.items()}
+    made |= {f"{name}.pt": scripted(kind) for name, (kind, _) in WEIGHTS.items()}
+    made["mixed.json"] = mixed()
     made["with_settings.pt"] = with_settings()
     made["checkpoint.pth"] = checkpoint()
     made["truncated.pt"] = made["negate.pt"][: len(made["negate.pt"]) * 6 // 10]
