@@ -73,8 +73,8 @@ func TestWatchLinks(t *testing.T) {
 				point(t, filepath.Join(base, link), "rev1")
 			}
 			point(t, filepath.Join(base, "live"), filepath.Join(base, "current"))
-			point(t, filepath.Join(base, "volume/m.pt"), "..data/m.pt")
-			point(t, filepath.Join(base, "inside/1/model.pt"), "../..data/model.pt")
+			point(t, filepath.Join(base, "volume", "m.pt"), "..data/m.pt")
+			point(t, filepath.Join(base, "inside", "1", "model.pt"), "../..data/model.pt")
 			path := filepath.Join(base, test.path)
 			changed := watch(t, path, 0)
 			for _, link := range test.links {
