@@ -129,14 +129,18 @@ Inputs::Inputs(const thd_load_options& options, const ProgramInfo& info, c10::De
     numbers_ += input.kind == THD_INPUT_NUMBER ? 1 : 0;
   }
   if (inputs_.empty()) {
-    inputs_.push_back({.kind = THD_INPUT_BATCH});
+    inputs_.emplace_back();
   } else {
     require(batches == 1, "inputs: exactly one must be the batch's images");
   }
 }
 
 Inputs::Input Inputs::read(const thd_input& input, ArgumentType type) const {
-  Input to{.kind = input.kind, .integer = input.integer != 0, .type = type, .threshold = input.threshold};
+  Input to;
+  to.kind = input.kind;
+  to.integer = input.integer != 0;
+  to.type = type;
+  to.threshold = input.threshold;
   switch (input.kind) {
     case THD_INPUT_BATCH:
     case THD_INPUT_NONE:

@@ -58,15 +58,15 @@ class Inputs {
 
  private:
   struct Input {
-    thd_input_kind kind;
+    thd_input_kind kind = THD_INPUT_BATCH;
     bool integer = false;
     ArgumentType type = ArgumentType::kTensor;
     bool plain = false;               // not a tensor
-    std::vector<int64_t> shape{};     // -1: the number of items
-    c10::IValue constant{};           // a tensor: with 1 for the number of items
+    std::vector<int64_t> shape;       // -1: the number of items
+    c10::IValue constant;             // a tensor: with 1 for the number of items
     thd_channels channels = THD_RGB;  // of an image
     float threshold = 0;              // of an image
-    std::optional<Normalization> normalization{};
+    std::optional<Normalization> normalization;
   };
 
   Input read(const thd_input& input, ArgumentType type) const;

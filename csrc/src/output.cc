@@ -61,7 +61,7 @@ std::vector<Entry> entries_of(const c10::IValue& container) {
   return entries;
 }
 
-std::string kind_of(const c10::IValue& container) {
+std::string_view kind_of(const c10::IValue& container) {
   if (container.isGenericDict()) return "dict";
   return container.isTuple() ? "tuple" : "list";
 }
@@ -115,18 +115,16 @@ at::Tensor chosen(const c10::IValue& output, const std::string& path) {
     const std::vector<Entry> entries = entries_of(value);
     if (rest.empty()) {
       if (entries.size() != 1) {
-        refuse(output, "the module returned a " + kind_of(value) + " of " + std::to_string(entries.size()) +
-                           " values instead of a tensor");
+        refuse(output, "the module returned a " + std::string(kind_of(value)) + " of " +
+                           std::to_string(entries.size()) + " values instead of a tensor");
       }
       value = entries.front().second;
       continue;
     }
     // A key may have slashes itself.
-    const auto whole =
-        std::find_if(entries.begin(), entries.end(), [&](const Entry& each) { return each.first == rest; });
+    const auto whole = std::ranges::find_if(entries, [&](const Entry& each) { return each.first == rest; });
     const std::string step = whole == entries.end() ? take_step(&rest) : std::string(std::exchange(rest, {}));
-    const auto found =
-        std::find_if(entries.begin(), entries.end(), [&](const Entry& each) { return each.first == step; });
+    const auto found = std::ranges::find_if(entries, [&](const Entry& each) { return each.first == step; });
     if (found == entries.end()) {
       refuse(output, "the module's output has no " + path + ", which the setting output asks for");
     }
@@ -277,12 +275,12 @@ at::Tensor Output::rounded(const at::Tensor& values) const {
 
 at::Tensor Output::in_rgb(const at::Tensor& values) const {
   if (!bgr_ || values.size(1) < kColor) return values;
-  const at::Tensor rgb = values.narrow(1, 0, kColor).flip(1);
+  at::Tensor rgb = values.narrow(1, 0, kColor).flip(1);
   if (values.size(1) == kColor) return rgb;
   return at::cat({rgb, values.narrow(1, kColor, 1)}, 1);
 }
 
-at::Tensor Output::classes(const at::Tensor& arranged) const {
+at::Tensor Output::classes(const at::Tensor& arranged) {
   if (arranged.size(1) > 1) return at::argmax(arranged, 1, /*keepdim=*/true).to(at::kByte);
   if (arranged.scalar_type() == at::kByte) return arranged;
   at::Tensor numbers = arranged;

@@ -49,7 +49,7 @@ class Output {
   at::Tensor in_range(const at::Tensor& values) const;
   at::Tensor rounded(const at::Tensor& values) const;
   at::Tensor in_rgb(const at::Tensor& values) const;
-  at::Tensor classes(const at::Tensor& arranged) const;
+  static at::Tensor classes(const at::Tensor& arranged);
   at::Tensor depth(const at::Tensor& arranged) const;
   at::Tensor chroma(const at::Tensor& arranged) const;
 

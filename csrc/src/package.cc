@@ -70,7 +70,7 @@ ProgramInfo describe(const AOTIModelContainerRunner& runner) {
   // A package doesn't say which type it takes, but checks it. One that computes in bfloat16 may take float32.
   if (weights.empty()) weights = {at::kHalf, at::kBFloat16, at::kDouble};
   for (const at::ScalarType type : weights) {
-    if (std::find(info.types.begin(), info.types.end(), type) == info.types.end()) info.types.push_back(type);
+    if (std::ranges::find(info.types, type) == info.types.end()) info.types.push_back(type);
   }
   return info;
 }

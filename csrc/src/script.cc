@@ -52,9 +52,10 @@ class RepeatedRandom {
 bool nearly_equal(const at::Tensor& a, const at::Tensor& b, double rounding) {
   if (a.sizes() != b.sizes()) return false;
   if (a.numel() == 0) return true;
-  const at::Tensor difference = a.to(at::kDouble).sub_(b.to(at::kDouble)).abs_();
-  const double bound = rounding * b.to(at::kDouble).abs().max().item<double>();
-  const double outliers = difference.gt(bound).sum().item<double>();  // NaN isn't greater
+  const at::Tensor expected = b.to(at::kDouble);
+  const at::Tensor difference = a.to(at::kDouble).sub(expected).abs_();
+  const auto bound = rounding * expected.abs().max().item<double>();
+  const auto outliers = difference.gt(bound).sum().item<double>();  // NaN isn't greater
   return outliers * 1000 <= static_cast<double>(a.numel());
 }
 
@@ -62,8 +63,8 @@ bool nearly_equal(const at::Tensor& a, const at::Tensor& b, double rounding) {
 class Script : public Program {
  public:
   // fast: the module, frozen; nothing if it can't be.
-  Script(ProgramInfo info, torch::jit::Module module, std::optional<torch::jit::Module> fast, c10::Device device,
-         std::string output)
+  Script(ProgramInfo info, torch::jit::Module module, std::optional<torch::jit::Module> fast,
+         c10::Device device, std::string output)
       : Program(std::move(info)), device_(device), output_(std::move(output)), module_(std::move(module)) {
     if (fast) {
       original_ = module_;
@@ -75,13 +76,14 @@ class Script : public Program {
   // in training mode and computes the statistics of its input. So a frozen module serves only if its output is that of the
   // original.
   at::Tensor settle(const std::function<at::Tensor()>& run, double rounding) override {
-    if (!original_) return run();
+    if (!original_.has_value()) return run();
     const auto run_repeatably = [&] {
       const RepeatedRandom repeated(device_);
       return run();
     };
     const at::Tensor output = run_repeatably();
-    const torch::jit::Module original = *std::exchange(original_, std::nullopt);
+    const torch::jit::Module original = original_.value();
+    original_.reset();
     const torch::jit::Module fast = std::exchange(module_, original);
     at::Tensor expected = run_repeatably();
     if (nearly_equal(output, expected, rounding)) {
