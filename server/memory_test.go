@@ -75,6 +75,17 @@ func TestMemoryOfDecodesIsBoundedAndGoesBack(t *testing.T) {
 	}
 }
 
+// The memory of the warm-up goes back, though no request has come.
+func TestMemoryOfTheWarmUpGoesBack(t *testing.T) {
+	s := startProcess(t, "--log-level", "error", "--size", "384x384", "--max-batch-size", "16", module("upscale2.pt"))
+	peak := s.memory("VmHWM")
+	for begin := time.Now(); s.memory("VmRSS") > peak-100*mib; {
+		if time.Since(begin) > time.Minute {
+			t.Fatalf("the peak was %d MiB, later %d MiB", peak/mib, s.memory("VmRSS")/mib)
+		}
+	}
+}
+
 // In a cgroup of 1 GiB the defaults follow from it, and the largest images that are accepted don't end the server.
 func TestASmallCgroup(t *testing.T) {
 	group := newMemoryCgroup(t, 1024*mib)

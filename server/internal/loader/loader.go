@@ -132,6 +132,7 @@ func (l *Loader) Load(ctx context.Context, r Request) (*Loaded, error) {
 		return nil, err
 	}
 	l.shared.Shares.Set(l.source.Name(), cfg.Weight)
+	defer l.shared.Trimmer.Used() // the memory of the warm-up, which the next batch may not need
 	var tried *Description
 	if l.shared.Trial && !l.shared.Isolate && isolation.Supported {
 		if tried, err = l.try(ctx, r, file, cfg); err != nil {
