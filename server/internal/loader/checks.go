@@ -57,12 +57,16 @@ func reasonOf(err error) string {
 }
 
 // checkBatches finds out, on the first instance and at one size, whether results depend on more than their image. It runs
-// different images alone, and then together: two, the largest batch, and three.
+// different images alone, and then together: two, three, and the largest batch.
 func (p *preparation) checkBatches(width, height int) error {
 	images := testImages(differentImages, width, height)
 	var alone []imagecodec.Image
 	defer func() { p.recycle(alone) }()
-	for i := range min(max(2, p.cfg.MaxBatchSize), differentImages) {
+	needed := differentImages
+	if p.cfg.MaxBatchSize == 1 {
+		needed = 2
+	}
+	for i := range needed {
 		result, err := p.results(images[i : i+1])
 		if err != nil {
 			return err
@@ -78,6 +82,12 @@ func (p *preparation) checkBatches(width, height int) error {
 	if p.findings.Varies = p.differ(again[0], alone[0]) != ""; p.findings.Varies {
 		return nil // nothing follows from a comparison
 	}
+	if p.cfg.MaxBatchSize == 1 {
+		return nil
+	}
+	if err := p.checkCompanions(images); err != nil || p.findings.Mixes != "" {
+		return err
+	}
 	for count := 2; count <= p.cfg.MaxBatchSize; count++ {
 		if count > 3 {
 			count = p.cfg.MaxBatchSize
@@ -89,6 +99,39 @@ func (p *preparation) checkBatches(width, height int) error {
 	return nil
 }
 
+// checkCompanions compares an image's results beside two different images. The batches have the same shape, so LibTorch's
+// kernels do the same on the CPU, and not even rounding may differ. The image is the one with the narrowest range, which
+// shows what depends on the range of the batch.
+func (p *preparation) checkCompanions(images []imagecodec.Image) error {
+	narrow := images[differentImages-1]
+	var results [2]imagecodec.Image
+	for i := range results {
+		both, err := p.results([]imagecodec.Image{narrow, images[i]})
+		if err != nil {
+			return p.explainBatch(2, err)
+		}
+		defer p.recycle(both)
+		results[i] = both[0]
+	}
+	rounding, share := 0, 0.
+	if p.device(0) != torch.CPU {
+		rounding, share = roundingOf(torch.FP32)
+	}
+	difference := p.differBy(results[0], results[1], rounding, share)
+	if difference == "" {
+		return nil
+	}
+	return p.cantBatch("it mixes images: in a batch of 2, the result of an image depends on the other one ("+difference+")", nil)
+}
+
+// explainBatch handles the failure of a batch whose images run alone.
+func (p *preparation) explainBatch(count int, err error) error {
+	if errors.Is(err, torch.ErrForward) || errors.Is(err, torch.ErrOutput) {
+		return p.cantBatch(fmt.Sprintf("it runs 1 image, but fails with %d (%s)", count, reasonOf(err)), err)
+	}
+	return err
+}
+
 // checkBatch compares the results of a batch with those of its images alone.
 func (p *preparation) checkBatch(images, alone []imagecodec.Image, count int) error {
 	batch := make([]imagecodec.Image, count)
@@ -96,18 +139,29 @@ func (p *preparation) checkBatch(images, alone []imagecodec.Image, count int) er
 		batch[i] = images[i%len(alone)]
 	}
 	results, err := p.results(batch)
-	defer p.recycle(results)
-	if errors.Is(err, torch.ErrForward) || errors.Is(err, torch.ErrOutput) {
-		return p.cantBatch(fmt.Sprintf("it runs 1 image, but fails with %d (%s)", count, reasonOf(err)), err)
-	}
 	if err != nil {
-		return err
+		return p.explainBatch(count, err)
 	}
+	defer p.recycle(results)
 	for i, result := range results {
 		if difference := p.differ(result, alone[i%len(alone)]); difference != "" {
 			return p.cantBatch(fmt.Sprintf("it mixes images: in a batch of %d, the result of image %d isn't what it is alone (%s)", count, i+1, difference), nil)
 		}
 	}
+	return nil
+}
+
+// leaveUnchecked has a model served in batches of one that doesn't run at the only size that the loader could try.
+func (p *preparation) leaveUnchecked(size settings.Size) error {
+	if p.checked || p.cfg.MaxBatchSize == 1 {
+		return nil
+	}
+	p.checked = true
+	unknown := fmt.Sprintf("its batches couldn't be checked, since it fails with images of %v; name a size that it accepts in warm-up", size)
+	if p.cfg.Batching == settings.RequireSafe {
+		return fmt.Errorf("loader: batching is %s, but %s", settings.RequireSafe, unknown)
+	}
+	p.findings.Mixes, p.cfg.MaxBatchSize = unknown, 1
 	return nil
 }
 
@@ -143,6 +197,13 @@ func (p *preparation) results(items []imagecodec.Image) ([]imagecodec.Image, err
 
 // differ returns by how much two results differ; empty: by no more than rounding.
 func (p *preparation) differ(a, b imagecodec.Image) string {
+	rounding, share := roundingOf(p.copies[0].Info().Precision)
+	return p.differBy(a, b, rounding, share)
+}
+
+// differBy returns by how much two results differ; empty: no more than this share of the values differs by more than
+// rounding levels.
+func (p *preparation) differBy(a, b imagecodec.Image, rounding int, share float64) string {
 	if a.Width != b.Width || a.Height != b.Height || a.Channels != b.Channels {
 		return fmt.Sprintf("%dx%d with %d channel(s) instead of %dx%d with %d", a.Width, a.Height, a.Channels, b.Width, b.Height, b.Channels)
 	}
@@ -152,7 +213,6 @@ func (p *preparation) differ(a, b imagecodec.Image) string {
 		level, size = 256, 2
 		at = func(pixels []byte, i int) int { return int(int16(binary.LittleEndian.Uint16(pixels[i:]))) }
 	}
-	rounding, share := roundingOf(p.copies[0].Info().Precision)
 	values, outliers, most := len(a.Pixels)/size, 0, 0
 	for i := 0; i < len(a.Pixels); i += size {
 		x, y := at(a.Pixels, i), at(b.Pixels, i)
@@ -165,7 +225,7 @@ func (p *preparation) differ(a, b imagecodec.Image) string {
 	if float64(outliers) <= share*float64(values) {
 		return ""
 	}
-	return fmt.Sprintf("%.0f %% of its values differ, by up to %d", 100*float64(outliers)/float64(values), most/level)
+	return fmt.Sprintf("%.0f %% of its values differ, by up to %d", 100*float64(outliers)/float64(values), max(1, most/level))
 }
 
 // roundingOf returns by how many of 255 levels a value may differ, and which part of the values by more, when the same image runs in batches of other sizes, for

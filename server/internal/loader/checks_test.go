@@ -63,6 +63,35 @@ func TestAModelThatMixesImagesIsServedInBatchesOfOne(t *testing.T) {
 	}
 }
 
+// Rounding to bfloat16 doesn't hide that an image's result depends on its companion.
+func TestMixingIsFoundAtEveryPrecision(t *testing.T) {
+	for _, precision := range []torch.Precision{torch.FP32, torch.BF16} {
+		for _, share := range []string{"0.5", "0.02"} {
+			path := goldens.Script(t, "    return torch.add(torch.mul(x, 0.5), torch.mul(torch.mean(x), "+share+"))\n")
+			l, r := newLoader(t, path, square16(func(cfg *settings.Settings) { cfg.Precision = precision }))
+			if d := mustLoad(t, l, r).Description(); d.Settings.MaxBatchSize != 1 || !strings.Contains(d.Findings.Mixes, "depends on the other one") {
+				t.Errorf("%v, %s of the mean: batches of up to %d, %+v", precision, share, d.Settings.MaxBatchSize, d.Findings)
+			}
+		}
+	}
+}
+
+// A model that doesn't run at the size that the loader chose is served in batches of one: nothing is known of its batches.
+func TestAModelWhoseBatchesCantBeCheckedIsServedInBatchesOfOne(t *testing.T) {
+	path := goldens.Script(t, "    return torch.add(torch.add(x, torch.zeros([1, 1, 64, 64])), torch.mean(x))\n")
+	shared := newShared()
+	shared.Override = func(cfg *settings.Settings) { cfg.Size = settings.Size{} }
+	l, r := newLoader(t, path, shared)
+	if d := mustLoad(t, l, r).Description(); d.Settings.MaxBatchSize != 1 || !strings.Contains(d.Findings.Mixes, "name a size that it accepts in warm-up") {
+		t.Errorf("batches of up to %d, %+v", d.Settings.MaxBatchSize, d.Findings)
+	}
+	shared.Override = func(cfg *settings.Settings) { cfg.Size, cfg.Batching = settings.Size{}, settings.RequireSafe }
+	l, r = newLoader(t, path, shared)
+	if _, err := l.Load(t.Context(), r); err == nil || !strings.Contains(err.Error(), "batching is require") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestAModelThatMixesImagesIsRefusedIfBatchesAreWanted(t *testing.T) {
 	path := goldens.Script(t, mixing["mean of the batch"])
 	for _, given := range []bool{false, true} {

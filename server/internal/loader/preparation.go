@@ -196,8 +196,9 @@ func (p *preparation) loadInstance(instance int) error {
 	}
 	err = p.eachSize(func(width, height int) error { return p.checkAt(instance, width, height) })
 	err = p.withHint(instance, err)
-	if _, guessed := p.cfg.WarmUpSizes(); guessed && errors.As(err, new(sizeError)) {
-		p.warmUp.Err, p.threads, err = err, max(1, p.threads), nil
+	if sizes, guessed := p.cfg.WarmUpSizes(); guessed && errors.As(err, new(sizeError)) {
+		p.warmUp.Err, p.threads = err, max(1, p.threads)
+		err = p.leaveUnchecked(sizes[0])
 	}
 	return err
 }
@@ -476,7 +477,7 @@ func testImages(count, width, height int) []imagecodec.Image {
 // value, in mean, contrast and range, so that a model that computes any of these over a batch shows it.
 func testImage(number, width, height int) imagecodec.Image {
 	img := imagecodec.Image{Width: width, Height: height, Channels: 3, Pixels: make([]byte, width*height*3)}
-	pattern := [differentImages]struct{ least, span, step int }{{64, 128, 1}, {10, 231, 5}, {100, 41, 7}}[number%differentImages]
+	pattern := [differentImages]struct{ least, span, step int }{{64, 128, 1}, {4, 151, 5}, {180, 41, 7}}[number%differentImages]
 	for i := range img.Pixels {
 		img.Pixels[i] = byte(pattern.least + i*pattern.step%pattern.span)
 	}
