@@ -85,10 +85,10 @@ func (p *preparation) checkBatches(width, height int) error {
 	if p.cfg.MaxBatchSize == 1 {
 		return nil
 	}
-	if err := p.checkCompanions(images); err != nil || p.findings.Mixes != "" {
+	if err := p.checkPairs(images, alone); err != nil || p.findings.Mixes != "" {
 		return err
 	}
-	for count := 2; count <= p.cfg.MaxBatchSize; count++ {
+	for count := 3; count <= p.cfg.MaxBatchSize; count++ {
 		if count > 3 {
 			count = p.cfg.MaxBatchSize
 		}
@@ -99,29 +99,34 @@ func (p *preparation) checkBatches(width, height int) error {
 	return nil
 }
 
-// checkCompanions compares an image's results beside two different images. The batches have the same shape, so LibTorch's
-// kernels do the same on the CPU, and not even rounding may differ. The image is the one with the narrowest range, which
-// shows what depends on the range of the batch.
-func (p *preparation) checkCompanions(images []imagecodec.Image) error {
-	narrow := images[differentImages-1]
-	var results [2]imagecodec.Image
-	for i := range results {
-		both, err := p.results([]imagecodec.Image{narrow, images[i]})
+// checkPairs runs an image with each of two others, and compares its results with each other, and all with those alone.
+//
+// The two batches have the same shape, so LibTorch's kernels do the same on the CPU, and not even rounding may differ between
+// the image's two results. The image is the one with the narrowest range, which shows what depends on the range of the batch.
+func (p *preparation) checkPairs(images, alone []imagecodec.Image) error {
+	const narrow = differentImages - 1
+	var pairs [2][]imagecodec.Image
+	defer func() { p.recycle(append(pairs[0], pairs[1]...)) }()
+	for other := range pairs {
+		results, err := p.results([]imagecodec.Image{images[narrow], images[other]})
 		if err != nil {
 			return p.explainBatch(2, err)
 		}
-		defer p.recycle(both)
-		results[i] = both[0]
+		pairs[other] = results
 	}
 	rounding, share := 0, 0.
 	if p.device(0) != torch.CPU {
 		rounding, share = roundingOf(torch.FP32)
 	}
-	difference := p.differBy(results[0], results[1], rounding, share)
-	if difference == "" {
-		return nil
+	if difference := p.differBy(pairs[0][0], pairs[1][0], rounding, share); difference != "" {
+		return p.cantBatch("it mixes images: in a batch of 2, the result of an image depends on the other one ("+difference+")", nil)
 	}
-	return p.cantBatch("it mixes images: in a batch of 2, the result of an image depends on the other one ("+difference+")", nil)
+	for other, results := range pairs {
+		if err := p.compare(results, []imagecodec.Image{alone[narrow], alone[other]}); err != nil || p.findings.Mixes != "" {
+			return err
+		}
+	}
+	return nil
 }
 
 // explainBatch handles the failure of a batch whose images run alone.
@@ -132,20 +137,25 @@ func (p *preparation) explainBatch(count int, err error) error {
 	return err
 }
 
-// checkBatch compares the results of a batch with those of its images alone.
+// checkBatch runs a batch of the images, repeated, and compares its results with those of the images alone.
 func (p *preparation) checkBatch(images, alone []imagecodec.Image, count int) error {
-	batch := make([]imagecodec.Image, count)
+	batch, expected := make([]imagecodec.Image, count), make([]imagecodec.Image, count)
 	for i := range batch {
-		batch[i] = images[i%len(alone)]
+		batch[i], expected[i] = images[i%len(alone)], alone[i%len(alone)]
 	}
 	results, err := p.results(batch)
 	if err != nil {
 		return p.explainBatch(count, err)
 	}
 	defer p.recycle(results)
+	return p.compare(results, expected)
+}
+
+// compare compares the results of a batch with those of its images alone.
+func (p *preparation) compare(results, alone []imagecodec.Image) error {
 	for i, result := range results {
-		if difference := p.differ(result, alone[i%len(alone)]); difference != "" {
-			return p.cantBatch(fmt.Sprintf("it mixes images: in a batch of %d, the result of image %d isn't what it is alone (%s)", count, i+1, difference), nil)
+		if difference := p.differ(result, alone[i]); difference != "" {
+			return p.cantBatch(fmt.Sprintf("it mixes images: in a batch of %d, the result of image %d isn't what it is alone (%s)", len(results), i+1, difference), nil)
 		}
 	}
 	return nil
