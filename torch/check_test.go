@@ -25,7 +25,7 @@ func TestCheck(t *testing.T) {
 		goldens.Path("modules/nan.pt"):               "", // only running it shows what is wrong
 		goldens.Path("modules/garbage.pt"):           "neither TorchScript",
 		goldens.Path("modules/truncated.pt"):         "a zip file without its end",
-		goldens.Path("modules/checkpoint.pth"):       "a checkpoint (torch.save), which has weights but no network; a CycleGAN's",
+		goldens.Path("modules/checkpoint.pth"):       "a checkpoint (torch.save), which has weights but no network; a CycleGAN generator's: export it by torchherd_tools export",
 		goldens.Path("pictures/jpeg-420.jpg"):        "an image; name a model",
 		empty:                                        "the file is empty",
 	} {
@@ -65,7 +65,7 @@ func TestOtherFilesAreNamed(t *testing.T) {
 		return b.String()
 	}
 	for content, want := range map[string]string{
-		zipped("m/data.pkl", "m/version"):                                   "a checkpoint (torch.save), which has weights but no network; a CycleGAN's",
+		zipped("m/data.pkl", "m/version"):                                   "a checkpoint (torch.save), which has weights but no network; a CycleGAN generator's: export it by torchherd_tools export",
 		zipped("m/models/model.json", "m/archive_format"):                   "an exported program (torch.export.save), which isn't compiled; run: python -c",
 		zipped("serialized_exported_program.json", "serialized_state_dict"): "an exported program",
 		zipped("config.json", "model.weights.h5"):                           "a Keras model; export the PyTorch model",

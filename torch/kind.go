@@ -125,7 +125,7 @@ var (
 	}
 	stateDict = fileKind{
 		name:   "a checkpoint (torch.save), which has weights but no network",
-		remedy: "a CycleGAN's or pix2pix's: export it by torchherd_tools export; another's: " + strings.Replace(fromStateDict, "%s", `torch.load("PATH")`, 1),
+		remedy: "a CycleGAN generator's: export it by torchherd_tools export; another's: " + strings.Replace(fromStateDict, "%s", `torch.load("PATH")`, 1),
 	}
 	kerasModel = fileKind{name: "a Keras model", remedy: original}
 	otherZip   = fileKind{name: "a zip file without a model", remedy: "unpack it, and name the model inside"}
