@@ -77,7 +77,7 @@ class Script : public Program {
   // original.
   at::Tensor settle(const std::function<at::Tensor()>& run, double rounding) override {
     if (!original_.has_value()) return run();
-    const at::Tensor output = run();
+    at::Tensor output = run();
     const torch::jit::Module original = original_.value();
     original_.reset();
     const torch::jit::Module fast = std::exchange(module_, original);
