@@ -3,10 +3,12 @@
 //
 // # Contract
 //
-//  1. Routing: Acquire returns the ready version with the highest number, and AcquireVersion the ready version with the
-//     given number, or else ErrNotReady.
+//  1. Routing: Acquire returns the ready version with the highest number, which is the default. AcquireVersion returns the
+//     ready version with the given number, or else the candidate with that number. AcquireCandidate returns the candidate.
+//     Otherwise the error is ErrNotReady.
 //  2. Leases: a version's servable stays open until each lease of it has been released.
-//  3. Wanted versions: after a Reload without errors, the versions that the policy wants are ready, and no others.
+//  3. Wanted versions: after a Reload without errors, the versions that the policy wants are ready, and no others. Sentence
+//     16 has the exception.
 //  4. Loads: a model loads one version at a time, of several wanted ones the newest first. A load that takes longer than
 //     the time limit has failed.
 //  5. Newer versions: a Reload or Refresh cancels the load under way if that version is no longer wanted, or if a newer
@@ -27,6 +29,13 @@
 //  14. Closing: after Close nothing becomes ready, and Reload and Refresh return ErrClosed. Close waits until the versions
 //     that were ready are closed. It cancels a load under way, but doesn't wait for it.
 //  15. History: Statuses has each version that hasn't ended, and the last 20 that have, in the order of their loads.
+//  16. Candidates: after HoldCandidates, a wanted version whose number isn't below the default's becomes the candidate in
+//     place of ready, unless the default has failed, and the default stays ready. There is at most one candidate: a newer
+//     one replaces it, and a version between the default and the candidate isn't loaded. A candidate that is no longer
+//     wanted, or fails, drains.
+//  17. Promotion: Promote makes the candidate ready, as a takeover, and so does the failure of the default.
+//  18. Rollback: Rollback makes the candidate Failed and drains it. Without a candidate it makes the default Failed, so that
+//     by sentence 10 an older version takes its place. If none can, nothing changes, and the error is ErrNoOlder.
 //
 // # How it does so
 //
@@ -66,6 +75,12 @@ var ErrClosed = errors.New("the model is closed")
 
 // ErrOvertaken is returned by a Reload or Refresh that Unload or Close overtook.
 var ErrOvertaken = errors.New("the model was unloaded meanwhile")
+
+// ErrNoCandidate is returned by Promote when there is no candidate.
+var ErrNoCandidate = errors.New("no version waits to be promoted")
+
+// ErrNoOlder is returned by Rollback when no other version can take the default's place.
+var ErrNoOlder = errors.New("no older version can be served")
 
 // errSuperseded is the cause of a load's end by sentence 5 of the contract.
 var errSuperseded = errors.New("other versions are wanted now")
@@ -109,7 +124,9 @@ const (
 	Ready    State = "ready"    // accepts requests
 	Draining State = "draining" // accepts no new requests; in-flight requests finish
 	Unloaded State = "gone"     // closed; its memory has been returned
-	Failed   State = "failed"   // could not be served, or failed while it was
+	Failed   State = "failed"   // could not be served, or failed while it was, or was rolled back
+	// Candidate stands between Warming and Ready: loaded, and waiting to be promoted or rolled back.
+	Candidate State = "candidate"
 )
 
 func (s State) ended() bool { return s == Unloaded || s == Failed }
@@ -178,8 +195,10 @@ type Model struct {
 
 	mu sync.Mutex
 	// INVARIANT: sorted by number, which are distinct; none is draining. The last is the default.
-	ready []*serving
-	// The ready and the draining versions. A Failed one among them serves, or did when it failed.
+	ready     []*serving
+	candidate *serving // not draining; nil: none
+	hold      bool     // new versions become candidates
+	// The ready and the draining versions, and the candidate. A Failed one among them serves, or did when it failed.
 	open    []*serving
 	history []*record // in the order of the loads
 	number  int       // of the last load, where versions have no numbers of their own
@@ -215,9 +234,10 @@ func (m *Model) Name() string { return m.source.Name() }
 // A Lease keeps a version open for one request.
 type Lease struct {
 	Servable
-	Version string // the version's number
-	model   *Model
-	serving *serving
+	Version   string // the version's number
+	Candidate bool   // it was the candidate when the lease began
+	model     *Model
+	serving   *serving
 }
 
 // Model is the name of the version's model.
@@ -241,24 +261,48 @@ func (s *serving) closeIfIdleLocked() {
 func (m *Model) Acquire() (Lease, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.leaseLocked(len(m.ready) - 1)
+	return m.leaseLocked(m.defaultLocked())
 }
 
-// AcquireVersion returns the ready version with the given number. The caller must Release it. Errors: ErrNotReady.
+// AcquireVersion returns the ready version with the given number, or the candidate with that number. The caller must
+// Release it. Errors: ErrNotReady.
 func (m *Model) AcquireVersion(number int) (Lease, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.leaseLocked(m.readyIndexLocked(number))
+	if at := m.readyIndexLocked(number); at >= 0 {
+		return m.leaseLocked(m.ready[at])
+	}
+	if m.candidate != nil && m.candidate.number() == number {
+		return m.leaseLocked(m.candidate)
+	}
+	return Lease{}, ErrNotReady
 }
 
-func (m *Model) leaseLocked(at int) (Lease, error) {
-	if at < 0 {
+// AcquireCandidate returns the candidate. The caller must Release it. Errors: ErrNotReady.
+func (m *Model) AcquireCandidate() (Lease, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.leaseLocked(m.candidate)
+}
+
+// leaseLocked returns a lease of a version; nil: there is none.
+func (m *Model) leaseLocked(s *serving) (Lease, error) {
+	if s == nil {
 		return Lease{}, ErrNotReady
 	}
-	s := m.ready[at]
 	s.leases++
-	return Lease{Servable: s.servable, Version: s.name, model: m, serving: s}, nil
+	return Lease{Servable: s.servable, Version: s.name, Candidate: s == m.candidate, model: m, serving: s}, nil
 }
+
+// defaultLocked returns the ready version with the highest number; nil: none is ready.
+func (m *Model) defaultLocked() *serving {
+	if len(m.ready) == 0 {
+		return nil
+	}
+	return m.ready[len(m.ready)-1]
+}
+
+func (s *serving) number() int { return s.record.status.Version }
 
 func (m *Model) readyIndexLocked(number int) int {
 	return slices.IndexFunc(m.ready, func(s *serving) bool { return s.record.status.Version == number })
@@ -361,6 +405,7 @@ func (m *Model) Unload() error {
 		m.load.cancel(ErrOvertaken)
 	}
 	m.retireLocked(nil)
+	m.withdrawLocked()
 	return nil
 }
 
@@ -370,6 +415,7 @@ func (m *Model) Close() {
 	m.generation++
 	m.cancel(ErrClosed)
 	m.retireLocked(nil)
+	m.withdrawLocked()
 	m.mu.Unlock()
 	m.closing.Wait()
 }
@@ -404,6 +450,11 @@ func (m *Model) drainLocked(s *serving) {
 
 func (r *record) enterLocked(state State) {
 	r.status.State, r.status.Since = state, time.Now()
+}
+
+func (r *record) failLocked(reason string) {
+	r.enterLocked(Failed)
+	r.status.Reason = reason
 }
 
 // leaveLocked enters a state in which a version no longer serves. One that failed while it served stays Failed, with its

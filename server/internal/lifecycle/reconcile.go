@@ -77,13 +77,13 @@ func (m *Model) supersede() {
 
 // comesFirst reports whether a version that is being loaded is wanted, and no newer wanted one is untried.
 func (m *Model) comesFirst(loading *record, listing repository.Listing) bool {
-	wanted, _ := candidates(listing.Versions, policyOf(listing.Settings))
+	wanted, _ := wantedVersions(listing.Versions, policyOf(listing.Settings))
 	for _, file := range wanted {
 		from := origin{file, string(listing.Settings)}
 		if from == loading.origin {
 			return true
 		}
-		if _, state := m.lastOf(from); state != Ready && state != Failed {
+		if _, state := m.lastOf(from); state != Ready && state != Candidate && state != Failed {
 			return false
 		}
 	}
@@ -115,33 +115,33 @@ func (m *Model) reconcileOnce(generation int, retry bool) error {
 	}
 	m.warnOfSlips(listing.Slips)
 	policy := policyOf(listing.Settings)
-	candidates, missing := candidates(listing.Versions, policy)
-	var kept []*record
+	wanted, missing := wantedVersions(listing.Versions, policy)
+	var (
+		kept      []*record
+		candidate *record
+	)
 	errs := []error{missing}
-	// With "latest N", a version that can't be served gives its place to the next older one.
-	for next := 0; next < len(candidates) && (policy.Latest == 0 || len(kept) < policy.Latest); {
-		end := len(candidates)
+	// With "latest N", a version that can't be served gives its place to the next older one. A candidate has no place yet.
+	for next := 0; next < len(wanted) && (policy.Latest == 0 || len(kept) < policy.Latest); {
+		end := len(wanted)
 		if policy.Latest > 0 {
 			end = min(end, next+policy.Latest-len(kept))
 		}
-		group, err := m.ensureReady(generation, candidates[next:end], string(listing.Settings), retry)
+		group, err := m.ensureReady(generation, wanted[next:end], string(listing.Settings), retry)
 		if errors.Is(err, errSuperseded) {
 			return err
 		}
-		kept = append(kept, group...)
+		var waiting *record
+		if kept, waiting = m.keep(kept, group); waiting != nil {
+			candidate = waiting
+		}
 		errs = append(errs, err)
 		next = end
 		if err := m.overtaken(generation); err != nil {
 			return err
 		}
 	}
-	if len(kept) > 0 {
-		m.mu.Lock()
-		if m.generation == generation {
-			m.retireLocked(kept)
-		}
-		m.mu.Unlock()
-	}
+	m.retire(generation, kept, candidate)
 	return errors.Join(errs...)
 }
 
@@ -158,17 +158,18 @@ func (m *Model) overtaken(generation int) error {
 	return nil
 }
 
-// ensureReady loads the versions that aren't ready yet, and returns those that are ready in the end. Where a version
-// fails whose number is ready from an earlier file or with earlier settings, that one is kept.
+// ensureReady loads the versions that aren't ready yet, and returns those that are ready or the candidate in the end. Where
+// a version fails whose number is ready from an earlier file or with earlier settings, that one is kept.
 func (m *Model) ensureReady(generation int, wanted []repository.Version, text string, retry bool) ([]*record, error) {
 	var fresh, ready []*record
 	for _, file := range wanted {
 		from := origin{file, text}
 		switch last, state := m.lastOf(from); {
-		case state == Ready:
+		case state == Ready || state == Candidate:
 			ready = append(ready, last)
 		case state == Failed && !retry:
 			ready = append(ready, m.readyInPlaceOf(last)...)
+		case file.Number > 0 && m.isSkipped(file.Number):
 		default:
 			number := file.Number
 			if number == 0 {
@@ -179,6 +180,10 @@ func (m *Model) ensureReady(generation int, wanted []repository.Version, text st
 	}
 	var errs []error
 	for i, r := range fresh {
+		if m.isSkipped(r.status.Version) {
+			m.enter(r, Unloaded)
+			continue
+		}
 		err := m.loadVersion(generation, r)
 		switch {
 		case err == nil:
@@ -322,8 +327,7 @@ func (m *Model) warming(r *record) {
 	}
 }
 
-// install makes a version ready, in place of one with the same number. It returns false, and changes nothing, if the load
-// was overtaken.
+// install makes a version ready or the candidate. It returns false, and changes nothing, if the load was overtaken.
 func (m *Model) install(generation int, r *record, loaded Servable) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -331,7 +335,6 @@ func (m *Model) install(generation int, r *record, loaded Servable) bool {
 		return false
 	}
 	s := &serving{record: r, name: r.String(), servable: loaded, idle: make(chan struct{})}
-	r.enterLocked(Ready)
 	findings := loaded.Description().Findings
 	r.status.Warnings = findings.Warnings()
 	m.counts.Succeeded++
@@ -339,14 +342,26 @@ func (m *Model) install(generation int, r *record, loaded Servable) bool {
 	if failed := loaded.Failed(); failed != nil {
 		go m.awaitFailure(s, failed)
 	}
-	if at := m.readyIndexLocked(r.status.Version); at >= 0 {
-		m.drainLocked(m.ready[at])
-		m.ready[at] = s
+	if m.becomesCandidateLocked(s.number()) {
+		m.withdrawLocked()
+		m.candidate = s
+		r.enterLocked(Candidate)
 		return true
 	}
-	m.ready = append(m.ready, s)
-	slices.SortFunc(m.ready, func(a, b *serving) int { return a.record.status.Version - b.record.status.Version })
+	m.makeReadyLocked(s)
 	return true
+}
+
+// makeReadyLocked puts a version into routing, in place of one with the same number.
+func (m *Model) makeReadyLocked(s *serving) {
+	s.record.enterLocked(Ready)
+	if at := m.readyIndexLocked(s.number()); at >= 0 {
+		m.drainLocked(m.ready[at])
+		m.ready[at] = s
+		return
+	}
+	m.ready = append(m.ready, s)
+	slices.SortFunc(m.ready, func(a, b *serving) int { return a.number() - b.number() })
 }
 
 // awaitFailure replaces a version by others when it fails while it serves.
@@ -361,8 +376,7 @@ func (m *Model) awaitFailure(s *serving, failed <-chan error) {
 		m.mu.Unlock()
 		return
 	}
-	s.record.enterLocked(Failed)
-	s.record.status.Reason = reason.Error()
+	s.record.failLocked(reason.Error())
 	m.mu.Unlock()
 	m.log.Error().Err(reason).Str("version", s.name).Msg("a version that serves has failed; looking for another one")
 	err := m.Refresh()
@@ -386,8 +400,7 @@ func (m *Model) fail(r *record, reason error) {
 	m.log.Error().Err(reason).Stringer("version", r).Msg("version failed to load")
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	r.enterLocked(Failed)
-	r.status.Reason = reason.Error()
+	r.failLocked(reason.Error())
 	m.counts.Failed++
 	m.pruneHistoryLocked()
 }
@@ -473,8 +486,8 @@ func (e missingError) Error() string {
 	return "version " + strconv.Itoa(int(e)) + " is named in " + settings.FileName + " but not found"
 }
 
-// candidates returns the versions that a policy may want, in order of preference, and an error for those not found.
-func candidates(found []repository.Version, policy settings.Policy) ([]repository.Version, error) {
+// wantedVersions returns the versions that a policy may want, in order of preference, and an error for those not found.
+func wantedVersions(found []repository.Version, policy settings.Policy) ([]repository.Version, error) {
 	if policy.Latest > 0 || found[0].Number == 0 {
 		return found, nil
 	}

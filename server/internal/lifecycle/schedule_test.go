@@ -24,8 +24,8 @@ import (
 const schedules = 4000
 
 // Whatever the order of reloads, refreshes, unloads, requests, changes of the folder and the close, whether loads succeed,
-// fail, take too long, ignore their cancellation, hang or are overtaken, and whether versions fail while they serve, the
-// contract holds.
+// fail, take too long, ignore their cancellation, hang or are overtaken, whether versions fail while they serve, and whether
+// candidates are held back, promoted and rolled back, the contract holds.
 func TestRandomSchedules(t *testing.T) {
 	for seed := range uint64(schedules) {
 		synctest.Test(t, func(t *testing.T) {
@@ -63,6 +63,9 @@ func newSchedule(t *testing.T, seed uint64) *schedule {
 	s.src = &source{name: "net", single: s.random.IntN(4) == 0}
 	s.fakes = &fakes{plan: s.load}
 	s.model = lifecycle.New(s.src, s.fakes, 3*time.Second, zerolog.Nop())
+	if s.random.IntN(2) == 0 {
+		s.model.HoldCandidates()
+	}
 	s.change()
 	return s
 }
@@ -147,7 +150,7 @@ func (s *schedule) run() {
 }
 
 func (s *schedule) step() {
-	switch s.random.IntN(11) {
+	switch s.random.IntN(13) {
 	case 0, 1:
 		s.mu.Lock()
 		s.mustBeUnready = false
@@ -161,8 +164,12 @@ func (s *schedule) step() {
 		s.change()
 	case 7:
 		s.failOne()
+	case 8:
+		s.call(s.model.Promote)
+	case 9:
+		s.call(func() error { return s.model.Rollback("rolled back") })
 	default:
-		s.request(time.Duration(s.random.IntN(10))*100*time.Millisecond, s.random.IntN(6))
+		s.request(time.Duration(s.random.IntN(10))*100*time.Millisecond, s.random.IntN(7))
 	}
 }
 
@@ -212,11 +219,13 @@ func (f *fakes) open() int {
 	return open
 }
 
-// request acquires a version, by number unless that is 0, holds it for a while and uses it.
+// request acquires a version, the default by the number 0 and the candidate by 6, holds it for a while and uses it.
 func (s *schedule) request(hold time.Duration, number int) {
 	s.calls.Go(func() {
 		acquire := s.model.Acquire
-		if number > 0 {
+		if number > 5 {
+			acquire = s.model.AcquireCandidate
+		} else if number > 0 {
 			acquire = func() (lifecycle.Lease, error) { return s.model.AcquireVersion(number) }
 		}
 		s.mu.Lock()
@@ -252,14 +261,20 @@ func (s *schedule) check() {
 	if !slices.IsSorted(numbers) || len(slices.Compact(slices.Clone(numbers))) != len(numbers) {
 		s.t.Errorf("ready versions %v", numbers)
 	}
-	ended := 0
+	ended, candidates := 0, 0
 	for _, status := range s.model.Statuses() {
 		if status.State == lifecycle.Unloaded || status.State == lifecycle.Failed {
 			ended++
 		}
+		if status.State == lifecycle.Candidate {
+			candidates++
+		}
 		if (status.State == lifecycle.Failed) != (status.Reason != "") {
 			s.t.Errorf("%+v", status)
 		}
+	}
+	if candidates > 1 || candidates > len(ready) {
+		s.t.Errorf("%d candidates beside the versions %v", candidates, numbers)
 	}
 	if ended > 20+s.fakes.open() { // a version that failed may still serve
 		s.t.Errorf("%d versions that ended are kept", ended)
