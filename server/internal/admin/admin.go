@@ -20,6 +20,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/torchherd/torchherd/server/internal/lifecycle"
+	"github.com/torchherd/torchherd/server/internal/rollout"
 )
 
 // A Model is an entry of GET /models.
@@ -27,6 +28,8 @@ type Model struct {
 	Name     string             `json:"name"`
 	Versions []lifecycle.Status `json:"versions"` // in the order of their loads
 	Warnings []string           `json:"warnings,omitempty"`
+	// Rollout describes the candidate, or the last one; nil: there has been none.
+	Rollout *rollout.Report `json:"rollout,omitempty"`
 }
 
 // An entry of the repository index, as Triton's extension of the Open Inference Protocol defines it
@@ -40,7 +43,7 @@ type entry struct {
 
 // protocolStates are the protocol's names of the states.
 var protocolStates = map[lifecycle.State]string{
-	lifecycle.Queued: "LOADING", lifecycle.Loading: "LOADING", lifecycle.Warming: "LOADING",
+	lifecycle.Queued: "LOADING", lifecycle.Loading: "LOADING", lifecycle.Warming: "LOADING", lifecycle.Candidate: "LOADING",
 	lifecycle.Ready: "READY", lifecycle.Draining: "UNLOADING", lifecycle.Unloaded: "UNAVAILABLE", lifecycle.Failed: "UNAVAILABLE",
 }
 
@@ -57,6 +60,9 @@ const (
 // Config says which requests the handler accepts.
 type Config struct {
 	Models lifecycle.Models
+	// Rollouts are the models' rollouts, by the models' names.
+	Rollouts map[string]*rollout.Controller
+
 	Listen string   // the address as configured, host:port or unix:PATH; its host may be in a request's Host header
 	Hosts  []string // further names for the Host header
 	Key    string   // that every request must have as a bearer token; empty: none
@@ -65,9 +71,9 @@ type Config struct {
 
 // New returns the handler for the administration of models. Its http.Server should have this package's timeouts.
 func New(config Config) http.Handler {
-	h := handler{config.Models}
+	h := handler{config.Models, config.Rollouts}
 	metrics := prometheus.NewRegistry()
-	metrics.MustRegister(collector{config.Models})
+	metrics.MustRegister(collector{config.Models, config.Rollouts})
 	e := echo.New()
 	e.HTTPErrorHandler = func(err error, c echo.Context) { respondError(err, c, config.Log) }
 	e.Use(middleware.Recover(), newAccess(config).check, middleware.BodyLimit(maxBody))
@@ -76,15 +82,23 @@ func New(config Config) http.Handler {
 	e.POST("/v2/repository/index", h.index)
 	e.POST("/v2/repository/models/:name/load", h.load)
 	e.POST("/v2/repository/models/:name/unload", h.unload)
+	e.POST("/v2/repository/models/:name/promote", h.promote)
+	e.POST("/v2/repository/models/:name/rollback", h.rollback)
 	return e
 }
 
-type handler struct{ models lifecycle.Models }
+type handler struct {
+	models   lifecycle.Models
+	rollouts map[string]*rollout.Controller
+}
 
 func (h handler) list(c echo.Context) error {
 	list := make([]Model, len(h.models))
 	for i, model := range h.models {
 		list[i] = Model{Name: model.Name(), Versions: model.Statuses(), Warnings: model.Warnings()}
+		if following, ok := h.rollouts[model.Name()]; ok {
+			list[i].Rollout = following.Report()
+		}
 	}
 	return c.JSON(http.StatusOK, list)
 }
@@ -111,6 +125,14 @@ func (h handler) index(c echo.Context) error {
 func (h handler) load(c echo.Context) error { return h.change(c, (*lifecycle.Model).Reload) }
 
 func (h handler) unload(c echo.Context) error { return h.change(c, (*lifecycle.Model).Unload) }
+
+// promote responds when the candidate serves in place of the version that did.
+func (h handler) promote(c echo.Context) error { return h.change(c, (*lifecycle.Model).Promote) }
+
+// rollback responds when the candidate has gone, or, without one, when an older version serves.
+func (h handler) rollback(c echo.Context) error {
+	return h.change(c, func(m *lifecycle.Model) error { return m.Rollback("rolled back by an operator") })
+}
 
 func (h handler) change(c echo.Context, change func(*lifecycle.Model) error) error {
 	model, err := h.target(c)

@@ -16,6 +16,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/torchherd/torchherd/server/internal/lifecycle"
+	"github.com/torchherd/torchherd/server/internal/rollout"
 )
 
 // Config says how requests are answered.
@@ -25,6 +26,10 @@ type Config struct {
 	// X-Request-Timeout header. 0: no limit.
 	RequestTimeout time.Duration
 	Require        lifecycle.Require // which models must be ready for /readyz; empty: all
+	// Rollouts compare new versions of models, by the models' names. Those without an entry swap at once.
+	Rollouts map[string]*rollout.Controller
+	// StickyHeader is the header by whose value a rollout knows a client; empty, or absent from a request: the address.
+	StickyHeader string
 	// Sanic uses the Sanic demo's statuses, which are 500 where this server's are more specific.
 	Sanic bool
 }

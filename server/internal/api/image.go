@@ -44,7 +44,9 @@ func (s *Server) image(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	response, err := lease.Process(ctx, body, servable.Options{Length: c.Request().ContentLength, Format: format})
+	options := servable.Options{Length: c.Request().ContentLength, Format: format}
+	watched := s.watch(lease)
+	response, err := watched.process(ctx, body, options)
 	record.stages = response.Stages
 	if err != nil {
 		return err
@@ -52,7 +54,9 @@ func (s *Server) image(c echo.Context) error {
 	defer response.Release()
 	listen.Accepted(c.Request().Context())
 	header.Set("Server-Timing", serverTiming(response.Stages))
-	return respond(c, http.StatusOK, format.ContentType(), response.Body)
+	err = respond(c, http.StatusOK, format.ContentType(), response.Body)
+	watched.answered()
+	return err
 }
 
 // acquire returns a lease of the version that the path names: of the default model if it names none, and the newest one
@@ -75,7 +79,13 @@ func (s *Server) acquire(c echo.Context) (lifecycle.Lease, error) {
 		}
 		return lifecycle.Lease{}, versionNotServed(text, model)
 	}
-	lease, err := model.Acquire()
+	var lease lifecycle.Lease
+	var err error
+	if following, ok := s.config.Rollouts[model.Name()]; ok {
+		lease, err = following.Acquire(s.stickyKey(c.Request()))
+	} else {
+		lease, err = model.Acquire()
+	}
 	if err != nil {
 		return lifecycle.Lease{}, errNotReady
 	}

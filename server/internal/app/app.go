@@ -26,6 +26,7 @@ import (
 	"github.com/torchherd/torchherd/server/internal/memory"
 	"github.com/torchherd/torchherd/server/internal/readiness"
 	"github.com/torchherd/torchherd/server/internal/repository"
+	"github.com/torchherd/torchherd/server/internal/rollout"
 	"github.com/torchherd/torchherd/server/internal/settings"
 	"github.com/torchherd/torchherd/torch"
 )
@@ -57,9 +58,15 @@ type Options struct {
 	// automatic; see loader.Shared.
 	ForwardTimeout time.Duration
 
-	Watch      bool          // refresh models when their files change
-	Settle     time.Duration // with Watch, how long nothing may change before that
-	WatchPoll  time.Duration // with Watch, how often files are listed beside that; 0: never
+	Watch     bool          // refresh models when their files change
+	Settle    time.Duration // with Watch, how long nothing may change before that
+	WatchPoll time.Duration // with Watch, how often files are listed beside that; 0: never
+	// Rollout says how models' new versions are compared with those that serve, by the models' names; "" is for all others.
+	// Empty: new versions replace old ones at once.
+	Rollout map[string]rollout.Plan
+	// StickyHeader is by which header a canary knows a client; empty: by its address.
+	StickyHeader string
+
 	DrainDelay time.Duration // how long Stop lets a server that is no longer ready go on accepting images
 
 	PackageFolder  string // see torch.Options
@@ -79,11 +86,12 @@ type Options struct {
 // An App is a server. Its life is New, Start, any number of Reload, Stop. Start and Stop are called once; the other
 // methods are safe for concurrent use.
 type App struct {
-	options Options
-	models  lifecycle.Models
-	sources []*repository.Source
-	handler *api.Server
-	failed  chan error // capacity 2: why the main listener ended, and that a forward hangs
+	options  Options
+	models   lifecycle.Models
+	sources  []*repository.Source
+	rollouts map[string]*rollout.Controller // by the models' names
+	handler  *api.Server
+	failed   chan error // capacity 2: why the main listener ended, and that a forward hangs
 
 	main, admin *http.Server
 	trimmer     *memory.Trimmer
@@ -119,8 +127,37 @@ func New(o Options) (*App, error) {
 		return nil, err
 	}
 	a.models, a.sources = models, sources
-	a.handler = api.New(api.Config{MaxUpload: o.MaxUpload, RequestTimeout: o.RequestTimeout, Sanic: o.Sanic, Require: o.Require}, models, o.Log)
+	if err := a.planRollouts(); err != nil {
+		return nil, err
+	}
+	a.handler = api.New(api.Config{
+		MaxUpload: o.MaxUpload, RequestTimeout: o.RequestTimeout, Sanic: o.Sanic, Require: o.Require,
+		Rollouts: a.rollouts, StickyHeader: o.StickyHeader,
+	}, models, o.Log)
 	return a, nil
+}
+
+// planRollouts makes a controller for each model with a plan.
+func (a *App) planRollouts() error {
+	a.rollouts = map[string]*rollout.Controller{}
+	for name := range a.options.Rollout {
+		if name == "" {
+			continue
+		}
+		if _, err := a.models.Find(name); err != nil {
+			return fmt.Errorf("can't plan a rollout: %w", err)
+		}
+	}
+	for _, model := range a.models {
+		plan, ok := a.options.Rollout[model.Name()]
+		if !ok {
+			plan, ok = a.options.Rollout[""]
+		}
+		if ok {
+			a.rollouts[model.Name()] = rollout.New(model, plan, a.options.Log)
+		}
+	}
+	return nil
 }
 
 // These parts of the memory that the process may use are for bodies that are being received, and for decodes. The rest is
@@ -232,6 +269,7 @@ func (a *App) start(ctx context.Context) error {
 	})
 	o.Log.Info().Str("version", o.Version).Str("libtorch", torch.Version()).Str("address", a.addr).Msg("listening; loading the models")
 
+	a.startRollouts(ctx)
 	if err := a.startAdmin(ctx, administration); err != nil {
 		return err
 	}
@@ -242,6 +280,19 @@ func (a *App) start(ctx context.Context) error {
 	a.onCleanUp(stop)
 	go a.watchForwards(watching)
 	return a.loadModels(ctx)
+}
+
+// startRollouts follows the models' candidates until the cleanup.
+func (a *App) startRollouts(ctx context.Context) {
+	following, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var ended sync.WaitGroup
+	a.onCleanUp(func() {
+		stop()
+		ended.Wait()
+	})
+	for _, each := range a.rollouts {
+		ended.Go(func() { each.Run(following) })
+	}
 }
 
 // leastLinger is the least number of bytes that are read from a client whose request was refused; see package listen. It is
@@ -292,7 +343,7 @@ func (a *App) startAdmin(ctx context.Context, limits listen.Limits) error {
 		return fmt.Errorf("%w; choose another address by --admin-listen, or none by --admin-listen=off", err)
 	}
 	a.adminAddr = listen.Address(listener)
-	handler := admin.New(admin.Config{Models: a.models, Listen: o.AdminListen, Hosts: o.AdminHosts, Key: o.AdminKey, Log: o.Log})
+	handler := admin.New(admin.Config{Models: a.models, Rollouts: a.rollouts, Listen: o.AdminListen, Hosts: o.AdminHosts, Key: o.AdminKey, Log: o.Log})
 	a.admin = a.newHTTPServer(handler, listener)
 	a.admin.ReadTimeout, a.admin.WriteTimeout = admin.ReadTimeout, admin.WriteTimeout
 	go func() { _ = a.admin.Serve(listener) }()

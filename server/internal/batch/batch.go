@@ -224,6 +224,13 @@ func (b *Batcher[K, T, R]) Close() {
 	}
 }
 
+// Waiting returns the number of items that have a place in the queue.
+func (b *Batcher[K, T, R]) Waiting() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.places
+}
+
 // Admissible returns the error with which Admit would refuse an item at this moment, or nil. It lets a caller refuse an
 // item before receiving it.
 func (b *Batcher[K, T, R]) Admissible(ctx context.Context) error {

@@ -12,14 +12,17 @@ import (
 	"time"
 
 	"github.com/torchherd/torchherd/server/internal/admin"
+	"github.com/torchherd/torchherd/server/internal/rollout"
 )
 
 // Models is the subcommand models. All of its subcommands except check call a running server's admin API.
 type Models struct {
-	List   modelsList   `cmd:"" help:"List a server's models with their versions and states."`
-	Load   modelsLoad   `cmd:"" help:"Load new versions of a server's model, and wait until they are ready or have failed."`
-	Unload modelsUnload `cmd:"" help:"Stop serving every version of a server's model until the next load."`
-	Check  modelsCheck  `cmd:"" help:"Load, warm up, time and describe a model without a server. The exit status is 1 if the model can't be served."`
+	List     modelsList     `cmd:"" help:"List a server's models with their versions and states."`
+	Load     modelsLoad     `cmd:"" help:"Load new versions of a server's model, and wait until they are ready or have failed."`
+	Unload   modelsUnload   `cmd:"" help:"Stop serving every version of a server's model until the next load."`
+	Promote  modelsPromote  `cmd:"" help:"Make a model's candidate serve in place of the version that does."`
+	Rollback modelsRollback `cmd:"" help:"End a model's candidate, or without one serve an older version again."`
+	Check    modelsCheck    `cmd:"" help:"Load, warm up, time and describe a model without a server. The exit status is 1 if the model can't be served."`
 }
 
 // adminAPI is the admin API of a server.
@@ -49,6 +52,9 @@ func (l *modelsList) Run(p program) error {
 			}
 			_, _ = fmt.Fprintf(table, "%s\t%d\t%s\t%s\t%s\n", each.Name, v.Version, v.State, v.Since.Local().Format(time.DateTime), strings.Join(remarks, "; "))
 		}
+		if r := each.Rollout; r != nil {
+			_, _ = fmt.Fprintf(table, "%s\t%s\trollout\t%s\t%s\n", each.Name, r.Version, r.Since.Local().Format(time.DateTime), strings.Join(describeRollout(r), "; "))
+		}
 		for _, warning := range each.Warnings {
 			_, _ = fmt.Fprintf(table, "%s\t\twarning\t\t%s\n", each.Name, warning)
 		}
@@ -71,6 +77,48 @@ type modelsUnload struct {
 
 // Run unloads the model.
 func (u *modelsUnload) Run() error { return u.change(u.Name, "unload") }
+
+type modelsPromote struct {
+	adminAPI
+	Name string `arg:"" help:"Name of the model, as printed by models list."`
+}
+
+// Run promotes the model's candidate.
+func (m *modelsPromote) Run() error { return m.change(m.Name, "promote") }
+
+type modelsRollback struct {
+	adminAPI
+	Name string `arg:"" help:"Name of the model, as printed by models list."`
+}
+
+// Run rolls the model back.
+func (m *modelsRollback) Run() error { return m.change(m.Name, "rollback") }
+
+// describeRollout says what is known of a candidate.
+func describeRollout(r *rollout.Report) []string {
+	var parts []string
+	if r.Outcome != "" {
+		parts = append(parts, r.Outcome)
+	} else if r.Steps > 0 {
+		parts = append(parts, fmt.Sprintf("answers %.3g%% of the clients, step %d of %d", 100*r.Share, r.Step, r.Steps))
+	}
+	parts = append(parts, fmt.Sprintf("%d requests, %d failed", r.Candidate.Requests, r.Candidate.Errors))
+	pairs := fmt.Sprintf("%d pairs compared with version %s, %d failed, %d skipped", r.Pairs, r.Against, r.Failures, r.Skipped)
+	if r.PSNR != nil {
+		pairs += fmt.Sprintf(", PSNR %.1f dB, worst %.1f dB", *r.PSNR, *r.WorstPSNR)
+	}
+	parts = append(parts, pairs)
+	if r.Candidate.P99 > 0 {
+		parts = append(parts, fmt.Sprintf("p50 %.1f ms against %.1f ms, p99 %.1f ms against %.1f ms", r.Candidate.P50, r.Serving.P50, r.Candidate.P99, r.Serving.P99))
+	}
+	for _, lacks := range r.Waits {
+		parts = append(parts, "waits for "+lacks)
+	}
+	if r.Page != "" {
+		parts = append(parts, r.Page)
+	}
+	return parts
+}
 
 func (a *adminAPI) change(name, what string) error {
 	return a.call(http.MethodPost, "/v2/repository/models/"+url.PathEscape(name)+"/"+what, &struct{}{})

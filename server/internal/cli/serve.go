@@ -53,6 +53,8 @@ type Serve struct {
 	Watch          bool          `help:"Load new versions as soon as their files are in place." group:"Server"`
 	Settle         time.Duration `default:"1s" help:"With --watch, how long the files of a new version must be unchanged before it is loaded, so that their copy is complete." group:"Server"`
 	WatchPoll      time.Duration `default:"5s" help:"With --watch, how often files are also listed, for file systems that don't report changes, such as NFS and FUSE. 0: never." group:"Server"`
+	rolloutFlags
+
 	RequestTimeout time.Duration `default:"1m" help:"Time limit of a request; clients can shorten it by X-Request-Timeout. 0: no limit." group:"Server"`
 	DrainDelay     time.Duration `default:"0s" help:"On SIGTERM or Ctrl-C, how long to accept requests while /readyz returns 503, so that load balancers can notice." group:"Server"`
 	DrainTimeout   time.Duration `default:"30s" help:"After --drain-delay, time limit of the requests in flight; new requests are refused." group:"Server"`
@@ -83,7 +85,8 @@ func (s *Serve) Validate() error {
 	case s.PerAddress < 0:
 		return fmt.Errorf("--max-connections-per-address is %d: use 1 or more, or 0 for no limit", s.PerAddress)
 	}
-	return nil
+	_, err := s.plans()
+	return err
 }
 
 // Run serves until a signal arrives.
@@ -179,7 +182,12 @@ func (s *Serve) options(version string, cores int, log zerolog.Logger) (app.Opti
 	if err != nil {
 		return app.Options{}, err
 	}
+	plans, err := s.plans()
+	if err != nil {
+		return app.Options{}, err
+	}
 	o := app.Options{
+		Rollout: plans, StickyHeader: s.CanaryKey,
 		Models: s.Model, Listen: string(s.Listen), AdminListen: string(s.AdminListen), AdminHosts: s.AdminHosts, AdminKey: key,
 		MaxConnections: s.MaxConnections, MaxConnectionsPerAddress: s.PerAddress,
 		MaxUpload: int64(s.MaxUpload), MaxPixels: s.MaxPixels,

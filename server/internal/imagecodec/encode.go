@@ -80,13 +80,19 @@ func (c *Codec) Encode(ctx context.Context, p Image, format settings.Format) ([]
 
 // image returns the image in the form that Go's encoders take.
 func (c *Codec) image(p Image) image.Image {
+	if p.Channels == 1 && c.coloured() {
+		return &image.Paletted{Pix: p.Pixels, Stride: p.Width, Rect: image.Rect(0, 0, p.Width, p.Height), Palette: c.palette()}
+	}
+	return p.Standard()
+}
+
+// Standard returns the image as the standard library has images. They share the pixels, unless the image is RGB.
+func (p Image) Standard() image.Image {
 	area := image.Rect(0, 0, p.Width, p.Height)
-	switch {
-	case p.Channels == 1 && c.coloured():
-		return &image.Paletted{Pix: p.Pixels, Stride: p.Width, Rect: area, Palette: c.palette()}
-	case p.Channels == 1:
+	switch p.Channels {
+	case 1:
 		return &image.Gray{Pix: p.Pixels, Stride: p.Width, Rect: area}
-	case p.Channels == 4:
+	case 4:
 		return &image.NRGBA{Pix: p.Pixels, Stride: 4 * p.Width, Rect: area}
 	}
 	img := image.NewNRGBA(area)

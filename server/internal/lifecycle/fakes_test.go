@@ -85,6 +85,7 @@ func (s *fakeServable) Process(context.Context, io.Reader, servable.Options) (se
 	}
 	return servable.Response{}, nil
 }
+func (s *fakeServable) Waiting() int                    { return 0 }
 func (s *fakeServable) DefaultFormat() settings.Format  { return settings.JPEG }
 func (s *fakeServable) Description() loader.Description { return loader.Description{} }
 func (s *fakeServable) StopWaiting()                    { s.fakes.count(&s.stopped) }

@@ -102,6 +102,8 @@ type Loader interface {
 // A Servable is a loaded version; see package servable. *loader.Loaded is one.
 type Servable interface {
 	Process(ctx context.Context, body io.Reader, o servable.Options) (servable.Response, error)
+	// Waiting is the number of images that have a place in the queue.
+	Waiting() int
 	DefaultFormat() settings.Format
 	Description() loader.Description
 	StopWaiting()
@@ -151,6 +153,7 @@ type origin struct {
 type record struct {
 	status Status
 	origin origin
+	load   int // its number, from 1
 }
 
 func (r *record) String() string { return strconv.Itoa(r.status.Version) }
@@ -202,6 +205,7 @@ type Model struct {
 	open    []*serving
 	history []*record // in the order of the loads
 	number  int       // of the last load, where versions have no numbers of their own
+	loads   int       // that were begun
 	counts  LoadCounts
 	slips   []string // of the last listing; see repository.Listing
 	// Raised by Unload and Close. A load that began in an earlier generation never becomes ready.
@@ -236,6 +240,7 @@ type Lease struct {
 	Servable
 	Version   string // the version's number
 	Candidate bool   // it was the candidate when the lease began
+	Load      int    // the number of the version's load, from 1; no other version of the model has it
 	model     *Model
 	serving   *serving
 }
@@ -291,7 +296,7 @@ func (m *Model) leaseLocked(s *serving) (Lease, error) {
 		return Lease{}, ErrNotReady
 	}
 	s.leases++
-	return Lease{Servable: s.servable, Version: s.name, Candidate: s == m.candidate, model: m, serving: s}, nil
+	return Lease{Servable: s.servable, Version: s.name, Candidate: s == m.candidate, Load: s.record.load, model: m, serving: s}, nil
 }
 
 // defaultLocked returns the ready version with the highest number; nil: none is ready.

@@ -411,6 +411,8 @@ func (m *Model) newRecord(number int, from origin) *record {
 	r.enterLocked(Queued) // not shared yet
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.loads++
+	r.load = m.loads
 	m.history = append(m.history, r)
 	return r
 }

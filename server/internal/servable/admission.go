@@ -73,6 +73,7 @@ func (a *admission) admitImage(body io.Reader, o Options) (imagecodec.Image, err
 		return imagecodec.Image{}, err
 	}
 	defer a.servable.bodies.recycle(received)
+	o.Record.add(imageParts[0], received.data)
 	if err := a.arrival.Admit(a.ctx); err != nil {
 		return imagecodec.Image{}, err
 	}

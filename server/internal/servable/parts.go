@@ -77,7 +77,7 @@ func (a *admission) admitParts(body io.Reader, o Options) (imagecodec.Image, *pa
 		}
 	}()
 	start := time.Now()
-	err := a.receiveParts(body, o.Length, got)
+	err := a.receiveParts(body, o, got)
 	a.stages.Receive = time.Since(start)
 	if err != nil {
 		return imagecodec.Image{}, nil, err
@@ -94,19 +94,19 @@ func (a *admission) admitParts(body io.Reader, o Options) (imagecodec.Image, *pa
 	return img, further, err
 }
 
-func (a *admission) receiveParts(body io.Reader, length int64, got *sent) error {
+func (a *admission) receiveParts(body io.Reader, o Options, got *sent) error {
 	form, isForm := body.(Form)
 	if !isForm {
 		form = single{body: body, next: new(bool)}
 	}
-	p := pace{start: time.Now(), length: length}
+	p := pace{start: time.Now(), length: o.Length}
 	for {
 		name, content, err := form.Next()
 		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err == nil {
-			err = a.receivePart(name, content, length, &p, got)
+			err = a.receivePart(name, content, o, &p, got)
 		}
 		if err != nil {
 			return err
@@ -117,6 +117,7 @@ func (a *admission) receiveParts(body io.Reader, length int64, got *sent) error 
 	}
 	for i, part := range a.servable.config.Parts {
 		if text, has := form.Value(part.Name); has && part.Codec == nil && !got.given[i] {
+			o.Record.add(part.Name, []byte(text))
 			if err := got.setNumber(i, &part, text); err != nil {
 				return err
 			}
@@ -132,7 +133,7 @@ func (a *admission) receiveParts(body io.Reader, length int64, got *sent) error 
 	return nil
 }
 
-func (a *admission) receivePart(name string, content io.Reader, length int64, p *pace, got *sent) error {
+func (a *admission) receivePart(name string, content io.Reader, o Options, p *pace, got *sent) error {
 	at := slices.IndexFunc(a.servable.config.Parts, func(each Part) bool { return each.Name == name })
 	switch {
 	case at < 0 && !slices.Contains(imageParts, name):
@@ -144,11 +145,12 @@ func (a *admission) receivePart(name string, content io.Reader, length int64, p 
 		if err != nil {
 			return err
 		}
+		o.Record.add(name, text)
 		return got.setNumber(at, &a.servable.config.Parts[at], string(text))
 	}
 	before := a.stages.Received
 	// The length of a part isn't announced.
-	r, err := a.servable.bodies.read(content, min(length, firstBuffer), a.growReceived, func(received int) {
+	r, err := a.servable.bodies.read(content, min(o.Length, firstBuffer), a.growReceived, func(received int) {
 		if when, known := p.expect(before+received, time.Now()); known {
 			a.arrival.Expect(when.Add(a.decodeTime()), time.Now().Add(stall))
 		}
@@ -156,6 +158,7 @@ func (a *admission) receivePart(name string, content io.Reader, length int64, p 
 	if err != nil {
 		return err
 	}
+	o.Record.add(name, r.data)
 	a.stages.Received += len(r.data)
 	if at < 0 {
 		got.image = r

@@ -279,6 +279,7 @@ type Options struct {
 	// Length is the size of the body in bytes as the client announced it; -1: unknown. It only sizes the buffer.
 	Length int64
 	Format settings.Format // of the response
+	Record *Recording      // of a request that succeeds; nil: none
 }
 
 // A Response is an encoded image, or, beside an error, only the stages that were reached.
@@ -361,6 +362,7 @@ func (s *Servable) Process(ctx context.Context, body io.Reader, o Options) (Resp
 	j.recycleInput(codec) // the batch has dropped the job
 	var encoded []byte
 	if err == nil {
+		o.Record.finish(result, o.Format)
 		encoded, err = codec.Encode(ctx, result, o.Format)
 	}
 	r.Stages.Encode = time.Since(start)
@@ -372,6 +374,9 @@ func (s *Servable) Process(ctx context.Context, body io.Reader, o Options) (Resp
 	r.Body, r.codec = encoded, codec
 	return r, nil
 }
+
+// Waiting is the number of images that have a place in the queue.
+func (s *Servable) Waiting() int { return s.batcher.Waiting() }
 
 // DefaultFormat is the default response format.
 func (s *Servable) DefaultFormat() settings.Format { return s.config.Settings.ResponseFormat() }
