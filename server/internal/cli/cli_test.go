@@ -215,3 +215,38 @@ func TestHealthWithoutAServerFails(t *testing.T) {
 }
 
 var _ kong.Resolver = (*fileResolver)(nil)
+
+func TestRolloutFlagsAreChecked(t *testing.T) {
+	for want, flags := range map[string][]string{
+		`--shadow: "5" is not a share: use a percentage above 0, such as 5%`: {"--shadow", "5"},
+		`--canary: "10%,5%" doesn't ascend`:                                  {"--canary", "10%,5%"},
+		`--canary-rule: rule "psnr<3": use errors<0.1%, psnr>30`:             {"--canary-rule", "psnr<3", "--canary", "5%"},
+		`--canary-step is -1s`:                                               {"--canary-step=-1s"},
+		`--evidence-dir: nothing is compared without --shadow or --canary`:   {"--evidence-dir", "x"},
+		`--canary-key: no client is moved without --canary`:                  {"--canary-key", "X-User"},
+	} {
+		if _, err := parse(t, flags...); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: got %v, want %q", flags, err, want)
+		}
+	}
+}
+
+// A model's own flag comes before that of all models.
+func TestRolloutFlags(t *testing.T) {
+	s, err := parse(t, "--canary", "1%,100%", "--canary", "a=50%", "--shadow", "b=20%", "--canary-rule", "errors<1% psnr>30", "--evidence-dir", "/e")
+	if err != nil {
+		t.Fatal(err)
+	}
+	plans, err := s.plans()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]struct {
+		steps  int
+		shadow float64
+	}{"": {2, 0.05}, "a": {1, 0.05}, "b": {2, 0.2}} {
+		if p := plans[name]; len(p.Steps) != want.steps || p.Shadow != want.shadow || p.EvidenceDir != "/e" || len(p.Rules) != 2 || p.StepTime != 5*time.Minute {
+			t.Errorf("%q: %+v", name, p)
+		}
+	}
+}

@@ -216,7 +216,7 @@ func (m *Model) loadVersion(generation int, r *record) error {
 		loaded, err = m.callLoader(ctx, r)
 	}
 	if err == nil && m.install(generation, r, loaded) {
-		m.logReady(r, loaded.Description())
+		m.logLoaded(r, loaded.Description())
 		return nil
 	}
 	if overtaken := m.overtaken(generation); overtaken != nil {
@@ -455,8 +455,8 @@ func (m *Model) readyInPlaceOf(failed *record) []*record {
 	return ready
 }
 
-// logReady logs what became ready.
-func (m *Model) logReady(r *record, d loader.Description) {
+// logLoaded logs what became ready or the candidate.
+func (m *Model) logLoaded(r *record, d loader.Description) {
 	if d.WarmUp.Err != nil {
 		m.log.Warn().Err(d.WarmUp.Err).Stringer("version", r).Msg("warm-up failed; images of another size may work")
 	}
@@ -466,10 +466,17 @@ func (m *Model) logReady(r *record, d loader.Description) {
 	if d.Settings.MaxQueueSize < d.Settings.MaxBatchSize {
 		m.log.Warn().Int("max_queue_size", d.Settings.MaxQueueSize).Int("max_batch_size", d.Settings.MaxBatchSize).Msg("the queue is smaller than a batch, so no batch can be full")
 	}
+	message := "version ready"
+	if lease, err := m.AcquireCandidate(); err == nil {
+		if lease.Load == r.load {
+			message = "version loaded as a candidate"
+		}
+		lease.Release()
+	}
 	m.log.Info().Stringer("version", r).Stringer("from", m.source).Int64("parameters", d.Parameters).
 		Stringer("size", d.Settings.Size).Str("device", d.Devices).Stringer("precision", d.Precision).
 		Int("instances", d.Instances).Int("threads", d.Threads).Dur("warm_up_ms", d.WarmUp.Duration.Round(time.Millisecond)).
-		Msg("version ready")
+		Msg(message)
 }
 
 // policyOf returns the policy of a model.yaml. If it can't be read, the loads fail with the reason, so the default does.

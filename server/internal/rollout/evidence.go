@@ -88,17 +88,25 @@ func (e *evidence) addPair(squared float64) {
 // mean is the PSNR of all pairs together; there must be one.
 func (e *evidence) mean() float64 { return psnr(e.squares / float64(e.pairs)) }
 
-// meanSquaredError compares two results. ok is false if their sizes differ.
+// meanSquaredError compares two results. Grey is RGB with three equal values. ok is false if their sizes differ.
 func meanSquaredError(a, b imagecodec.Image) (squared float64, ok bool) {
-	if a.Width != b.Width || a.Height != b.Height || a.Channels != b.Channels || len(a.Pixels) != len(b.Pixels) || len(a.Pixels) == 0 {
+	channels := max(a.Channels, b.Channels)
+	if a.Width != b.Width || a.Height != b.Height || len(a.Pixels) == 0 || len(b.Pixels) == 0 || a.Channels != b.Channels && !(min(a.Channels, b.Channels) == 1 && channels == 3) {
 		return 0, false
 	}
 	var sum uint64
-	for i, value := range a.Pixels {
-		difference := int(value) - int(b.Pixels[i])
-		sum += uint64(difference * difference)
+	for i := range a.Width * a.Height {
+		for c := range channels {
+			d := int(valueOf(a, i, c)) - int(valueOf(b, i, c))
+			sum += uint64(d * d)
+		}
 	}
-	return float64(sum) / float64(len(a.Pixels)), true
+	return float64(sum) / float64(a.Width*a.Height*channels), true
+}
+
+// valueOf returns a value of a pixel, by its number in the order of the rows.
+func valueOf(img imagecodec.Image, pixel, channel int) byte {
+	return img.Pixels[pixel*img.Channels+min(channel, img.Channels-1)]
 }
 
 // psnr is the peak signal-to-noise ratio of 8-bit images in dB: 10 log10(255²/MSE).

@@ -164,8 +164,8 @@ func difference(a, b imagecodec.Image) imagecodec.Image {
 	d := imagecodec.Image{Width: a.Width, Height: a.Height, Channels: 1, Pixels: make([]byte, a.Width*a.Height)}
 	most := byte(1)
 	for i := range d.Pixels {
-		for c := range a.Channels {
-			one, other := a.Pixels[i*a.Channels+c], b.Pixels[i*a.Channels+c]
+		for c := range max(a.Channels, b.Channels) {
+			one, other := valueOf(a, i, c), valueOf(b, i, c)
 			d.Pixels[i] = max(d.Pixels[i], max(one, other)-min(one, other))
 		}
 		most = max(most, d.Pixels[i])
