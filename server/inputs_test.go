@@ -19,14 +19,14 @@ import (
 
 // taggedModel makes a model whose output shows its inputs: red is the image's, green the mask's times the gain, blue the
 // strength.
-func taggedModel(t testing.TB, settings string) string {
+func taggedModel(t testing.TB) string {
 	t.Helper()
 	folder := filepath.Join(t.TempDir(), "tagged")
 	goldens.ScriptOf(t, folder+"/1/model.pt", "x: Tensor, mask: Tensor, strength: Tensor, gain: float", `
     blue = torch.add(torch.zeros_like(mask), torch.reshape(strength, [-1, 1, 1, 1]))
     return torch.cat([torch.slice(x, 1, 0, 1), torch.mul(mask, gain), blue], 1)
 `)
-	if err := os.WriteFile(folder+"/model.yaml", []byte(settings), 0o600); err != nil {
+	if err := os.WriteFile(folder+"/model.yaml", []byte(taggedSettings), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return folder
@@ -88,7 +88,7 @@ func TestPartsStayWithTheirImage(t *testing.T) {
 	for name, flags := range map[string][]string{"in process": nil, "isolated": {"--isolate"}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := start(t, append(flags, taggedModel(t, taggedSettings))...)
+			s := start(t, append(flags, taggedModel(t))...)
 			const requests = 48
 			var group sync.WaitGroup
 			sizes := make([]string, requests)
@@ -126,7 +126,7 @@ func TestPartsStayWithTheirImage(t *testing.T) {
 
 func TestPartsOfARequest(t *testing.T) {
 	t.Parallel()
-	s := start(t, taggedModel(t, taggedSettings), "--max-upload", "100000")
+	s := start(t, taggedModel(t), "--max-upload", "100000")
 	image, mask := part{name: "image", content: solid(t, grey(100))}, part{name: "mask", content: solid(t, grey(50))}
 	send := func(path string, parts ...part) response {
 		t.Helper()
@@ -187,7 +187,7 @@ func TestSizesOfParts(t *testing.T) {
 // bench sends a form for --part, and models check runs a model with further inputs.
 func TestCommandsWithParts(t *testing.T) {
 	t.Parallel()
-	folder := taggedModel(t, taggedSettings)
+	folder := taggedModel(t)
 	s := start(t, folder)
 	mask := filepath.Join(t.TempDir(), "mask.png")
 	if err := os.WriteFile(mask, solid(t, white), 0o600); err != nil {

@@ -131,7 +131,7 @@ func psnrOf(t *testing.T, a, b []byte) float64 {
 // Both versions get all parts of a request.
 func TestShadowOfAModelWithSeveralInputs(t *testing.T) {
 	t.Parallel()
-	folder := taggedModel(t, taggedSettings)
+	folder := taggedModel(t)
 	s := start(t, folder, "--shadow", "100%")
 	goldens.ScriptOf(t, folder+"/2/model.pt", "x: Tensor, mask: Tensor, strength: Tensor, gain: float", `
     blue = torch.add(torch.zeros_like(mask), torch.reshape(strength, [-1, 1, 1, 1]))

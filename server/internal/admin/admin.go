@@ -127,11 +127,13 @@ func (h handler) load(c echo.Context) error { return h.change(c, (*lifecycle.Mod
 func (h handler) unload(c echo.Context) error { return h.change(c, (*lifecycle.Model).Unload) }
 
 // promote responds when the candidate serves in place of the version that did.
-func (h handler) promote(c echo.Context) error { return h.change(c, (*lifecycle.Model).Promote) }
+func (h handler) promote(c echo.Context) error {
+	return h.change(c, func(m *lifecycle.Model) error { return m.Promote(lifecycle.AnyLoad) })
+}
 
 // rollback responds when the candidate has gone, or, without one, when an older version serves.
 func (h handler) rollback(c echo.Context) error {
-	return h.change(c, func(m *lifecycle.Model) error { return m.Rollback("rolled back by an operator") })
+	return h.change(c, func(m *lifecycle.Model) error { return m.Rollback(lifecycle.AnyLoad, "rolled back by an operator") })
 }
 
 func (h handler) change(c echo.Context, change func(*lifecycle.Model) error) error {

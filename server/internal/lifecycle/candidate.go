@@ -14,11 +14,14 @@ func (m *Model) HoldCandidates() {
 	m.hold = true
 }
 
-// Promote makes the candidate ready, and returns when the versions that it replaces drain. Errors: ErrNoCandidate;
+// AnyLoad stands for the candidate, or the default, of whatever load.
+const AnyLoad = 0
+
+// Promote makes the candidate of a load ready, and returns when the versions that it replaces drain. Errors: ErrNoCandidate;
 // those of Refresh, which leave the candidate ready.
-func (m *Model) Promote() error {
+func (m *Model) Promote(load int) error {
 	m.mu.Lock()
-	promoted := m.promoteLocked()
+	promoted := m.isCandidateLocked(load) && m.promoteLocked()
 	m.mu.Unlock()
 	if !promoted {
 		return fmt.Errorf("promote %s: %w", m.Name(), ErrNoCandidate)
@@ -38,11 +41,20 @@ func (m *Model) promoteLocked() bool {
 	return true
 }
 
-// Rollback ends the candidate, or without one brings back an older version in place of the default, and returns when it is
-// ready. The version that was rolled back has failed for this reason, so only Reload loads it again. Errors: ErrNotReady;
-// ErrNoOlder, after which the default serves as before.
-func (m *Model) Rollback(reason string) error {
+// isCandidateLocked reports whether a load's version is the candidate.
+func (m *Model) isCandidateLocked(load int) bool {
+	return m.candidate != nil && (load == AnyLoad || m.candidate.record.load == load)
+}
+
+// Rollback ends the candidate of a load. With AnyLoad and without a candidate, it brings back an older version in place of
+// the default, and returns when that is ready. The version that was rolled back has failed for this reason, so only Reload
+// loads it again. Errors: ErrNoCandidate; ErrNotReady; ErrNoOlder, after which the default serves as before.
+func (m *Model) Rollback(load int, reason string) error {
 	m.mu.Lock()
+	if load != AnyLoad && !m.isCandidateLocked(load) {
+		m.mu.Unlock()
+		return fmt.Errorf("roll %s back: %w", m.Name(), ErrNoCandidate)
+	}
 	s := m.candidate
 	isCandidate := s != nil
 	if !isCandidate {

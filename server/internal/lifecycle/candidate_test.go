@@ -48,12 +48,12 @@ func TestPromote(t *testing.T) {
 		must(t, err)
 		named.Release()
 		expectStates(t, m, lifecycle.Ready, lifecycle.Candidate)
-		must(t, m.Promote())
+		must(t, m.Promote(lifecycle.AnyLoad))
 		expectReady(t, m, 2)
 		expectCandidate(t, m, 0)
 		synctest.Wait()
 		expectStates(t, m, lifecycle.Unloaded, lifecycle.Ready)
-		if err := m.Promote(); !errors.Is(err, lifecycle.ErrNoCandidate) {
+		if err := m.Promote(lifecycle.AnyLoad); !errors.Is(err, lifecycle.ErrNoCandidate) {
 			t.Errorf("a second promotion: %v", err)
 		}
 		if loads := f.loads(); !slices.Equal(loads, []int{1, 2}) {
@@ -72,7 +72,7 @@ func TestPromoteSingleFile(t *testing.T) {
 		must(t, m.Refresh())
 		expectReady(t, m, 1)
 		expectCandidate(t, m, 2)
-		must(t, m.Promote())
+		must(t, m.Promote(lifecycle.AnyLoad))
 		expectReady(t, m, 2)
 	})
 }
@@ -87,7 +87,7 @@ func TestCandidateWithTheNumberOfTheDefault(t *testing.T) {
 		must(t, m.Refresh())
 		expectReady(t, m, 1)
 		expectCandidate(t, m, 1)
-		must(t, m.Promote())
+		must(t, m.Promote(lifecycle.AnyLoad))
 		expectReady(t, m, 1)
 		expectCandidate(t, m, 0)
 	})
@@ -105,7 +105,7 @@ func TestNewerCandidateReplacesAnOlderOne(t *testing.T) {
 		if slices.Contains(f.loads(), 3) {
 			t.Errorf("loads %v: version 3 lies between the default and the candidate", f.loads())
 		}
-		must(t, m.Promote())
+		must(t, m.Promote(lifecycle.AnyLoad))
 		expectReady(t, m, 3, 4)
 		expectCandidate(t, m, 0)
 	})
@@ -122,7 +122,9 @@ func TestCandidateIsWithdrawn(t *testing.T) {
 			f.made[1].failed <- errBad
 			return nil
 		},
-		"rolled back": func(m *lifecycle.Model, _ *source, _ *fakes) error { return m.Rollback("bad colours") },
+		"rolled back": func(m *lifecycle.Model, _ *source, _ *fakes) error {
+			return m.Rollback(lifecycle.AnyLoad, "bad colours")
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -144,7 +146,7 @@ func TestCandidateIsWithdrawn(t *testing.T) {
 func TestRollbackOfACandidateUntilTheNextReload(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, _, _ := holding(t)
-		must(t, m.Rollback("bad colours"))
+		must(t, m.Rollback(lifecycle.AnyLoad, "bad colours"))
 		synctest.Wait()
 		if last := m.Statuses()[1]; last.State != lifecycle.Failed || last.Reason != "bad colours" {
 			t.Errorf("status %+v", last)
@@ -157,8 +159,8 @@ func TestRollbackOfACandidateUntilTheNextReload(t *testing.T) {
 func TestRollbackOfTheDefault(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, _, _ := holding(t)
-		must(t, m.Promote())
-		must(t, m.Rollback("bad colours"))
+		must(t, m.Promote(lifecycle.AnyLoad))
+		must(t, m.Rollback(lifecycle.AnyLoad, "bad colours"))
 		expectReady(t, m, 1)
 		expectCandidate(t, m, 0)
 	})
@@ -173,7 +175,7 @@ func TestRollbackWithoutAnOlderVersion(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				m, _, _ := newModel(t, badVersions, versions...)
 				must(t, m.Reload())
-				if err := m.Rollback("bad colours"); !errors.Is(err, lifecycle.ErrNoOlder) {
+				if err := m.Rollback(lifecycle.AnyLoad, "bad colours"); !errors.Is(err, lifecycle.ErrNoOlder) {
 					t.Errorf("rollback: %v", err)
 				}
 				expectReady(t, m, 2)
@@ -203,5 +205,31 @@ func TestUnloadEndsTheCandidate(t *testing.T) {
 		expectReady(t, m)
 		must(t, m.Reload())
 		expectReady(t, m, 2) // with nothing that serves, nothing waits
+	})
+}
+
+// Whoever has judged a candidate changes nothing once another version is the candidate, or none is.
+func TestChangesOfACandidateThatHasGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, src, _ := holding(t)
+		lease, err := m.AcquireCandidate()
+		must(t, err)
+		lease.Release()
+		src.set(file(3, "c"), file(2, "b"), file(1, "a"))
+		must(t, m.Refresh())
+		for _, current := range []int{3, 0} { // another candidate, and none
+			expectCandidate(t, m, current)
+			if err := m.Promote(lease.Load); !errors.Is(err, lifecycle.ErrNoCandidate) {
+				t.Errorf("promotion: %v", err)
+			}
+			if err := m.Rollback(lease.Load, "bad colours"); !errors.Is(err, lifecycle.ErrNoCandidate) {
+				t.Errorf("rollback: %v", err)
+			}
+			expectCandidate(t, m, current)
+			if current > 0 {
+				must(t, m.Promote(lifecycle.AnyLoad))
+			}
+			expectReady(t, m, 3)
+		}
 	})
 }

@@ -76,7 +76,7 @@ var ErrClosed = errors.New("the model is closed")
 // ErrOvertaken is returned by a Reload or Refresh that Unload or Close overtook.
 var ErrOvertaken = errors.New("the model was unloaded meanwhile")
 
-// ErrNoCandidate is returned by Promote when there is no candidate.
+// ErrNoCandidate is returned by Promote and Rollback when there is no candidate, or not the given one.
 var ErrNoCandidate = errors.New("no version waits to be promoted")
 
 // ErrNoOlder is returned by Rollback when no other version can take the default's place.

@@ -181,7 +181,7 @@ func (m *Model) ensureReady(generation int, wanted []repository.Version, text st
 	var errs []error
 	for i, r := range fresh {
 		if m.isSkipped(r.status.Version) {
-			m.enter(r, Unloaded)
+			m.dismiss(r)
 			continue
 		}
 		err := m.loadVersion(generation, r)
@@ -190,7 +190,7 @@ func (m *Model) ensureReady(generation int, wanted []repository.Version, text st
 			ready = append(ready, r)
 		case errors.Is(err, errSuperseded):
 			for _, later := range fresh[i+1:] {
-				m.enter(later, Unloaded)
+				m.dismiss(later)
 			}
 			return nil, err
 		case m.overtaken(generation) == nil:
@@ -220,14 +220,14 @@ func (m *Model) loadVersion(generation int, r *record) error {
 		return nil
 	}
 	if overtaken := m.overtaken(generation); overtaken != nil {
-		m.enter(r, Unloaded)
+		m.dismiss(r)
 		if err == nil {
 			return errors.Join(overtaken, loaded.Close())
 		}
 		return overtaken
 	}
 	if errors.Is(err, errSuperseded) {
-		m.enter(r, Unloaded)
+		m.dismiss(r)
 		return err
 	}
 	m.fail(r, err)
@@ -388,10 +388,11 @@ func (m *Model) awaitFailure(s *serving, failed <-chan error) {
 	}
 }
 
-func (m *Model) enter(r *record, state State) {
+// dismiss records that a version isn't served, because others are wanted.
+func (m *Model) dismiss(r *record) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	r.enterLocked(state)
+	r.enterLocked(Unloaded)
 	m.pruneHistoryLocked()
 }
 

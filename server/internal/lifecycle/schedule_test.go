@@ -165,9 +165,9 @@ func (s *schedule) step() {
 	case 7:
 		s.failOne()
 	case 8:
-		s.call(s.model.Promote)
+		s.call(func() error { return s.model.Promote(lifecycle.AnyLoad) })
 	case 9:
-		s.call(func() error { return s.model.Rollback("rolled back") })
+		s.call(func() error { return s.model.Rollback(lifecycle.AnyLoad, "rolled back") })
 	default:
 		s.request(time.Duration(s.random.IntN(10))*100*time.Millisecond, s.random.IntN(7))
 	}

@@ -91,7 +91,8 @@ func (e *evidence) mean() float64 { return psnr(e.squares / float64(e.pairs)) }
 // meanSquaredError compares two results. Grey is RGB with three equal values. ok is false if their sizes differ.
 func meanSquaredError(a, b imagecodec.Image) (squared float64, ok bool) {
 	channels := max(a.Channels, b.Channels)
-	if a.Width != b.Width || a.Height != b.Height || len(a.Pixels) == 0 || len(b.Pixels) == 0 || a.Channels != b.Channels && !(min(a.Channels, b.Channels) == 1 && channels == 3) {
+	sameChannels := a.Channels == b.Channels || channels == 3 && min(a.Channels, b.Channels) == 1
+	if a.Width != b.Width || a.Height != b.Height || !sameChannels || len(a.Pixels) == 0 || len(b.Pixels) == 0 {
 		return 0, false
 	}
 	var sum uint64

@@ -70,10 +70,10 @@ func newPage(dir string, heading pageHeading) (*page, error) {
 			err = errors.Join(err, os.Remove(filepath.Join(folder, entry.Name())))
 		}
 	}
-	if err = errors.Join(err, p.writeIndex()); err != nil {
+	if err != nil {
 		return nil, err
 	}
-	return p, nil
+	return p, p.writeIndex()
 }
 
 // add shows a pair if it is among the worst, in place of one that isn't any longer.

@@ -79,7 +79,7 @@ func (c *Controller) Run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
-			c.look(time.Now())
+			c.look(time.Now()) //nolint:contextcheck // loads have the model's context, which Close ends
 		}
 	}
 }
@@ -206,9 +206,9 @@ func (c *Controller) look(now time.Time) {
 	c.mu.Unlock()
 	switch {
 	case broken != "":
-		c.end(broken, func() error { return c.model.Rollback(broken) })
+		c.end(broken, func() error { return c.model.Rollback(load, broken) })
 	case due && last:
-		c.end("promoted after its last step", c.model.Promote)
+		c.end("promoted after its last step", func() error { return c.model.Promote(load) })
 	}
 }
 
@@ -220,6 +220,7 @@ func (c *Controller) beginLocked(lease lifecycle.Lease, now time.Time) {
 	if c.plan.EvidenceDir != "" {
 		var err error
 		if t.page, err = newPage(c.plan.EvidenceDir, pageHeading{c.model.Name(), t.version, t.against}); err != nil {
+			t.page = nil
 			c.log.Error().Err(err).Msg("can't keep the worst pairs of results")
 		}
 	}

@@ -226,7 +226,7 @@ func TestOperatorsAndNewerVersions(t *testing.T) {
 		if r := s.controller.Report(); r.Version != "3" || r.Candidate.Requests != 0 {
 			t.Errorf("%+v", r)
 		}
-		s.must(s.model.Promote())
+		s.must(s.model.Promote(lifecycle.AnyLoad))
 		s.pass(time.Second)
 		if r := s.controller.Report(); r.Outcome == "" {
 			t.Errorf("%+v", r)
