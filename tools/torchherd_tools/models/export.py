@@ -1,8 +1,8 @@
 """Export a CycleGAN or pix2pix generator as a file that torchherd serves.
 
-The weights come from a checkpoint of the official code or of a fork, in any of its layouts, or, with
---random, from a seed. The exported module takes float [N, C, H, W] in 0..1 and returns the same
-range. Dropout is off. Before the file replaces an older one, it is loaded and compared with
+The weights come from a checkpoint of the official code or of a fork, in any of its layouts, or,
+with --random, from a seed. The exported module takes float [N, C, H, W] in 0..1, and returns the
+same range. Dropout is off. Before the file replaces an older one, it is loaded and compared with
 PyTorch's eager result.
 """
 
@@ -109,7 +109,7 @@ def load_generator(
 def to_torchscript(
     module: torch.nn.Module, method: str, example: torch.Tensor
 ) -> torch.jit.ScriptModule:
-    """Convert a module to TorchScript by method "trace", on an example of its input, or "script"."""
+    """Convert a module to TorchScript by method "trace", with an example, or "script"."""
     with formats.quiet_jit():
         if method == "script":
             return torch.jit.script(module)
@@ -215,9 +215,7 @@ def narrow(module: generator.ScaledGenerator) -> tuple[generator.ScaledGenerator
     return narrowed, psnr
 
 
-def compare(
-    path: Path, module: generator.ScaledGenerator, options: Options, size: str
-) -> str:
+def compare(path: Path, module: generator.ScaledGenerator, options: Options, size: str) -> str:
     """Compare a file with the eager module, on the CPU in float32, and return the result in words.
 
     size is that of the settings. Raises ExportError if they differ too much.
@@ -276,7 +274,8 @@ def export(module: generator.ScaledGenerator, out: Path, options: Options = DEFA
         how = f"by {options.method}"
         example = torch.rand(1, layout.inputs, *_example_sides(layout)[0])
         script = to_torchscript(computing, options.method, example)
-        data = formats.torchscript_bytes(script, settings, {formats.MODEL_YAML: text} if text else None)
+        extra = {formats.MODEL_YAML: text} if text else {}
+        data = formats.torchscript_bytes(script, settings, extra)
 
     def verify(part: Path) -> None:
         if formats.read_settings(part) != settings:

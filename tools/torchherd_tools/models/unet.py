@@ -1,8 +1,8 @@
 """The U-Net generator of pix2pix.
 
 The network is that of Isola et al., "Image-to-Image Translation with Conditional Adversarial
-Networks" (2017), sections 3.2 and 6.1, with the keys of the official PyTorch code: each level of the
-network is a Sequential that contains the next one.
+Networks" (2017), sections 3.2 and 6.1, with the keys of the official PyTorch code: each level of
+the network is a Sequential that contains the next one.
 """
 
 from collections.abc import Mapping

@@ -146,7 +146,7 @@ def converted(tmp_path, capfd):
 
     def run(content, *flags):
         torch.save(content, tmp_path / "weights.pth")
-        out = tmp_path / ("model.pt2" if "pt2" in flags else "model.pt")
+        out = tmp_path / "model.pt"
         status = export.main([str(tmp_path / "weights.pth"), "-o", str(out), *flags])
         printed = capfd.readouterr()
         assert (status, printed.err) == (0, "")
@@ -266,17 +266,6 @@ def test_options_of_an_export_fit_a_u_net(converted, flags):
     x = images(2, 1, 64, 32)
     error = (exported(x) - official(network, x)).square().mean()
     assert error < (1e-10 if "script" in flags else 10**-3.5)
-
-
-def test_package_has_the_settings_too(converted):
-    network = drawn(ResNet(BATCH, inputs=1, n=2, blocks=1))
-    flags = ("--format", "pt2", "--dynamic-batch", "1:2", "--size", "32x32")
-    out, printed = converted(network.state_dict(), *flags)
-    assert "channels: gray" in printed
-    assert formats.read_settings(out).input == (1, 32, 32)
-    assert b"channels: gray\n" in formats.read_record(out, "extra/model.yaml")
-    compiled, x = formats.load_package(out), images(2, 1, 32, 32)
-    assert (compiled(x) - official(network, x)).abs().max() <= 1e-4
 
 
 @pytest.mark.parametrize(

@@ -48,9 +48,7 @@ def test_exported_file_computes_what_pytorch_does(weights, tmp_path, capsys, met
     printed = capsys.readouterr()
     assert printed.err == ""
     assert files.sha256(out.read_bytes()) in printed.out
-    eager = generator.from_state(
-        torch.load(weights, weights_only=True), generator.OFFICIAL_RANGE
-    )
+    eager = generator.from_state(torch.load(weights, weights_only=True), generator.OFFICIAL_RANGE)
     exported = formats.load_torchscript(out)
     for batch, height, width in ((1, 228, 228), (3, 32, 44)):
         x = torch.rand(batch, 3, height, width)
@@ -281,11 +279,15 @@ def test_package_carries_settings_and_no_sources(package):
     assert all(formats.read_record(out, name) == b"" for name in sources)
 
 
-def test_package_without_frozen_weights_of_one_batch_size(weights, tmp_path):
+def test_package_of_one_batch_size_for_grey_images_without_frozen_weights(weights, tmp_path):
+    torch.save(generator.random_state(generator.Layout(4, 2, inputs=1), 0), weights)
     out = tmp_path / "model.pt2"
     flags = ["--format", "pt2", "--size", "24x20", "--dynamic-batch", "1:1", "--no-freeze"]
     assert export.main([str(weights), "-o", str(out), *flags]) == 0
-    assert formats.load_package(out)(torch.rand(1, 3, 20, 24)).shape == (1, 3, 20, 24)
+    assert formats.load_package(out)(torch.rand(1, 1, 20, 24)).shape == (1, 3, 20, 24)
+    assert formats.read_settings(out).input == (1, 20, 24)
+    text = b"resize-filter: bicubic\ngrayscale: rgb\nchannels: gray\n"
+    assert formats.read_record(out, "extra/model.yaml") == text
 
 
 def test_package_needs_one_size(refuse, weights, tmp_path):
