@@ -25,7 +25,7 @@ func TestCheck(t *testing.T) {
 		goldens.Path("modules/nan.pt"):               "", // only running it shows what is wrong
 		goldens.Path("modules/garbage.pt"):           "neither TorchScript",
 		goldens.Path("modules/truncated.pt"):         "a zip file without its end",
-		goldens.Path("modules/checkpoint.pth"):       "a checkpoint (torch.save), which has weights but no network; a CycleGAN generator's: export it by torchherd_tools export",
+		goldens.Path("modules/checkpoint.pth"):       "a checkpoint (torch.save), which has weights but no network; a CycleGAN or pix2pix generator's: run: python -m torchherd_tools export ",
 		goldens.Path("pictures/jpeg-420.jpg"):        "an image; name a model",
 		empty:                                        "the file is empty",
 	} {
@@ -65,7 +65,7 @@ func TestOtherFilesAreNamed(t *testing.T) {
 		return b.String()
 	}
 	for content, want := range map[string]string{
-		zipped("m/data.pkl", "m/version"):                                   "a checkpoint (torch.save), which has weights but no network; a CycleGAN generator's: export it by torchherd_tools export",
+		zipped("m/data.pkl", "m/version"):                                   "a checkpoint (torch.save), which has weights but no network; a CycleGAN or pix2pix generator's: run: python -m torchherd_tools export ",
 		zipped("m/models/model.json", "m/archive_format"):                   "an exported program (torch.export.save), which isn't compiled; run: python -c",
 		zipped("serialized_exported_program.json", "serialized_state_dict"): "an exported program",
 		zipped("config.json", "model.weights.h5"):                           "a Keras model; export the PyTorch model",
@@ -77,7 +77,7 @@ func TestOtherFilesAreNamed(t *testing.T) {
 		"\x1c\x00\x00\x00TFL3" + zeros:                                       "a TensorFlow Lite model; export",
 		"\x38\x00\x00\x00ET12" + zeros:                                       "an ExecuTorch program; export",
 		"GGUF" + zeros:                                                       "a GGUF file",
-		"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19." + zeros:                 "a checkpoint of PyTorch before 1.6",
+		"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19." + zeros:                 "a checkpoint of PyTorch before 1.6 (torch.save); a CycleGAN or pix2pix generator's: run: python -m torchherd_tools export ",
 		"sys_info" + zeros:                                                   "a checkpoint of PyTorch before 0.1.10",
 		"\x80\x04\x95" + zeros:                                               "a Python pickle; load it where",
 		"<!DOCTYPE html><html><title>Quota exceeded</title></html>":          "a web page, perhaps of a login or an error; download the file again",

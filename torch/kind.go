@@ -37,6 +37,7 @@ func magicAt(offset int, texts ...string) func([]byte, int64) bool {
 const (
 	trace         = `torch.jit.trace(net.eval(), torch.rand(1, 3, 256, 256)).save("model.pt")`
 	fromStateDict = `build its network in Python, and: net.load_state_dict(%s); ` + trace
+	fromWeights   = "a CycleGAN or pix2pix generator's: run: python -m torchherd_tools export PATH -o model.pt; another's: " + fromStateDict
 	original      = "export the PyTorch model that it was made from: " + trace
 )
 
@@ -66,10 +67,10 @@ var fileKinds = []fileKind{
 	{"a PyTorch Mobile flatbuffer", original, magicAt(4, "PTMF")},
 	{"a TensorRT engine", original, magic("ftrt", "ptrt")},
 	{
-		"a checkpoint of PyTorch before 1.6 (torch.save)", strings.Replace(fromStateDict, "%s", `torch.load("PATH")`, 1),
+		"a checkpoint of PyTorch before 1.6 (torch.save)", strings.Replace(fromWeights, "%s", `torch.load("PATH")`, 1),
 		magic("\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"), // the pickle of torch.serialization.MAGIC_NUMBER
 	},
-	{"a checkpoint of PyTorch before 0.1.10 (torch.save)", strings.Replace(fromStateDict, "%s", `torch.load("PATH")`, 1), isTarOf("sys_info", "pickle", "tensors", "storages")},
+	{"a checkpoint of PyTorch before 0.1.10 (torch.save)", strings.Replace(fromWeights, "%s", `torch.load("PATH")`, 1), isTarOf("sys_info", "pickle", "tensors", "storages")},
 	{"a tar archive", "unpack it: tar -xf PATH", magicAt(257, "ustar")},
 	{"a Python pickle", "load it where it was made, and: " + trace, isPickle},
 	{"an ONNX model", `run: python -c 'import torch, onnx2torch; net = onnx2torch.convert("PATH"); ` + trace + `'`, isONNX},
@@ -125,7 +126,7 @@ var (
 	}
 	stateDict = fileKind{
 		name:   "a checkpoint (torch.save), which has weights but no network",
-		remedy: "a CycleGAN generator's: export it by torchherd_tools export; another's: " + strings.Replace(fromStateDict, "%s", `torch.load("PATH")`, 1),
+		remedy: strings.Replace(fromWeights, "%s", `torch.load("PATH")`, 1),
 	}
 	kerasModel = fileKind{name: "a Keras model", remedy: original}
 	otherZip   = fileKind{name: "a zip file without a model", remedy: "unpack it, and name the model inside"}

@@ -12,16 +12,20 @@ from torch import Tensor
 Model = Callable[[Tensor], Tensor]
 
 
-def noise(shapes: Iterable[tuple[int, int, int]]) -> list[Tensor]:
-    """Return seeded noise in 0..1, float [N, 3, H, W], for shapes (N, H, W)."""
+def noise(shapes: Iterable[tuple[int, int, int]], channels: int = 3) -> list[Tensor]:
+    """Return seeded noise in 0..1, float [N, channels, H, W], for shapes (N, H, W)."""
     source = torch.Generator().manual_seed(0)
-    return [torch.rand(n, 3, h, w, generator=source) for n, h, w in shapes]
+    return [torch.rand(n, channels, h, w, generator=source) for n, h, w in shapes]
 
 
-def photograph(height: int, width: int) -> Tensor:
-    """Return scikit-image's photograph of an astronaut, cropped: float [1, 3, H, W] in 0..1."""
+def photograph(height: int, width: int, channels: int = 3) -> Tensor:
+    """Return scikit-image's photograph of an astronaut, cropped: float [1, channels, H, W] in 0..1.
+
+    channels is 3 for RGB, or 1 for grey.
+    """
     image = ImageOps.fit(Image.fromarray(photographs.astronaut()), (width, height))
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
+    pixels = np.array(image if channels == 3 else image.convert("L")).reshape(height, width, -1)
+    return torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
 
 
 def worst_difference(model: Model, reference: Model, images: list[Tensor]) -> float:

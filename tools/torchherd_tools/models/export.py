@@ -1,26 +1,46 @@
-"""Export a CycleGAN generator as a file that torchherd serves.
+"""Export a CycleGAN or pix2pix generator as a file that torchherd serves.
 
-The weights come from a file in the layout of horse2zebra_0.4.0.pth, or, with --random, from a seed.
-The exported module takes float [N, 3, H, W] in 0..1 and returns the same range. Before the file
-replaces an older one, it is loaded and compared with PyTorch's eager result.
+The weights come from a checkpoint of the official code or of a fork, in any of its layouts, or,
+with --random, from a seed. The exported module takes float [N, C, H, W] in 0..1, and returns the
+same range. Dropout is off. Before the file replaces an older one, it is loaded and compared with
+PyTorch's eager result.
 """
 
 import argparse
 import math
-import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from torchherd_tools import command, files
 from torchherd_tools.errors import ToolError
-from torchherd_tools.models import checks, formats, generator, half, precision
+from torchherd_tools.models import (
+    checkpoint,
+    checks,
+    formats,
+    generator,
+    half,
+    layers,
+    precision,
+    unet,
+)
 
 BATCHES = (1, 2, 5)
 SIZES = ((64, 64), (96, 72))
+# What the server takes, and how it takes networks of other channels than RGB to RGB.
+CHANNELS = {
+    (3, 1): "",
+    (3, 3): "",
+    (3, 4): "",
+    (1, 1): "channels: gray\n",
+    (1, 3): "channels: gray\n",
+    (1, 4): "channels: gray\n",
+    # The colourizer of pix2pix: L of Lab / 50 - 1 in, a and b / 110 out.
+    (1, 2): "channels: lightness\noutput-kind: chroma\noutput-std: [220]\noutput-mean: [-110]\n",
+}
+# How the official code opens images: as RGB, resized by Pillow's bicubic filter.
+OFFICIAL = "resize-filter: bicubic\ngrayscale: rgb\n"
 MAX_DIFFERENCE = 1e-5
 # A compiled package sums in another order, and instance norm amplifies the difference.
 MAX_PACKAGE_DIFFERENCE = 1e-4
@@ -39,7 +59,7 @@ class Options:
 
     format is "torchscript", or "pt2" for an AOTInductor package. dtype is what the model computes
     in, a name of precision.DTYPES. size is the size that a server resizes images to,
-    "WIDTHxHEIGHT" or "keep".
+    "WIDTHxHEIGHT" or "keep"; None is default_size.
 
     For TorchScript only: method is "trace" or "script"; with half, the weights are stored as
     float16 and the model computes in float32. For a package only, which takes one size: batch is
@@ -49,7 +69,7 @@ class Options:
 
     format: str = "torchscript"
     dtype: str = "fp32"
-    size: str = "228x228"
+    size: str | None = None
     method: str = "trace"
     half: bool = False
     batch: tuple[int, int] = (1, 16)
@@ -58,57 +78,48 @@ class Options:
 
 
 DEFAULTS = Options()
+# Parameters of load_generator, by their flags' destinations.
+WEIGHTS_ONLY = ("network", "input_range", "running_statistics")
 # Options of one format only, by their flags.
 TORCHSCRIPT_ONLY = {"--method": "method", "--half": "half"}
 PT2_ONLY = {"--dynamic-batch": "batch", "--device": "device", "--[no-]freeze": "freeze"}
 
 
-def read_state(path: Path) -> Mapping[str, Tensor]:
-    """Return the state dict of a weights file: floating-point tensors by key, on the CPU.
+def load_generator(
+    path: Path,
+    network: str | None = None,
+    input_range: tuple[float, float] | None = None,
+    running_statistics: bool = False,
+) -> generator.ScaledGenerator:
+    """Return the generator with the weights of a checkpoint.
 
-    Raises ExportError if the file cannot be read or holds something else. No code of the file runs
-    (weights_only).
+    network names it if there are several. input_range defaults to what the file states, or else to
+    the official code's. running_statistics are those of generator.from_state. Raises ExportError or
+    checkpoint.CheckpointError if the weights do not fit.
     """
-    if not path.is_file():
-        raise ExportError(f"{path}: no such file")
+    file = checkpoint.read(path)
+    state = file.state(network)
+    chosen = input_range or file.input_range or generator.OFFICIAL_RANGE
     try:
-        with warnings.catch_warnings():
-            # torch.load warns about a TorchScript file before it raises.
-            warnings.filterwarnings("ignore", message=r"'torch\.load' received a zip file")
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # torch.load documents no list of exceptions, and its own text is several paragraphs about
-        # pickle.
-        raise ExportError(
-            f"{path}: not a weights file ({type(error).__name__}); "
-            "use one made by torch.save(model.state_dict(), path)"
-        ) from error
-    if not isinstance(state, Mapping):
-        raise ExportError(f"{path}: holds a {type(state).__name__}, want a state dict")
-    for key, weight in state.items():
-        if not isinstance(weight, Tensor) or not weight.is_floating_point():
-            raise ExportError(f"{path}: {key} is not a floating-point tensor")
-    return state
+        return generator.from_state(state, chosen, running_statistics)
+    except layers.LayoutError as error:
+        raise ExportError(f"{path}: not a CycleGAN or pix2pix generator: {error}") from error
 
 
-def load_generator(path: Path) -> generator.ScaledGenerator:
-    """Return the generator with the weights of a file. Raises ExportError if they do not fit."""
-    try:
-        return generator.from_state(read_state(path))
-    except generator.LayoutError as error:
-        raise ExportError(f"{path}: not a CycleGAN generator: {error}") from error
-
-
-def to_torchscript(module: torch.nn.Module, method: str) -> torch.jit.ScriptModule:
-    """Convert a module to TorchScript by method "trace" or "script"."""
+def to_torchscript(
+    module: torch.nn.Module, method: str, example: torch.Tensor
+) -> torch.jit.ScriptModule:
+    """Convert a module to TorchScript by method "trace", with an example, or "script"."""
     with formats.quiet_jit():
         if method == "script":
             return torch.jit.script(module)
         # compare() checks more than check_trace would, and other batch sizes.
-        return torch.jit.trace(module, torch.rand(1, 3, 64, 64), check_trace=False)
+        return torch.jit.trace(module, example, check_trace=False)
 
 
-def to_package(module: torch.nn.Module, settings: formats.Settings, freeze: bool) -> bytes:
+def to_package(
+    module: torch.nn.Module, settings: formats.Settings, freeze: bool, model_yaml: str
+) -> bytes:
     """Compile a module to a .pt2. Raises ExportError if this machine cannot compile it."""
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise ExportError(
@@ -116,7 +127,7 @@ def to_package(module: torch.nn.Module, settings: formats.Settings, freeze: bool
             "export on the machine that will serve it, or leave out --device"
         )
     try:
-        return formats.package_bytes(module, settings, freeze)
+        return formats.package_bytes(module, settings, freeze, model_yaml=model_yaml)
     except Exception as error:
         # The compiler's exceptions have no common class. Their first line is the reason, the rest
         # is a stack trace.
@@ -127,21 +138,63 @@ def to_package(module: torch.nn.Module, settings: formats.Settings, freeze: bool
         ) from error
 
 
+def layout_of(module: generator.ScaledGenerator) -> generator.Layout | unet.Layout:
+    """Return the layout of a module's generator."""
+    return generator.find_layout(module.generator.state_dict())
+
+
+def default_size(module: generator.ScaledGenerator) -> str:
+    """Return the size of images for a module: that of the book's or of the official tests.
+
+    A U-Net's is the smallest that it takes, for which it was made.
+    """
+    layout = layout_of(module)
+    if isinstance(layout, unet.Layout):
+        return f"{layout.multiple}x{layout.multiple}"
+    return "228x228" if module.input_range == generator.BOOK_RANGE else "256x256"
+
+
 def settings_for(module: generator.ScaledGenerator, options: Options) -> formats.Settings:
-    """Return the settings to write into the file. Raises ExportError for a .pt2 without a size."""
-    common = formats.Settings(
-        options.size,
-        (0.0, 1.0),
-        generator.find_layout(module.generator.state_dict()).describe(),
-        MADE_BY,
-        options.dtype,
-    )
+    """Return the settings to write into the file.
+
+    Raises ExportError for a size or for numbers of channels that cannot be served.
+    """
+    layout, size = layout_of(module), options.size or default_size(module)
+    if (layout.inputs, layout.outputs) not in CHANNELS:
+        raise ExportError(
+            f"the generator takes {layout.inputs} channels and returns {layout.outputs}; torchherd "
+            "sends images of 1 or 3, and takes 1, 3 or 4, or 2 for 1: export a module around it "
+            "that does so, by torch.jit.trace"
+        )
+    if size != "keep" and any(side % layout.multiple for side in _sides(size)):
+        raise ExportError(
+            f"--size {size}: this U-Net takes sides that are multiples of {layout.multiple}; give "
+            f"for example --size {default_size(module)}"
+        )
+    common = formats.Settings(size, (0.0, 1.0), layout.describe(), MADE_BY, options.dtype)
     if options.format == "torchscript":
         return common
-    if options.size == "keep":
+    if size == "keep":
         raise ExportError("a .pt2 takes images of one size; give --size WIDTHxHEIGHT")
-    shape = (3, *_sides(options.size))
+    shape = (layout.inputs, *_sides(size))
     return replace(common, input=shape, batch=options.batch, device=options.device)
+
+
+def model_yaml(module: generator.ScaledGenerator, size: str) -> str:
+    """Return the text of the model.yaml to write into the file; "" if the defaults serve it."""
+    layout = layout_of(module)
+    text = OFFICIAL if module.input_range == generator.OFFICIAL_RANGE else ""
+    text += CHANNELS[layout.inputs, layout.outputs]
+    if size == "keep" and layout.multiple > 1:
+        text += f"multiple-of: {layout.multiple}\n"
+    return text
+
+
+def _example_sides(layout: generator.Layout | unet.Layout) -> tuple[tuple[int, int], ...]:
+    """Return heights and widths to try a generator with."""
+    if isinstance(layout, unet.Layout):
+        return (layout.multiple, layout.multiple), (layout.multiple, 2 * layout.multiple)
+    return SIZES
 
 
 def _sides(size: str) -> tuple[int, int]:
@@ -155,28 +208,28 @@ def narrow(module: generator.ScaledGenerator) -> tuple[generator.ScaledGenerator
 
     Raises ExportError if that is below MIN_HALF_PSNR.
     """
-    narrowed = half.with_half_weights(module)
-    psnr = checks.least_psnr(narrowed, module, checks.noise((1, *size) for size in SIZES))
+    narrowed, layout = half.with_half_weights(module), layout_of(module)
+    images = checks.noise(((1, *size) for size in _example_sides(layout)), layout.inputs)
+    psnr = checks.least_psnr(narrowed, module, images)
     _require(psnr, MIN_HALF_PSNR, "with float16 weights", "--half")
     return narrowed, psnr
 
 
-def compare(path: Path, module: generator.ScaledGenerator, options: Options) -> str:
+def compare(path: Path, module: generator.ScaledGenerator, options: Options, size: str) -> str:
     """Compare a file with the eager module, on the CPU in float32, and return the result in words.
 
-    Raises ExportError if they differ too much.
+    size is that of the settings. Raises ExportError if they differ too much.
     """
-    package = options.format == "pt2"
+    package, layout = options.format == "pt2", layout_of(module)
+    sides = _sides(default_size(module) if size == "keep" else size)
     if package:
         low, high = options.batch
-        sides = _sides(options.size)
         shapes = [(n, *sides) for n in sorted({low, min(low + 1, high), high})]
         exported, limit = formats.load_package(path, options.device), MAX_PACKAGE_DIFFERENCE
     else:
-        sides = _sides(DEFAULTS.size if options.size == "keep" else options.size)
-        shapes = [(n, *size) for n in BATCHES for size in SIZES]
+        shapes = [(n, *sides) for n in BATCHES for sides in _example_sides(layout)]
         exported, limit = formats.load_torchscript(path), MAX_DIFFERENCE
-    images = checks.noise(shapes)
+    images = checks.noise(shapes, layout.inputs)
     if options.dtype == "fp32":
         worst = checks.worst_difference(exported, module, images)
         # Negated because a comparison with NaN is false: NaN must fail.
@@ -187,7 +240,7 @@ def compare(path: Path, module: generator.ScaledGenerator, options: Options) -> 
                 + ("--format" if package else "--method")
             )
         return f"differs from eager by at most {worst:.2g}"
-    photograph = checks.photograph(*sides).expand(shapes[0][0], -1, -1, -1)
+    photograph = checks.photograph(*sides, layout.inputs).expand(shapes[0][0], -1, -1, -1)
     psnr = checks.least_psnr(exported, module, [*images, photograph])
     _require(psnr, MIN_REDUCED_PSNR, f"in {options.dtype}", "--dtype")
     return f"{options.dtype} keeps {psnr:.1f} dB"
@@ -208,24 +261,30 @@ def export(module: generator.ScaledGenerator, out: Path, options: Options = DEFA
     Raises ExportError, and leaves out unchanged, if compare() fails.
     """
     remarks = []
-    settings = settings_for(module, options)
+    settings, layout = settings_for(module, options), layout_of(module)
+    text = model_yaml(module, settings.size)
     if options.half:
         module, psnr = narrow(module)
         remarks.append(f"float16 weights keep {psnr:.1f} dB")
     computing = precision.computing_in(module, options.dtype)
     if options.format == "pt2":
         how = "by AOTInductor"
-        data = to_package(computing, settings, options.freeze)
+        data = to_package(computing, settings, options.freeze, text)
     else:
         how = f"by {options.method}"
-        data = formats.torchscript_bytes(to_torchscript(computing, options.method), settings)
+        example = torch.rand(1, layout.inputs, *_example_sides(layout)[0])
+        script = to_torchscript(computing, options.method, example)
+        extra = {formats.MODEL_YAML: text} if text else {}
+        data = formats.torchscript_bytes(script, settings, extra)
 
     def verify(part: Path) -> None:
         if formats.read_settings(part) != settings:
             raise ExportError(f"{out}: the settings in the file differ; nothing was written")
-        remarks.append(compare(part, module, options))
+        remarks.append(compare(part, module, options, settings.size))
 
     files.write_whole(out, data, verify)
+    if text:
+        remarks.append(f"with the settings {', '.join(text.splitlines())}")
     return ", ".join([f"{out}: {len(data)} bytes, {how}, sha256 {files.sha256(data)}", *remarks])
 
 
@@ -237,8 +296,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         # A flag that is not given leaves no attribute; its default is that of Options.
         argument_default=argparse.SUPPRESS,
         epilog="examples:\n"
-        "  export horse2zebra_0.4.0.pth -o model.pt\n"
-        "  export horse2zebra_0.4.0.pth -o model.pt2 --format pt2 --dtype bf16 --size 256x256\n"
+        "  export latest_net_G_A.pth -o model.pt\n"
+        "  export latest_net_G_A.pth -o model.pt2 --format pt2 --dtype bf16\n"
+        "  export horse2zebra_0.4.0.pth -o model.pt --input-range 0:255\n"
         "  export --random --seed 0 -o benchmark.pt",
     )
     parser.add_argument(
@@ -247,11 +307,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         type=Path,
         default=None,
         metavar="WEIGHTS.pth",
-        help="a generator's state dict",
+        help="a checkpoint with a generator's weights",
     )
     parser.add_argument(
         "-o", "--out", type=Path, required=True, metavar="OUT.pt", help="the file to write"
     )
+    _add_weights_options(parser)
     _add_options(parser)
     random = parser.add_argument_group("random weights instead of a file")
     random.add_argument(
@@ -288,6 +349,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     if args.random == (args.weights is not None):
         parser.error("give either WEIGHTS.pth or --random")
+    for name in WEIGHTS_ONLY if args.random else ():
+        if name in args:
+            parser.error("--network, --input-range and --eval need WEIGHTS.pth")
     package = getattr(args, "format", DEFAULTS.format) == "pt2"
     for flag, name in (TORCHSCRIPT_ONLY if package else PT2_ONLY).items():
         if name in args:
@@ -295,6 +359,30 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     if "half" in args and "dtype" in args:
         parser.error("--dtype sets the width of the weights: leave out --half")
     return args
+
+
+def _add_weights_options(parser: argparse.ArgumentParser) -> None:
+    """Add a flag for each parameter of load_generator."""
+    weights = parser.add_argument_group("for WEIGHTS.pth only")
+    weights.add_argument(
+        "--network",
+        metavar="NAME",
+        help="which generator of a checkpoint with several, such as G_A",
+    )
+    weights.add_argument(
+        "--input-range",
+        type=_range,
+        metavar="LOW:HIGH",
+        help="values that it was trained with for black and white; default: -1:1, as in the "
+        "official code. The book's are 0:255. Write --input-range=-1:1 for negative numbers",
+    )
+    weights.add_argument(
+        "--eval",
+        action="store_true",
+        dest="running_statistics",
+        help="batch norm by its statistics of the training, as the official test.py --eval; "
+        "default: by those of each image, as test.py",
+    )
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -315,7 +403,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         type=_size,
         metavar="WIDTHxHEIGHT",
         help="size that a server resizes images to, or keep; written into the file; "
-        f"default: {DEFAULTS.size}",
+        "default: 256x256; 228x228 with --input-range 0:255 and --random; a U-Net's own",
     )
     script = parser.add_argument_group("for TorchScript only")
     script.add_argument(
@@ -359,6 +447,17 @@ def _size(text: str) -> str:
     return text
 
 
+def _range(text: str) -> tuple[float, float]:
+    low, _, high = text.partition(":")
+    try:
+        found = float(low), float(high)
+    except ValueError:
+        found = 0.0, 0.0
+    if not found[0] < found[1] < math.inf or found[0] == -math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a range; want for example 0:255")
+    return found
+
+
 def _batch(text: str) -> tuple[int, int]:
     low, _, high = text.partition(":")
     if not (low.isdecimal() and high.isdecimal() and 1 <= int(low) <= int(high)):
@@ -376,7 +475,8 @@ def main(arguments: list[str]) -> int:
             layout = generator.Layout(args.ngf, args.blocks, args.resize)
             module = generator.from_state(generator.random_state(layout, args.seed, args.gain))
         else:
-            module = load_generator(args.weights)
+            given = {name: getattr(args, name) for name in WEIGHTS_ONLY if name in args}
+            module = load_generator(args.weights, **given)
         given = {
             each.name: getattr(args, each.name) for each in fields(Options) if each.name in args
         }

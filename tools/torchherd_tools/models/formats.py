@@ -22,6 +22,8 @@ from torch import Tensor
 from torch._inductor.runtime.cache_dir_utils import cache_dir
 
 SETTINGS = "torchherd.json"
+# Further settings of a server, which override those of the record.
+MODEL_YAML = "model.yaml"
 
 TORCHSCRIPT = "TorchScript"
 PACKAGE = "AOTInductor package"
@@ -112,11 +114,14 @@ def torchscript_bytes(
 
 
 def _rewritten(
-    archive: bytes, change: Callable[[str, bytes], bytes | None], settings: Settings | None
+    archive: bytes,
+    change: Callable[[str, bytes], bytes | None],
+    settings: Settings | None,
+    model_yaml: str = "",
 ) -> bytes:
     """Return the archive with settings, and with each record replaced by change(name, record).
 
-    A record is left out if change returns None.
+    A record is left out if change returns None. model_yaml becomes a record, unless it is empty.
     """
     reader = torch._C.PyTorchFileReader(io.BytesIO(archive))
     lean = io.BytesIO()
@@ -130,6 +135,9 @@ def _rewritten(
     if settings is not None:
         record = settings.to_json()
         writer.write_record(f"extra/{SETTINGS}", record, len(record))
+    if model_yaml:
+        record = model_yaml.encode()
+        writer.write_record(f"extra/{MODEL_YAML}", record, len(record))
     writer.write_end_of_file()
     return lean.getvalue()
 
@@ -158,12 +166,14 @@ def package_bytes(
     settings: Settings,
     freeze: bool = True,
     options: Mapping[str, object] = MappingProxyType({}),
+    model_yaml: str = "",
 ) -> bytes:
     """Compile a module by AOTInductor for this machine, and return the bytes of a .pt2 package.
 
     The settings hold the input, batch and device to compile for. With freeze, the weights lose
     their names and get the memory layout of the device's convolutions. options are passed on to
-    the compiler. The package has no C++ sources and no paths of this machine.
+    the compiler. model_yaml is further settings. The package has no C++ sources and no paths of
+    this machine.
     """
     assert settings.input is not None and settings.batch is not None
     low, high = settings.batch
@@ -180,7 +190,8 @@ def package_bytes(
             package_path=str(Path(folder, "model.pt2")),
             inductor_configs={**_known(_COMPILER), **options, "freezing": freeze},
         )
-        return _rewritten(Path(package).read_bytes(), _without_sources, settings)
+        archive = Path(package).read_bytes()
+        return _rewritten(archive, _without_sources, settings, model_yaml)
 
 
 def _known(options: dict[str, bool]) -> dict[str, bool]:

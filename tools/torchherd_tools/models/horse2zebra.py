@@ -14,7 +14,7 @@ from pathlib import Path
 
 from torchherd_tools import command, files, paths
 from torchherd_tools.errors import ToolError
-from torchherd_tools.models import export
+from torchherd_tools.models import export, generator
 
 URL = (
     "https://github.com/deep-learning-with-pytorch/dlwpt-code/raw/master/"
@@ -113,7 +113,7 @@ def main(arguments: list[str]) -> int:
         weights = folder / "horse2zebra_0.4.0.pth"
         fetched = fetch(args.url, args.blob_id, weights)
         print(f"{weights}: {'downloaded' if fetched else 'already there'}, git blob id verified")
-        module = export.load_generator(weights)
+        module = export.load_generator(weights, input_range=generator.BOOK_RANGE)
         print(export.export(module, folder / "model.pt", export.Options(method=args.method)))
     except (ToolError, OSError) as error:
         return command.failed("horse2zebra", error)

@@ -5,12 +5,11 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from torchherd_tools import command, files
 from torchherd_tools.errors import ToolError
-from torchherd_tools.models import formats, generator
+from torchherd_tools.models import checkpoint, formats, generator, layers
 
 
 class InfoError(ToolError):
@@ -65,10 +64,7 @@ def _of_torchscript(path: Path, settings: formats.Settings | None) -> dict[str, 
 
 
 def _of_weights(path: Path, _: formats.Settings | None) -> dict[str, str]:
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(state, Mapping):
-        raise InfoError(f"holds a {type(state).__name__}, not a state dict")
-    tensors = {key: each for key, each in state.items() if isinstance(each, Tensor)}
+    tensors = checkpoint.read(path).tensors
     return {
         "architecture": _architecture(tensors),
         "input": "not recorded: the file holds weights only; export them first",
@@ -107,15 +103,18 @@ _READERS = {
 
 
 def _architecture(state: Mapping[str, Tensor]) -> str:
-    """Guess the architecture from the weights; a generator's keys may have a prefix."""
-    for key in state:
-        if key.endswith("model.1.weight"):
-            prefix = key.removesuffix("model.1.weight")
-            inner = {name.removeprefix(prefix): each for name, each in state.items()}
-            try:
-                return generator.find_layout(inner).describe()
-            except generator.LayoutError:
-                break
+    """Guess the architecture from the weights of a file, which may have several networks."""
+    found = []
+    for name in checkpoint.networks(state):
+        try:
+            layout = generator.find_layout(checkpoint.state_at(state, name))
+        except layers.LayoutError:
+            continue
+        found.append((name, layout.describe()))
+    if len(found) == 1:
+        return found[0][1]
+    if found:
+        return "; ".join(f"{name}: {text}" for name, text in found)
     if not state:
         return "unknown, no weights"
     key, first = next(iter(state.items()))
@@ -130,8 +129,10 @@ def _input(state: Mapping[str, Tensor], settings: formats.Settings | None) -> st
             least, most = settings.batch
             shape = ", ".join(map(str, ("N", *settings.input)))
             return f"float32 [{shape}] {values}, N {least} to {most}"
-        return f"float32 [N, 3, H, W] {values}, images of size {settings.size}"
     first = next((each for each in state.values() if each.dim() == 4), None)
+    if settings is not None:
+        channels = 3 if first is None else first.shape[1]
+        return f"float32 [N, {channels}, H, W] {values}, images of size {settings.size}"
     if first is None:
         return "not recorded"
     return f"not recorded; [N, {first.shape[1]}, H, W] by the first convolution"

@@ -15,18 +15,18 @@ from torchherd_tools.models.generator import ScaledGenerator
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class ReducedGenerator(nn.Module):
+class ReducedGenerator(ScaledGenerator):
     """A generator that computes in a 16-bit dtype. Float32 [N, 3, H, W] in 0..1 in and out."""
 
     def __init__(self, module: ScaledGenerator, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.generator = copy.deepcopy(module.generator).to(dtype)
+        super().__init__(copy.deepcopy(module.generator).to(dtype), module.input_range)
         self.dtype = dtype
 
     def forward(self, x: Tensor) -> Tensor:
         """Float32 [N, 3, H, W] in 0..1 in, float32 in 0..1 out."""
-        # Scaled before the conversion: the levels 0..255 are exact in both 16-bit types.
-        return self.generator((x * 255).to(self.dtype)).float() / 2 + 0.5
+        # Scaled before the conversion: the levels 0..255 are exact in both 16-bit types, and
+        # -1..1 is rounded once.
+        return self.generator(self.scaled(x).to(self.dtype)).float() / 2 + 0.5
 
 
 def computing_in(module: ScaledGenerator, name: str) -> nn.Module:

@@ -23,7 +23,7 @@ import torch
 
 from torchherd_tools import command, files
 from torchherd_tools.errors import ToolError
-from torchherd_tools.models import export
+from torchherd_tools.models import checkpoint, export, generator
 from torchherd_tools.training import report
 from torchherd_tools.training.cyclegan import LOSSES, CycleGAN, Recipe, RecipeError, weights_of
 from torchherd_tools.training.folders import ImageFolder
@@ -208,13 +208,19 @@ def read_checkpoint(path: Path) -> Mapping[str, object]:
 
 
 def write_generator(run: Path, out: Path | None) -> None:
-    """Write the run's generator from A to B as a state dict, and as TorchScript if out is given.
+    """Write the run's generator from A to B, and as TorchScript if out is given.
+
+    The file holds the state dict and the range of the values that the generator takes.
 
     Raises TrainError if the run has no checkpoint, and export.ExportError if the export fails.
     """
     gan = read_checkpoint(run / CHECKPOINT)["gan"]
     weights = run / GENERATOR
-    files.write_whole(weights, _saved(weights_of(gan["generator_ab"])))
+    state = {
+        "state_dict": weights_of(gan["generator_ab"]),
+        checkpoint.INPUT_RANGE: list(generator.BOOK_RANGE),
+    }
+    files.write_whole(weights, _saved(state))
     print(f"{weights}: generator from A to B after {gan['step']} steps")
     if out is not None:
         print(export.export(export.load_generator(weights), out))
@@ -357,19 +363,19 @@ def begin(args: argparse.Namespace) -> Training:
     Raises TrainError, FolderError or RecipeError.
     """
     recipe = read_recipe(args)
-    checkpoint = args.run / CHECKPOINT
-    if checkpoint.exists() and not args.resume:
+    saved = args.run / CHECKPOINT
+    if saved.exists() and not args.resume:
         raise TrainError(
-            f"{checkpoint}: exists already; give --resume to continue from it, or another RUN"
+            f"{saved}: exists already; give --resume to continue from it, or another RUN"
         )
     device = find_device(args.device, recipe.amp)
     a, b = open_folder(args.a, recipe, "A"), open_folder(args.b, recipe, "B")
     gan = CycleGAN(recipe, device, args.channels_last)
     intervals = Intervals(args.log_every, args.sample_every, args.save_every)
     training = Training(args.run, gan, a, b, intervals)
-    if checkpoint.exists():
+    if saved.exists():
         training.resume()
-        print(f"{checkpoint}: resuming from step {gan.step}", flush=True)
+        print(f"{saved}: resuming from step {gan.step}", flush=True)
     return training
 
 

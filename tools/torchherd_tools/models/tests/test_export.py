@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from torchherd_tools import files, testing
-from torchherd_tools.models import checks, export, formats, generator, info, precision
+from torchherd_tools.models import checkpoint, checks, export, formats, generator, info, precision
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_exported_file_computes_what_pytorch_does(weights, tmp_path, capsys, met
     printed = capsys.readouterr()
     assert printed.err == ""
     assert files.sha256(out.read_bytes()) in printed.out
-    eager = generator.from_state(torch.load(weights, weights_only=True))
+    eager = generator.from_state(torch.load(weights, weights_only=True), generator.OFFICIAL_RANGE)
     exported = formats.load_torchscript(out)
     for batch, height, width in ((1, 228, 228), (3, 32, 44)):
         x = torch.rand(batch, 3, height, width)
@@ -76,15 +76,20 @@ def test_an_error_has_no_traceback(root, tmp_path):
     ("change", "says"),
     [
         (lambda s: s.pop("model.4.bias"), "missing key model.4.bias"),
-        (lambda s: s.pop("model.1.weight"), "missing key model.1.weight"),
+        (
+            lambda s: s.pop("model.1.weight"),
+            "a 7x7 convolution model.1.weight or a 4x4 convolution model.model.0.weight; has 19 ",
+        ),
         (lambda s: s.pop("model.11.conv_block.5.weight"), "missing key model.11.conv_block.5.w"),
         (lambda s: s.update({"model.99.weight": torch.zeros(1)}), "unexpected key model.99.weight"),
         (
             lambda s: s.update({"model.7.weight": torch.zeros(16, 8, 5, 5)}),
             "model.7.weight has shape [16, 8, 5, 5], want [16, 8, 3, 3]",
         ),
-        (lambda s: s.update({"model.1.weight": torch.zeros(4)}), "model.1.weight has 1 dimensions"),
-        (lambda s: s.update({"epoch": 3}), "epoch is not a floating-point tensor"),
+        (
+            lambda s: s.update({"model.1.weight": torch.zeros(4)}),
+            "not a CycleGAN or pix2pix generator, which begins with",
+        ),
         (lambda s: s.update({"model.1.bias": torch.full((4,), 1)}), "model.1.bias is not a fl"),
         (
             lambda s: s.update({"model.19.weight": torch.full((3, 4, 7, 7), torch.nan)}),
@@ -109,7 +114,7 @@ def test_weights_that_do_not_fit_are_rejected(refuse, weights, tmp_path, change,
         (None, "no such file"),
         ("testdata/modules/garbage.pt", "not a weights file"),
         ("testdata/modules/negate.pt", "not a weights file"),
-        ("testdata/modules/checkpoint.pth", "missing key model.1.weight"),
+        ("testdata/modules/checkpoint.pth", "has 1 tensors, such as weight [3, 4, 1, 1]"),
     ],
 )
 def test_other_files_are_rejected_in_one_line(refuse, root, tmp_path, content, says):
@@ -219,7 +224,7 @@ def packaged(folder, *flags):
     flags = ["--format", "pt2", "--size", "24x20", "--dynamic-batch", "1:3", *flags]
     out = folder / "model.pt2"
     assert export.main([str(folder / "weights.pth"), "-o", str(out), *flags]) == 0
-    return generator.from_state(state), out
+    return generator.from_state(state, generator.OFFICIAL_RANGE), out
 
 
 @pytest.fixture(scope="module")
@@ -274,11 +279,15 @@ def test_package_carries_settings_and_no_sources(package):
     assert all(formats.read_record(out, name) == b"" for name in sources)
 
 
-def test_package_without_frozen_weights_of_one_batch_size(weights, tmp_path):
+def test_package_of_one_batch_size_for_grey_images_without_frozen_weights(weights, tmp_path):
+    torch.save(generator.random_state(generator.Layout(4, 2, inputs=1), 0), weights)
     out = tmp_path / "model.pt2"
     flags = ["--format", "pt2", "--size", "24x20", "--dynamic-batch", "1:1", "--no-freeze"]
     assert export.main([str(weights), "-o", str(out), *flags]) == 0
-    assert formats.load_package(out)(torch.rand(1, 3, 20, 24)).shape == (1, 3, 20, 24)
+    assert formats.load_package(out)(torch.rand(1, 1, 20, 24)).shape == (1, 3, 20, 24)
+    assert formats.read_settings(out).input == (1, 20, 24)
+    text = b"resize-filter: bicubic\ngrayscale: rgb\nchannels: gray\n"
+    assert formats.read_record(out, "extra/model.yaml") == text
 
 
 def test_package_needs_one_size(refuse, weights, tmp_path):
@@ -340,7 +349,7 @@ def test_info_describes_files_of_other_programs(capsys, root, weights, tmp_path)
     lines = described(capsys, weights)
     assert lines["format"].startswith("weights file")
     assert lines["architecture"] == "CycleGAN generator, ngf 4, 2 blocks, transposed convolutions"
-    torch.save(export.read_state(weights), weights, _use_new_zipfile_serialization=False)
+    torch.save(checkpoint.read(weights).tensors, weights, _use_new_zipfile_serialization=False)
     assert described(capsys, weights)["format"] == "weights file, legacy format before PyTorch 1.6"
     lines = described(capsys, root / "testdata" / "modules" / "checkpoint.pth")
     assert lines["architecture"] == "unknown; 1 tensors, the first weight [3, 4, 1, 1]"
@@ -387,6 +396,8 @@ def test_info_rejects_other_files_in_one_line(refuse, root, tmp_path, content, s
         ("--dtype", "int8"),
         ("--half", "--dtype", "bf16"),
         ("--half", "--format", "pt2"),
+        ("--input-range", "255:0"),
+        ("--input-range", "255"),
         ("--method", "script", "--format", "pt2"),
         ("--device", "cuda"),
         ("--no-freeze",),

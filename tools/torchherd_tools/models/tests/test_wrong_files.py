@@ -15,7 +15,8 @@ from torchherd_tools import paths
         (
             "state_dict.pth",
             lambda net, path: torch.save(net.state_dict(), path),
-            "a checkpoint (torch.save), which has weights but no network",
+            "a checkpoint (torch.save), which has weights but no network; a CycleGAN or pix2pix "
+            "generator's: run: python -m torchherd_tools export ",
         ),
         ("whole.pt", torch.save, "a pickled module (torch.save of a whole network)"),
         (
@@ -23,7 +24,8 @@ from torchherd_tools import paths
             lambda net, path: torch.save(
                 net.state_dict(), path, _use_new_zipfile_serialization=False
             ),
-            "a checkpoint of PyTorch before 1.6 (torch.save)",
+            "a checkpoint of PyTorch before 1.6 (torch.save); a CycleGAN or pix2pix generator's: "
+            "run: python -m torchherd_tools export ",
         ),
         (
             "exported.pt2",
