@@ -36,6 +36,8 @@ const (
 	ErrTooMuchWork Kind = C.THD_ERROR_TOO_MUCH_WORK
 	// ErrCancelled: the caller ended the call. The functions of this package return the context's cause instead.
 	ErrCancelled Kind = C.THD_ERROR_CANCELLED
+	// ErrLibrary: the file isn't a library of operators that this LibTorch can load.
+	ErrLibrary Kind = C.THD_ERROR_LIBRARY
 	// ErrClosed: the file or module is closed, or the output was read before.
 	ErrClosed Kind = 100
 	// ErrShape: shapes don't match: a tensor's data and its shape, or the items of a stack.
@@ -58,6 +60,7 @@ var kindTexts = map[Kind]string{
 	ErrInternal:        "internal error",
 	ErrTooMuchWork:     "too much work",
 	ErrCancelled:       "cancelled",
+	ErrLibrary:         "unusable library of operators",
 	ErrClosed:          "closed",
 	ErrShape:           "wrong shape",
 	ErrDType:           "wrong dtype",

@@ -37,6 +37,7 @@ type loadRequest struct {
 	CUDAGraphs bool          `json:"cuda_graphs"`
 	Values     torch.Values  `json:"values"`
 	Inputs     []torch.Input `json:"inputs"`
+	Operators  []string      `json:"operators"` // libraries
 	Scratch    string        `json:"scratch"`
 	Background bool          `json:"background"`
 }
