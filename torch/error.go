@@ -79,8 +79,14 @@ type Error struct {
 	Op     string // the operation, such as "load"
 	Kind   Kind   // what went wrong
 	Detail string // to what and why; may have several lines
-	Trace  string // where in TorchScript's source, in many lines; empty: unknown
+	Trace  string // LibTorch's own text, with the place in TorchScript's source, in many lines; empty: none
+	// Wants is the dimension of the images that a package refuses, with the size that it takes; nil: unknown, or another
+	// failure.
+	Wants *Dimension
 }
+
+// A Dimension is a dimension of a batch of images, [N, C, H, W], from 0, and its size.
+type Dimension struct{ Index, Size int }
 
 func (e *Error) Error() string {
 	if e.Detail == "" {
@@ -104,6 +110,6 @@ func take(op string, failure *C.thd_error) error {
 		return nil
 	}
 	defer C.thd_error_free(failure)
-	reason, trace := splitReason(C.GoString(C.thd_error_message(failure)))
-	return &Error{Op: op, Kind: Kind(C.thd_error_code(failure)), Detail: reason, Trace: trace}
+	r := newReason(C.GoString(C.thd_error_message(failure)))
+	return &Error{Op: op, Kind: Kind(C.thd_error_code(failure)), Detail: r.text, Trace: r.trace, Wants: r.wants}
 }

@@ -3,6 +3,7 @@ package torch_test
 import (
 	"archive/zip"
 	"bytes"
+	"errors"
 	"io"
 	"maps"
 	"os"
@@ -88,6 +89,81 @@ func TestPackageWithoutARecord(t *testing.T) {
 	}
 	_, err := forward(m, images(2, packageHeight, packageWidth+1), nil)
 	expectKind(t, err, torch.ErrForward)
+}
+
+// A package's refusal of its input is one line, and names the dimension and what it takes.
+func TestReasonsOfPackages(t *testing.T) {
+	unstated := func(records map[string][]byte) { delete(records, "archive/extra/torchherd.json") }
+	path := changed(t, unstated)
+	m := loadPackage(t, path, torch.Options{})
+	for text, test := range map[string]struct {
+		batch torch.Images
+		wants *torch.Dimension
+	}{
+		"forward: the package takes images with a height of 24, and this one has 25": {images(1, packageHeight+1, packageWidth), &torch.Dimension{Index: 2, Size: packageHeight}},
+		"forward: the package takes images with a width of 32, and this one has 16":  {images(2, packageHeight, packageWidth/2), &torch.Dimension{Index: 3, Size: packageWidth}},
+	} {
+		expectReason(t, m.CheckFinite(test.batch), text, test.wants)
+		m := loadPackage(t, path, torch.Options{}) // one that hasn't run
+		_, err := forward(m, test.batch, nil)
+		expectReason(t, err, text, test.wants)
+	}
+	_, err := m.Forward(&torch.Tensor{DType: torch.Uint8, Shape: []int64{1, 3, packageHeight, packageWidth}, Data: make([]byte, 3*packageHeight*packageWidth)})
+	expectReason(t, err, "forward: the package takes input 0 of the type Float only", nil)
+
+	// Packages of older PyTorch versions have no function that returns the reason.
+	silent := loadPackage(t, changed(t, func(records map[string][]byte) {
+		unstated(records)
+		for record, content := range records {
+			records[record] = bytes.ReplaceAll(content, []byte("AOTInductorGetLastError\x00"), []byte("AOTInductorGetL4stError\x00"))
+		}
+	}), torch.Options{})
+	_, err = forward(silent, images(1, packageHeight, packageWidth+1), nil)
+	expectReason(t, err, "forward: the package failed and doesn't say why, as packages of older PyTorch versions; most likely it takes images of another size or type, or batches of another size", nil)
+}
+
+func expectReason(t *testing.T, err error, text string, wants *torch.Dimension) {
+	t.Helper()
+	expectKind(t, err, torch.ErrForward)
+	var failure *torch.Error
+	if !errors.As(err, &failure) {
+		return
+	}
+	if failure.Detail != text || failure.Trace == "" {
+		t.Errorf("got reason %q, trace %q, want %q and a trace", failure.Detail, failure.Trace, text)
+	}
+	if (failure.Wants == nil) != (wants == nil) || wants != nil && *failure.Wants != *wants {
+		t.Errorf("%s: wants %v, want %v", text, failure.Wants, wants)
+	}
+}
+
+// The name of a package's only model doesn't matter. Of several models, the one with the usual name is loaded.
+func TestNamesOfPackagedModels(t *testing.T) {
+	// copyTo returns a package that has the model under these names, and keeps the usual one or not.
+	copyTo := func(keep bool, names ...string) string {
+		return changed(t, func(records map[string][]byte) {
+			for record, content := range maps.Clone(records) {
+				if !strings.Contains(record, "/aotinductor/model/") {
+					continue
+				}
+				for _, name := range names {
+					records[strings.Replace(record, "/model/", "/"+name+"/", 1)] = content
+				}
+				if !keep {
+					delete(records, record)
+				}
+			}
+		})
+	}
+	for _, path := range []string{copyTo(false, "generator"), copyTo(true, "generator")} {
+		m := loadPackage(t, path, torch.Options{})
+		expectSame(t, path, m, load(t, "negate.pt"), images(2, packageHeight, packageWidth))
+	}
+	_, err := torch.Load(copyTo(false, "generator", "discriminator"), torch.Options{})
+	expectKind(t, err, torch.ErrNotAModule)
+	if want := "an AOTInductor package of several models (discriminator, generator); package one of them alone"; err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("got %v, want %q", err, want)
+	}
 }
 
 func TestPackageOfAnotherMachine(t *testing.T) {
