@@ -259,6 +259,33 @@ func TestAPoisonousImageIsToldFromItsNeighbours(t *testing.T) {
 	s.log.await(t, "error", "SIGFPE (floating point exception)", "message", "request failed")
 }
 
+// A model's process loads the libraries of operators too, from folders outside the system's, also when it is replaced.
+func TestOperatorsInChildProcesses(t *testing.T) {
+	t.Parallel()
+	library := filepath.Join(t.TempDir(), "a, b.so")
+	content, err := os.ReadFile(goldens.Operators(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(library, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	path := goldens.Script(t, goldens.HalvesBody)
+	p := startProcess(t, "--isolate", "--size", "16x16", "--operators", strings.ReplaceAll(library, ",", `\,`), path)
+	expect := func() {
+		t.Helper()
+		r := p.do(http.MethodPut, "/image?format=png", bytes.NewReader(solid(t, color.NRGBA{200, 100, 50, 255})))
+		if got, err := colourOf(r.body); err != nil || !near(got, color.NRGBA{100, 50, 25, 255}) {
+			t.Errorf("got %v, %v, status %d, want half of the image's colour", got, err, r.status)
+		}
+	}
+	expect()
+	if err := syscall.Kill(awaitRunner(t, path, 0), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	expect() // by a new process
+}
+
 // Images of a model that isn't pure aren't run again.
 func TestAnImpureModelsBatchIsLost(t *testing.T) {
 	t.Parallel()

@@ -103,6 +103,9 @@ func refusal(message string) reason {
 			if names := []string{"batches of %s%s, and this one has %s", "images of %s%s channels, and this one has %s", "images with a height of %s%s, and this one has %s", "images with a width of %s%s, and this one has %s"}; dimension < len(names) {
 				r.text = "forward: the package takes " + fmt.Sprintf(names[dimension], limit, match[3], match[4])
 			}
+			if dimension == 0 && match[2] == ">=" {
+				r.text += `: compile it with inductor_configs={"aot_inductor.check_lowerbound": False}`
+			}
 		}
 	} else if match := refusedType.FindStringSubmatch(what); match != nil {
 		r.text = fmt.Sprintf("forward: the package takes %s of the type %s only", input, match[1])

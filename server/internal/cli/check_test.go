@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -45,6 +46,42 @@ $`
 		if status, out, err := run("models", "check", module(name)); status != 1 || out != "" || !strings.Contains(err, reason) {
 			t.Errorf("%s: got status %d, stdout %q, stderr %q, want status 1 and %q", name, status, out, err, reason)
 		}
+	}
+}
+
+// Libraries of operators are loaded before the model is looked for.
+func TestModelsCheckOperators(t *testing.T) {
+	path := goldens.Script(t, goldens.HalvesBody)
+	status, out, err := run("models", "check", "--operators", goldens.Operators(t), path)
+	if status != 0 || !strings.HasPrefix(out, "model ") {
+		t.Errorf("got status %d, stdout %q, stderr %q, want status 0 and a description", status, out, err)
+	}
+	for _, command := range [][]string{{"models", "check"}, {"serve", "--listen", "127.0.0.1:0", "--admin-listen", "off"}} {
+		for library, reason := range map[string]string{
+			"no-such-library.so": "no such file", module("garbage.pt"): "not a shared library", goldens.Unresolved(t): "built for another PyTorch version",
+		} {
+			status, out, err := run(append(command, "--operators", goldens.Operators(t), "--operators", library, "no-such-model.pt")...)
+			if status != 1 || out != "" || strings.Count(err, "\n") != 1 || !strings.Contains(err, "--operators: ") || !strings.Contains(err, reason) {
+				t.Errorf("%v with %s: got status %d, stdout %q, stderr %q, want status 1 and one line with %q", command, library, status, out, err, reason)
+			}
+		}
+	}
+}
+
+// The servers of tune load the same libraries.
+func TestTuneOperators(t *testing.T) {
+	var c commands
+	parser, err := newParser(&c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := parser.Parse([]string{"tune", "--operators", "/a.so", "--operators", `/b\,c.so`, "model.pt"}); err != nil {
+		t.Fatal(err)
+	}
+	config := c.Tune.config()
+	serve, err := parse(t, append(config.ExtraArguments, "model.pt")...)
+	if want := []string{"/a.so", "/b,c.so"}; err != nil || !slices.Equal(serve.Operators, want) {
+		t.Errorf("got %q, %v, want %q", serve.Operators, err, want)
 	}
 }
 
