@@ -13,7 +13,7 @@ import (
 // usingOperator returns the path of a package that names an operator, as one whose model uses it does.
 func usingOperator(t *testing.T, operator string) string {
 	t.Helper()
-	return changed(t, func(records map[string][]byte) {
+	return goldens.Package(t, func(records map[string][]byte) {
 		for record := range records {
 			if base, found := strings.CutSuffix(record, ".so"); found {
 				records[base+".json"] = []byte(`{"nodes": [{"name": "buf0", "node": {"target": "` + operator + `", "inputs": [

@@ -1,14 +1,11 @@
 package torch_test
 
 import (
-	"archive/zip"
 	"bytes"
 	"errors"
-	"io"
 	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -79,7 +76,7 @@ func TestPackageRefusesOtherInputs(t *testing.T) {
 
 // A package of another exporter doesn't state its input, so it must check the input itself.
 func TestPackageWithoutARecord(t *testing.T) {
-	path := changed(t, func(records map[string][]byte) { delete(records, "archive/extra/torchherd.json") })
+	path := goldens.Package(t, func(records map[string][]byte) { delete(records, goldens.RecordOfPackage) })
 	m := loadPackage(t, path, torch.Options{})
 	if precision := m.Info().Precision; precision != torch.AsCompiled {
 		t.Errorf("the precision is %v", precision)
@@ -93,8 +90,8 @@ func TestPackageWithoutARecord(t *testing.T) {
 
 // A package's refusal of its input is one line, and names the dimension and what it takes.
 func TestReasonsOfPackages(t *testing.T) {
-	unstated := func(records map[string][]byte) { delete(records, "archive/extra/torchherd.json") }
-	path := changed(t, unstated)
+	unstated := func(records map[string][]byte) { delete(records, goldens.RecordOfPackage) }
+	path := goldens.Package(t, unstated)
 	m := loadPackage(t, path, torch.Options{})
 	for text, test := range map[string]struct {
 		batch torch.Images
@@ -112,7 +109,7 @@ func TestReasonsOfPackages(t *testing.T) {
 	expectReason(t, err, "forward: the package takes input 0 of the type Float only", nil)
 
 	// Packages of older PyTorch versions have no function that returns the reason.
-	silent := loadPackage(t, changed(t, func(records map[string][]byte) {
+	silent := loadPackage(t, goldens.Package(t, func(records map[string][]byte) {
 		unstated(records)
 		for record, content := range records {
 			records[record] = bytes.ReplaceAll(content, []byte("AOTInductorGetLastError\x00"), []byte("AOTInductorGetL4stError\x00"))
@@ -141,7 +138,7 @@ func expectReason(t *testing.T, err error, text string, wants *torch.Dimension) 
 func TestNamesOfPackagedModels(t *testing.T) {
 	// copyTo returns a package that has the model under these names, and keeps the usual one or not.
 	copyTo := func(keep bool, names ...string) string {
-		return changed(t, func(records map[string][]byte) {
+		return goldens.Package(t, func(records map[string][]byte) {
 			for record, content := range maps.Clone(records) {
 				if !strings.Contains(record, "/aotinductor/model/") {
 					continue
@@ -173,7 +170,7 @@ func TestPackageOfAnotherMachine(t *testing.T) {
 		"system":    {`"AOTI_PLATFORM": "linux"`, `"AOTI_PLATFORM": "plan9"`},
 		"processor": {`"AOTI_CPU_ISA": "AVX2"`, `"AOTI_CPU_ISA": "AVX2 AVX10_64"`},
 	} {
-		path := changed(t, func(records map[string][]byte) {
+		path := goldens.Package(t, func(records map[string][]byte) {
 			for record, content := range records {
 				records[record] = bytes.ReplaceAll(content, []byte(replacement[0]), []byte(replacement[1]))
 			}
@@ -210,8 +207,8 @@ func TestPackageOfAnotherPyTorch(t *testing.T) {
 		"torchherd_tools export, PyTorch 1.13.1": "made by PyTorch 1.13, and this is LibTorch " + this + ": export it again with PyTorch " + this,
 		"torchherd_tools export, PyTorch " + this + "9.0": "made by PyTorch " + this + "9,",
 	} {
-		path := changed(t, func(records map[string][]byte) {
-			const record = "archive/extra/torchherd.json"
+		path := goldens.Package(t, func(records map[string][]byte) {
+			const record = goldens.RecordOfPackage
 			records[record] = bytes.ReplaceAll(records[record], []byte("torchherd models/fixtures.py"), []byte(madeBy))
 		})
 		m, err := torch.Load(path, torch.Options{})
@@ -239,7 +236,7 @@ func TestPackageWithUnresolvedDependencies(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
-			path := changed(t, func(records map[string][]byte) {
+			path := goldens.Package(t, func(records map[string][]byte) {
 				for record, content := range records {
 					if strings.HasSuffix(record, ".so") {
 						records[record] = bytes.ReplaceAll(content, []byte(replacement[0]), []byte(replacement[1]))
@@ -278,11 +275,11 @@ func TestCorruptPackages(t *testing.T) {
 				}
 			}
 		},
-		"record": func(records map[string][]byte) { records["archive/extra/torchherd.json"] = []byte(`{"input": "wide"}`) },
+		"record": func(records map[string][]byte) { records[goldens.RecordOfPackage] = []byte(`{"input": "wide"}`) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
-			_, err := torch.Load(changed(t, change), torch.Options{PackageFolder: dir})
+			_, err := torch.Load(goldens.Package(t, change), torch.Options{PackageFolder: dir})
 			expectKind(t, err, torch.ErrNotAModule)
 			expectEmpty(t, dir)
 		})
@@ -332,50 +329,4 @@ func expectEmpty(t *testing.T, dir string) {
 	if entries, err := os.ReadDir(dir); err != nil || len(entries) > 0 {
 		t.Errorf("the directory isn't empty: %v, %v", entries, err)
 	}
-}
-
-// changed writes a copy of negate.pt2 with changed records and returns its path. The keys are the full names of
-// records.
-func changed(t *testing.T, change func(records map[string][]byte)) string {
-	t.Helper()
-	original, err := zip.OpenReader(goldens.Path("modules/negate.pt2"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = original.Close() }()
-	records := map[string][]byte{}
-	for _, file := range original.File {
-		record, err := file.Open()
-		if err != nil {
-			t.Fatal(err)
-		}
-		records[file.Name], err = io.ReadAll(record)
-		if err != nil {
-			t.Fatal(err)
-		}
-		_ = record.Close()
-	}
-	change(records)
-	path := filepath.Join(t.TempDir(), "changed.pt2")
-	out, err := os.Create(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	writer := zip.NewWriter(out)
-	for _, name := range slices.Sorted(maps.Keys(records)) {
-		record, err := writer.CreateHeader(&zip.FileHeader{Name: name, Method: zip.Store})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := record.Write(records[name]); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := writer.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if err := out.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return path
 }

@@ -92,6 +92,7 @@ func TestModelsCheckHints(t *testing.T) {
 		{"batch", "    return torch.mul(torch.view(x, [1, 3, torch.size(x, 2), torch.size(x, 3)]), 1.)\n", "# a comment\nbatching: require\n", "is invalid for input of size", "max-batch-size: 1"},
 		{"size", "    return torch.add(x, torch.zeros([1, 1, 64, 64]))\n", "", "must match the size of tensor", "size: 64x64"},
 		{"both", "    return torch.mul(torch.view(x, [1, 3, 64, 64]), 1.)\n", "", "is invalid for input of size", "size: 64x64 and max-batch-size: 1"},
+		{"precision", "    y = torch.conv2d(x, torch.mul(torch.ones([3, 3, 1, 1], dtype=5), 0.25))\n    return torch.conv2d(y, torch.mul(torch.ones([3, 3, 1, 1], dtype=6), 0.25))\n", "", "expected scalar type Float but found Half", "precision: bf16"},
 		{"multiple", "    small = torch.avg_pool2d(x, [16, 16])\n    return torch.add(x, torch.repeat_interleave(torch.repeat_interleave(small, 16, 2), 16, 3))\n", "size: keep\nwarm-up: [100x100]\n", "must match the size of tensor", "multiple-of: 16"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -119,6 +120,11 @@ func TestModelsCheckHints(t *testing.T) {
 				t.Errorf("with the written model.yaml: got status %d, %q", status, err)
 			}
 		})
+	}
+	// A package names the sides of the images that it takes, one by one.
+	unstated := goldens.Package(t, func(records map[string][]byte) { delete(records, goldens.RecordOfPackage) })
+	if _, _, err := run("models", "check", unstated); !strings.Contains(err, "compiled for ") && !strings.HasSuffix(err, "the package takes images with a height of 24, and this one has 228; it works with size: 32x24 in model.yaml\n") {
+		t.Errorf("a package that states no size: got %q", err)
 	}
 	folder := filepath.Join(t.TempDir(), "net")
 	if err := os.MkdirAll(filepath.Join(folder, "1"), 0o700); err != nil {
