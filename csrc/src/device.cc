@@ -104,7 +104,9 @@ std::string explain_link_error(const std::string& message) {
     return "it was built for CUDA, whose libraries aren't here; use its build for the CPU (" + message + ")";
   }
   if (mentions(message, {"undefined symbol", "symbol not found"})) {
-    return "most likely it was built for another PyTorch version; use its build for PyTorch " TORCH_VERSION " (" + message + ")";
+    return "most likely it was built for another PyTorch version; use its build for PyTorch " TORCH_VERSION
+           " (" +
+           message + ")";
   }
   return message;
 }
@@ -180,7 +182,8 @@ thd_error* thd_load_operators(const char* path) {
     require(path != nullptr, "path must not be NULL");
     const std::string subject = std::string(path) + ": ";
     // A name without a slash would be searched in the system's folders.
-    if (access(path, R_OK) != 0) throw Failure(THD_ERROR_NOT_FOUND, subject + std::generic_category().message(errno));
+    if (access(path, R_OK) != 0)
+      throw Failure(THD_ERROR_NOT_FOUND, subject + std::generic_category().message(errno));
     thd::translate(THD_ERROR_LIBRARY, subject, [&] {
       // Not RTLD_GLOBAL, as in torch.ops.load_library: the symbols of an operators' library would take the place of equal
       // ones in packages, which are loaded later.
