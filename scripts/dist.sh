@@ -8,8 +8,8 @@ folder="$root/dist/$name"
 rm -rf "$folder"
 mkdir -p "$folder/lib"
 cp "$root/bin/torchherd" "$root/LICENSE" "$root/server/internal/imagecodec/webp/LICENSE.libwebp" "$folder/"
-for library in "$root"/bin/lib/*; do # the build's own libraries; links lead to LibTorch's
-  [ -L "$library" ] || cp "$library" "$folder/lib/"
+for library in "$root"/bin/lib/*; do # the build's own libraries; links lead to LibTorch's, and the folder has the tests'
+  [ -L "$library" ] || [ -d "$library" ] || cp "$library" "$folder/lib/"
 done
 "$root/scripts/libs.sh" copy "$libtorch" "$folder/lib"
 if [ -d "$libtorch/licenses" ]; then cp -r "$libtorch/licenses" "$folder/"; fi

@@ -50,7 +50,7 @@ build() {
 
 # Tests that need no GPU.
 cpu() {
-  "$work/csrc/smoke" testdata && "$work/csrc/plain_resize_test" &&
+  "$work/csrc/smoke" testdata "$libraries"/test/{operators,unresolved}.so && "$work/csrc/plain_resize_test" &&
     go_tests torch 'TORCHHERD_DEVICE=cpu' -test.skip 'CUDA' &&
     go_tests server 'TORCHHERD_DEVICE=cpu' -test.skip 'CUDA'
 }

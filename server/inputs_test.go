@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"image/color"
 	"io"
@@ -121,6 +122,64 @@ func TestPartsStayWithTheirImage(t *testing.T) {
 				t.Errorf("no images shared a batch, so this proves nothing: %v", sizes)
 			}
 		})
+	}
+}
+
+// A request with several parts that ends in the queue leaves with all of them: its place is free, and the others keep theirs.
+func TestACancelledRequestTakesItsPartsAlong(t *testing.T) {
+	t.Parallel()
+	s := start(t, taggedModel(t), "--max-wait", "1h", "--max-batch-size", "3", "--max-queue-size", "2", "--request-timeout", "0")
+	type result struct {
+		value    uint8
+		response response
+		err      error
+	}
+	results := make(chan result, 5)
+	cancels := map[uint8]context.CancelFunc{}
+	send := func(values ...uint8) {
+		for _, value := range values {
+			ctx, cancel := context.WithCancel(t.Context())
+			cancels[value] = cancel
+			body, kind := form(t, part{name: "image", content: solid(t, grey(value))}, part{name: "mask", content: solid(t, grey(value/2))}, number("strength", fmt.Sprint(float64(value)/255)))
+			go func() {
+				r, err := s.tryWith(ctx, http.MethodPost, "/image", body, "Content-Type", kind, "X-Request-Id", fmt.Sprint(value))
+				results <- result{value, r, err}
+			}()
+		}
+	}
+	// The queue has room for all but one, so the others are queued when that one is refused.
+	awaitRefusal := func() {
+		t.Helper()
+		refused := <-results
+		if refused.err != nil {
+			t.Fatal(refused.err)
+		}
+		expectError(t, refused.response, 503, "I'm too busy")
+		delete(cancels, refused.value)
+	}
+	send(40, 80, 120)
+	awaitRefusal()
+	for value, cancel := range cancels { // one of the two
+		cancel()
+		s.log.await(t, "request_id", fmt.Sprint(value), "status", 499.0)
+		if ended := <-results; ended.value != value || ended.err == nil {
+			t.Fatalf("got the result of %d, %v, want that of %d, cancelled", ended.value, ended.err, value)
+		}
+		delete(cancels, value)
+		break
+	}
+	send(160, 200)
+	awaitRefusal()
+	// A drain runs what is queued.
+	if err := s.stop(t.Context()); err != nil {
+		t.Error(err)
+	}
+	for range 2 {
+		r := <-results
+		got, err := colourOf(r.response.body)
+		if want := (color.NRGBA{r.value, r.value / 2, r.value, 255}); r.err != nil || err != nil || !near(got, want) || timing(r.response)["batch"] != "2" {
+			t.Errorf("%d: got %v, %v, %v, %v, want %v in a batch of 2", r.value, got, r.err, err, timing(r.response), want)
+		}
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"image/png"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -259,6 +260,33 @@ func TestAPoisonousImageIsToldFromItsNeighbours(t *testing.T) {
 	s.log.await(t, "error", "SIGFPE (floating point exception)", "message", "request failed")
 }
 
+// A model's process loads the libraries of operators too, from folders outside the system's, also when it is replaced.
+func TestOperatorsInChildProcesses(t *testing.T) {
+	t.Parallel()
+	library := filepath.Join(t.TempDir(), "a, b.so")
+	content, err := os.ReadFile(goldens.Operators(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(library, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	path := goldens.Script(t, goldens.HalvesBody)
+	p := startProcess(t, "--isolate", "--size", "16x16", "--operators", strings.ReplaceAll(library, ",", `\,`), path)
+	expect := func() {
+		t.Helper()
+		r := p.do(http.MethodPut, "/image?format=png", bytes.NewReader(solid(t, color.NRGBA{200, 100, 50, 255})))
+		if got, err := colourOf(r.body); err != nil || !near(got, color.NRGBA{100, 50, 25, 255}) {
+			t.Errorf("got %v, %v, status %d, want half of the image's colour", got, err, r.status)
+		}
+	}
+	expect()
+	if err := syscall.Kill(awaitRunner(t, path, 0), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	expect() // by a new process
+}
+
 // Images of a model that isn't pure aren't run again.
 func TestAnImpureModelsBatchIsLost(t *testing.T) {
 	t.Parallel()
@@ -314,6 +342,35 @@ func TestChildrenIgnoreSignalsToStop(t *testing.T) {
 		t.Errorf("got %v, want exit status 0", state)
 	}
 	awaitNoRunner(t, path)
+}
+
+// The settings with which a model works are looked for in the trial's process. A size at which the model crashes ends the
+// search, and not the server.
+func TestHintsOfATrial(t *testing.T) {
+	t.Parallel()
+	const sizeOf64 = "    return torch.add(x, torch.zeros([1, 1, 64, 64]))\n"
+	const mixedTypes = "    y = torch.conv2d(x, torch.mul(torch.ones([3, 3, 1, 1], dtype=5), 0.25))\n    return torch.conv2d(y, torch.mul(torch.ones([3, 3, 1, 1], dtype=6), 0.25))\n"
+	const crashesAt256 = `
+    if torch.eq(torch.size(x, 2), 256):
+      divisor = 0
+    else:
+      divisor = 1
+    return torch.add(torch.add(x, torch.remainder(5, divisor)), torch.zeros([1, 1, 64, 64]))
+`
+	for _, test := range []struct{ body, want string }{
+		{sizeOf64, "; it works with size: 64x64 in model.yaml"},
+		{mixedTypes, "expected scalar type Float but found Half; it works with precision: bf16 in model.yaml"},
+		{crashesAt256, "must match the size of tensor b (64) at non-singleton dimension 3"},
+	} {
+		command := serveCommand("--trial", goldens.Script(t, test.body))
+		var output bytes.Buffer
+		command.Stderr = &output
+		err := command.Run()
+		var exit *exec.ExitError
+		if text := strings.TrimSpace(output.String()); !errors.As(err, &exit) || exit.ExitCode() != 1 || !strings.HasSuffix(text, test.want) {
+			t.Errorf("got %v and %s, want exit status 1 and %q", err, text, test.want)
+		}
+	}
 }
 
 // versions is a folder with the versions of a model.

@@ -36,6 +36,8 @@ const (
 	ErrTooMuchWork Kind = C.THD_ERROR_TOO_MUCH_WORK
 	// ErrCancelled: the caller ended the call. The functions of this package return the context's cause instead.
 	ErrCancelled Kind = C.THD_ERROR_CANCELLED
+	// ErrLibrary: the file isn't a library of operators that this LibTorch can load.
+	ErrLibrary Kind = C.THD_ERROR_LIBRARY
 	// ErrClosed: the file or module is closed, or the output was read before.
 	ErrClosed Kind = 100
 	// ErrShape: shapes don't match: a tensor's data and its shape, or the items of a stack.
@@ -58,6 +60,7 @@ var kindTexts = map[Kind]string{
 	ErrInternal:        "internal error",
 	ErrTooMuchWork:     "too much work",
 	ErrCancelled:       "cancelled",
+	ErrLibrary:         "unusable library of operators",
 	ErrClosed:          "closed",
 	ErrShape:           "wrong shape",
 	ErrDType:           "wrong dtype",
@@ -76,8 +79,14 @@ type Error struct {
 	Op     string // the operation, such as "load"
 	Kind   Kind   // what went wrong
 	Detail string // to what and why; may have several lines
-	Trace  string // where in TorchScript's source, in many lines; empty: unknown
+	Trace  string // LibTorch's own text, with the place in TorchScript's source, in many lines; empty: none
+	// Wants is the dimension of the images that a package refuses, with the size that it takes; nil: unknown, or another
+	// failure.
+	Wants *Dimension
 }
+
+// A Dimension is a dimension of a batch of images, [N, C, H, W], from 0, and its size.
+type Dimension struct{ Index, Size int }
 
 func (e *Error) Error() string {
 	if e.Detail == "" {
@@ -101,6 +110,6 @@ func take(op string, failure *C.thd_error) error {
 		return nil
 	}
 	defer C.thd_error_free(failure)
-	reason, trace := splitReason(C.GoString(C.thd_error_message(failure)))
-	return &Error{Op: op, Kind: Kind(C.thd_error_code(failure)), Detail: reason, Trace: trace}
+	r := newReason(C.GoString(C.thd_error_message(failure)))
+	return &Error{Op: op, Kind: Kind(C.thd_error_code(failure)), Detail: r.text, Trace: r.trace, Wants: r.wants}
 }

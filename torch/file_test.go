@@ -53,7 +53,7 @@ func TestFileMethods(t *testing.T) {
 			}
 		}
 	}
-	large := changed(t, func(records map[string][]byte) { records["archive/extra/torchherd.json"] = make([]byte, 1<<20+1) })
+	large := goldens.Package(t, func(records map[string][]byte) { records["archive/extra/torchherd.json"] = make([]byte, 1<<20+1) })
 	_, err := open(t, large).Extra("torchherd.json")
 	expectKind(t, err, torch.ErrNotAModule)
 }

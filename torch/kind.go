@@ -4,8 +4,11 @@ import (
 	"archive/zip"
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"io"
+	"maps"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -134,6 +137,12 @@ var (
 
 // kindOfZip returns the kind of an archive that is neither TorchScript nor a package.
 func (a archive) kindOfZip() fileKind {
+	if models := a.packageModels(); len(models) > 0 {
+		return fileKind{
+			name:   fmt.Sprintf("an AOTInductor package of several models (%s)", strings.Join(slices.Sorted(maps.Keys(models)), ", ")),
+			remedy: "package one of them alone, or under the name " + defaultModel,
+		}
+	}
 	for _, file := range a.zip.File {
 		switch name := below(file); {
 		case strings.HasPrefix(name, "serialized_exported_program"), strings.HasPrefix(name, "models/") && strings.HasSuffix(name, ".json"),

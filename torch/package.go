@@ -26,19 +26,35 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// packageDir is the directory of an AOTInductor package that contains the model named "model". A package has only this
-// model unless its exporter chose other names.
-const packageDir = "data/aotinductor/model/"
+// packageDir is the directory of an AOTInductor package that contains a directory for each of its models.
+const packageDir = "data/aotinductor/"
 
-// packageFiles returns the files of the model in a package. It returns none if the archive isn't a package.
-func (a archive) packageFiles() []*zip.File {
-	var files []*zip.File
+// defaultModel is the name of a package's model unless its exporter chose another one.
+const defaultModel = "model"
+
+// packageModels returns the files of each model in a package, by the model's name. There are none if the archive isn't a
+// package.
+func (a archive) packageModels() map[string][]*zip.File {
+	models := map[string][]*zip.File{}
 	for _, file := range a.zip.File {
-		if strings.HasPrefix(below(file), packageDir) && !strings.HasSuffix(file.Name, "/") {
-			files = append(files, file)
+		inside, found := strings.CutPrefix(below(file), packageDir)
+		if name, _, isFile := strings.Cut(inside, "/"); found && isFile && !strings.HasSuffix(file.Name, "/") {
+			models[name] = append(models[name], file)
 		}
 	}
-	return files
+	return models
+}
+
+// packageFiles returns the files of the model in a package: the one with the default name, or else the only one. It returns
+// none if the archive isn't a package, or if it has several models and none with that name.
+func (a archive) packageFiles() []*zip.File {
+	models := a.packageModels()
+	if len(models) == 1 {
+		for _, files := range models {
+			return files
+		}
+	}
+	return models[defaultModel]
 }
 
 // loadPackage unpacks a package and loads it. On the CPU it removes the files as soon as the library is loaded, so that

@@ -1,13 +1,11 @@
 package torch_test
 
 import (
-	"archive/zip"
 	"bytes"
-	"io"
+	"errors"
 	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -78,7 +76,7 @@ func TestPackageRefusesOtherInputs(t *testing.T) {
 
 // A package of another exporter doesn't state its input, so it must check the input itself.
 func TestPackageWithoutARecord(t *testing.T) {
-	path := changed(t, func(records map[string][]byte) { delete(records, "archive/extra/torchherd.json") })
+	path := goldens.Package(t, func(records map[string][]byte) { delete(records, goldens.RecordOfPackage) })
 	m := loadPackage(t, path, torch.Options{})
 	if precision := m.Info().Precision; precision != torch.AsCompiled {
 		t.Errorf("the precision is %v", precision)
@@ -90,6 +88,81 @@ func TestPackageWithoutARecord(t *testing.T) {
 	expectKind(t, err, torch.ErrForward)
 }
 
+// A package's refusal of its input is one line, and names the dimension and what it takes.
+func TestReasonsOfPackages(t *testing.T) {
+	unstated := func(records map[string][]byte) { delete(records, goldens.RecordOfPackage) }
+	path := goldens.Package(t, unstated)
+	m := loadPackage(t, path, torch.Options{})
+	for text, test := range map[string]struct {
+		batch torch.Images
+		wants *torch.Dimension
+	}{
+		"forward: the package takes images with a height of 24, and this one has 25": {images(1, packageHeight+1, packageWidth), &torch.Dimension{Index: 2, Size: packageHeight}},
+		"forward: the package takes images with a width of 32, and this one has 16":  {images(2, packageHeight, packageWidth/2), &torch.Dimension{Index: 3, Size: packageWidth}},
+	} {
+		expectReason(t, m.CheckFinite(test.batch), text, test.wants)
+		m := loadPackage(t, path, torch.Options{}) // one that hasn't run
+		_, err := forward(m, test.batch, nil)
+		expectReason(t, err, text, test.wants)
+	}
+	_, err := m.Forward(&torch.Tensor{DType: torch.Uint8, Shape: []int64{1, 3, packageHeight, packageWidth}, Data: make([]byte, 3*packageHeight*packageWidth)})
+	expectReason(t, err, "forward: the package takes input 0 of the type Float only", nil)
+
+	// Packages of older PyTorch versions have no function that returns the reason.
+	silent := loadPackage(t, goldens.Package(t, func(records map[string][]byte) {
+		unstated(records)
+		for record, content := range records {
+			records[record] = bytes.ReplaceAll(content, []byte("AOTInductorGetLastError\x00"), []byte("AOTInductorGetL4stError\x00"))
+		}
+	}), torch.Options{})
+	_, err = forward(silent, images(1, packageHeight, packageWidth+1), nil)
+	expectReason(t, err, "forward: the package failed and doesn't say why, as packages of older PyTorch versions; most likely it takes images of another size or type, or batches of another size", nil)
+}
+
+func expectReason(t *testing.T, err error, text string, wants *torch.Dimension) {
+	t.Helper()
+	expectKind(t, err, torch.ErrForward)
+	var failure *torch.Error
+	if !errors.As(err, &failure) {
+		return
+	}
+	if failure.Detail != text || failure.Trace == "" {
+		t.Errorf("got reason %q, trace %q, want %q and a trace", failure.Detail, failure.Trace, text)
+	}
+	if (failure.Wants == nil) != (wants == nil) || wants != nil && *failure.Wants != *wants {
+		t.Errorf("%s: wants %v, want %v", text, failure.Wants, wants)
+	}
+}
+
+// The name of a package's only model doesn't matter. Of several models, the one with the usual name is loaded.
+func TestNamesOfPackagedModels(t *testing.T) {
+	// copyTo returns a package that has the model under these names, and keeps the usual one or not.
+	copyTo := func(keep bool, names ...string) string {
+		return goldens.Package(t, func(records map[string][]byte) {
+			for record, content := range maps.Clone(records) {
+				if !strings.Contains(record, "/aotinductor/model/") {
+					continue
+				}
+				for _, name := range names {
+					records[strings.Replace(record, "/model/", "/"+name+"/", 1)] = content
+				}
+				if !keep {
+					delete(records, record)
+				}
+			}
+		})
+	}
+	for _, path := range []string{copyTo(false, "generator"), copyTo(true, "generator")} {
+		m := loadPackage(t, path, torch.Options{})
+		expectSame(t, path, m, load(t, "negate.pt"), images(2, packageHeight, packageWidth))
+	}
+	_, err := torch.Load(copyTo(false, "generator", "discriminator"), torch.Options{})
+	expectKind(t, err, torch.ErrNotAModule)
+	if want := "an AOTInductor package of several models (discriminator, generator); package one of them alone"; err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("got %v, want %q", err, want)
+	}
+}
+
 func TestPackageOfAnotherMachine(t *testing.T) {
 	for name, replacement := range map[string][2]string{
 		"device":    {`"AOTI_DEVICE_KEY": "cpu"`, `"AOTI_DEVICE_KEY": "cuda"`},
@@ -97,7 +170,7 @@ func TestPackageOfAnotherMachine(t *testing.T) {
 		"system":    {`"AOTI_PLATFORM": "linux"`, `"AOTI_PLATFORM": "plan9"`},
 		"processor": {`"AOTI_CPU_ISA": "AVX2"`, `"AOTI_CPU_ISA": "AVX2 AVX10_64"`},
 	} {
-		path := changed(t, func(records map[string][]byte) {
+		path := goldens.Package(t, func(records map[string][]byte) {
 			for record, content := range records {
 				records[record] = bytes.ReplaceAll(content, []byte(replacement[0]), []byte(replacement[1]))
 			}
@@ -134,8 +207,8 @@ func TestPackageOfAnotherPyTorch(t *testing.T) {
 		"torchherd_tools export, PyTorch 1.13.1": "made by PyTorch 1.13, and this is LibTorch " + this + ": export it again with PyTorch " + this,
 		"torchherd_tools export, PyTorch " + this + "9.0": "made by PyTorch " + this + "9,",
 	} {
-		path := changed(t, func(records map[string][]byte) {
-			const record = "archive/extra/torchherd.json"
+		path := goldens.Package(t, func(records map[string][]byte) {
+			const record = goldens.RecordOfPackage
 			records[record] = bytes.ReplaceAll(records[record], []byte("torchherd models/fixtures.py"), []byte(madeBy))
 		})
 		m, err := torch.Load(path, torch.Options{})
@@ -163,7 +236,7 @@ func TestPackageWithUnresolvedDependencies(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
-			path := changed(t, func(records map[string][]byte) {
+			path := goldens.Package(t, func(records map[string][]byte) {
 				for record, content := range records {
 					if strings.HasSuffix(record, ".so") {
 						records[record] = bytes.ReplaceAll(content, []byte(replacement[0]), []byte(replacement[1]))
@@ -202,11 +275,11 @@ func TestCorruptPackages(t *testing.T) {
 				}
 			}
 		},
-		"record": func(records map[string][]byte) { records["archive/extra/torchherd.json"] = []byte(`{"input": "wide"}`) },
+		"record": func(records map[string][]byte) { records[goldens.RecordOfPackage] = []byte(`{"input": "wide"}`) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
-			_, err := torch.Load(changed(t, change), torch.Options{PackageFolder: dir})
+			_, err := torch.Load(goldens.Package(t, change), torch.Options{PackageFolder: dir})
 			expectKind(t, err, torch.ErrNotAModule)
 			expectEmpty(t, dir)
 		})
@@ -256,50 +329,4 @@ func expectEmpty(t *testing.T, dir string) {
 	if entries, err := os.ReadDir(dir); err != nil || len(entries) > 0 {
 		t.Errorf("the directory isn't empty: %v, %v", entries, err)
 	}
-}
-
-// changed writes a copy of negate.pt2 with changed records and returns its path. The keys are the full names of
-// records.
-func changed(t *testing.T, change func(records map[string][]byte)) string {
-	t.Helper()
-	original, err := zip.OpenReader(goldens.Path("modules/negate.pt2"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = original.Close() }()
-	records := map[string][]byte{}
-	for _, file := range original.File {
-		record, err := file.Open()
-		if err != nil {
-			t.Fatal(err)
-		}
-		records[file.Name], err = io.ReadAll(record)
-		if err != nil {
-			t.Fatal(err)
-		}
-		_ = record.Close()
-	}
-	change(records)
-	path := filepath.Join(t.TempDir(), "changed.pt2")
-	out, err := os.Create(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	writer := zip.NewWriter(out)
-	for _, name := range slices.Sorted(maps.Keys(records)) {
-		record, err := writer.CreateHeader(&zip.FileHeader{Name: name, Method: zip.Store})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := record.Write(records[name]); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := writer.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if err := out.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return path
 }

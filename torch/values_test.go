@@ -195,7 +195,7 @@ func TestPackageWithValues(t *testing.T) {
 	gray := loadPackage(t, goldens.Path("modules/negate.pt2"), torch.Options{Values: torch.Values{Channels: torch.Gray}})
 	_, err := forward(gray, images(1, packageHeight, packageWidth), nil)
 	expectKind(t, err, torch.ErrShape)
-	stated := changed(t, func(records map[string][]byte) {
+	stated := goldens.Package(t, func(records map[string][]byte) {
 		records["archive/extra/torchherd.json"] = []byte(`{"input": [1, 24, 32], "batch": [1, 4]}`)
 	})
 	// The record states one channel, so the batch reaches the package, which needs three.

@@ -80,7 +80,9 @@ typedef enum thd_code {
   /* The image needs more work than the caller's limit. */
   THD_ERROR_TOO_MUCH_WORK = 12,
   /* The caller ended the call. */
-  THD_ERROR_CANCELLED = 13
+  THD_ERROR_CANCELLED = 13,
+  /* The file exists but isn't a library of operators that this LibTorch can load. Since 1.2. */
+  THD_ERROR_LIBRARY = 14
 } thd_code;
 
 typedef struct thd_error thd_error;
@@ -119,6 +121,13 @@ thd_error* thd_device_check(const char* device);
 /* *out: the compute capability of a CUDA device, ten times its major number plus its minor number, such as 90. It is 0
  * for the CPU, and where the driver doesn't report it. device: borrowed. Errors: DEVICE. */
 thd_error* thd_device_capability(const char* device, int32_t* out);
+
+/* Loads a shared library whose initialization registers operators with LibTorch, as torchvision's does. Modules that use
+ * the operators can be loaded from then on. The library stays loaded; a second call for it does nothing. Call it after the
+ * first thd_device_check for a CUDA device. A library that was built for CUDA also loads LibTorch's CUDA library, if that
+ * is there. The file must be complete: the dynamic linker crashes on a truncated one. path: borrowed.
+ * Errors: NOT_FOUND; LIBRARY, also for a library of another LibTorch; OUT_OF_MEMORY. Since 1.2. */
+thd_error* thd_load_operators(const char* path);
 
 /* ---- tensors ---- */
 

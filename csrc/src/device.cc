@@ -9,11 +9,18 @@
 #include <malloc.h>
 #endif
 #include <torch/version.h>
+#include <unistd.h>
 
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <initializer_list>
 #include <mutex>
 #include <string>
+#include <system_error>
 
 #include "error.h"
+#include "translate.h"
 
 namespace {
 
@@ -38,8 +45,18 @@ std::string libtorch_directory() {
   return path.substr(0, path.find_last_of('/'));
 }
 
-// Loads LibTorch's CUDA library, which registers itself with LibTorch, once per process. The library is never
-// unloaded. Returns what went wrong, or an empty string.
+// Loads a library, which is never unloaded. Returns what went wrong, or an empty string.
+std::string load_library(const std::string& path, int mode) {
+  if (dlopen(path.c_str(), RTLD_NOW | mode) != nullptr) return "";
+  const char* reason = dlerror();
+  return reason == nullptr ? path + " can't be loaded" : reason;
+}
+
+// Loads LibTorch's CUDA library, which registers itself with LibTorch, also on a machine without CUDA's driver. Returns
+// what went wrong, or an empty string.
+std::string load_cuda_library() { return load_library(libtorch_directory() + "/" + kCudaLibrary, RTLD_GLOBAL); }
+
+// Is load_cuda_library on a machine with CUDA's driver, once per process.
 const std::string& load_cuda() {
   static std::once_flag once;
   static std::string problem;
@@ -51,11 +68,7 @@ const std::string& load_cuda() {
       return;
     }
 #endif
-    const std::string path = libtorch_directory() + "/" + kCudaLibrary;
-    if (dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL) == nullptr) {
-      const char* reason = dlerror();
-      problem = reason == nullptr ? path + " can't be loaded" : reason;
-    }
+    problem = load_cuda_library();
   });
   return problem;
 }
@@ -76,6 +89,26 @@ int cuda_capability(int index) {
     return 0;
   }
   return 10 * major + minor;
+}
+
+bool mentions(const std::string& text, std::initializer_list<const char*> words) {
+  return std::ranges::any_of(words, [&](const char* word) { return text.find(word) != std::string::npos; });
+}
+
+// Returns what is wrong with a library of operators, by the dynamic linker's message without the library's name.
+std::string explain_link_error(const std::string& message) {
+  if (mentions(message, {"undefined symbol: Py", "undefined symbol: _Py", "libpython", "libtorch_python"})) {
+    return "it is an extension of Python, and there is no Python here; build it without (" + message + ")";
+  }
+  if (mentions(message, {"libtorch_cuda", "libc10_cuda", "libcuda"})) {
+    return "it was built for CUDA, whose libraries aren't here; use its build for the CPU (" + message + ")";
+  }
+  if (mentions(message, {"undefined symbol", "symbol not found"})) {
+    return "most likely it was built for another PyTorch version; use its build for PyTorch " TORCH_VERSION
+           " (" +
+           message + ")";
+  }
+  return message;
 }
 
 }  // namespace
@@ -141,6 +174,27 @@ thd_error* thd_device_capability(const char* device, int32_t* out) {
     require(device != nullptr && out != nullptr, "no pointer argument may be NULL");
     const c10::Device usable = thd::usable_device(device);
     *out = usable.is_cuda() ? cuda_capability(usable.index()) : 0;
+  });
+}
+
+thd_error* thd_load_operators(const char* path) {
+  return thd::guard([&] {
+    require(path != nullptr, "path must not be NULL");
+    const std::string subject = std::string(path) + ": ";
+    // A name without a slash would be searched in the system's folders.
+    if (access(path, R_OK) != 0)
+      throw Failure(THD_ERROR_NOT_FOUND, subject + std::generic_category().message(errno));
+    thd::translate(THD_ERROR_LIBRARY, subject, [&] {
+      // Not RTLD_GLOBAL, as in torch.ops.load_library: the symbols of an operators' library would take the place of equal
+      // ones in packages, which are loaded later.
+      const std::string file = strchr(path, '/') == nullptr ? std::string("./") + path : path;
+      std::string problem = load_library(file, RTLD_LOCAL);
+      if (mentions(problem, {"libtorch_cuda", "libc10_cuda"}) && load_cuda_library().empty()) {
+        problem = load_library(file, RTLD_LOCAL);
+      }
+      if (problem.starts_with(file + ": ")) problem.erase(0, file.size() + 2);
+      if (!problem.empty()) throw Failure(THD_ERROR_LIBRARY, subject + explain_link_error(problem));
+    });
   });
 }
 

@@ -1,5 +1,5 @@
 /* Calls every function of torchherd.h from C: loads and runs modules, decodes and encodes images, and provokes each kind
- * of error. Argument: the testdata directory. */
+ * of error. Arguments: the testdata directory, and two libraries of operators (operators.cc, unresolved.cc). */
 #include "torchherd.h"
 
 #include <fcntl.h>
@@ -716,9 +716,19 @@ static void test_wrong_struct_sizes(void) {
   EXPECT(module == NULL);
 }
 
+/* operators, unresolved: the paths of libraries. */
+static void test_operators(const char* operators, const char* unresolved) {
+  EXPECT_OK(thd_load_operators(operators));
+  EXPECT_OK(thd_load_operators(operators));
+  EXPECT_CODE(thd_load_operators(unresolved), THD_ERROR_LIBRARY);
+  EXPECT_CODE(thd_load_operators(file("modules/garbage.pt")), THD_ERROR_LIBRARY);
+  EXPECT_CODE(thd_load_operators(file("modules/no-such-file")), THD_ERROR_NOT_FOUND);
+  EXPECT_CODE(thd_load_operators(NULL), THD_ERROR_INVALID_ARGUMENT);
+}
+
 int main(int count, char** arguments) {
-  if (count != 2) {
-    fprintf(stderr, "usage: smoke TESTDATA\n");
+  if (count != 4) {
+    fprintf(stderr, "usage: smoke TESTDATA OPERATORS UNRESOLVED\n");
     return 2;
   }
   directory = arguments[1];
@@ -739,6 +749,7 @@ int main(int count, char** arguments) {
   test_limits_of_jpeg();
   test_resizer();
   test_orientations();
+  test_operators(arguments[2], arguments[3]);
   if (failures == 0) printf("smoke: all passed\n");
   return failures == 0 ? 0 : 1;
 }

@@ -69,10 +69,11 @@ type Options struct {
 
 	DrainDelay time.Duration // how long Stop lets a server that is no longer ready go on accepting images
 
-	PackageFolder  string // see torch.Options
-	MaxModelMemory int64  // bytes; 0: no limit
-	Trial          bool   // load each version in a child process first; see loader.Shared
-	Isolate        bool   // serve versions in child processes
+	PackageFolder  string   // see torch.Options
+	Operators      []string // libraries of operators, which New loads
+	MaxModelMemory int64    // bytes; 0: no limit
+	Trial          bool     // load each version in a child process first; see loader.Shared
+	Isolate        bool     // serve versions in child processes
 	// Override, if set, changes each version's settings last.
 	Override func(*settings.Settings)
 	// CPUOnly says that no model will use CUDA, so that CUDA's libraries needn't be loaded.
@@ -103,14 +104,17 @@ type App struct {
 	cleanups []func()
 }
 
-// New finds the models and checks that their files can be models. It opens no listener and loads nothing.
+// New finds the models and checks that their files can be models. It opens no listener and loads no model.
 //
-// Errors: a model that isn't there, a file that can't be a model, wrong settings, two models with one name. With
-// lifecycle.Any, the first three are errors only if every model has one.
+// Errors: a library of operators that can't be loaded; a model that isn't there, a file that can't be a model, wrong settings, two models with one name. With
+// lifecycle.Any, the second to the fourth are errors only if every model has one.
 func New(o Options) (*App, error) {
 	a := &App{options: o, failed: make(chan error, 2), trimmer: memory.NewTrimmer()}
 	if !o.CPUOnly {
 		loader.ProbeCUDA()
+	}
+	if err := loader.LoadOperators(o.Operators); err != nil {
+		return nil, err
 	}
 	limit := memory.Limit()
 	shared := &loader.Shared{
@@ -118,7 +122,7 @@ func New(o Options) (*App, error) {
 		Decoding: memory.NewBudget(cmp.Or(o.MaxDecodeMemory, limit/decodeShare)),
 		Trimmer:  a.trimmer,
 		Slots:    cpu.NewSlots(cpu.SlotCount(o.Cores)), Cores: o.Cores, Shares: cpu.NewShares(),
-		MaxPixels: o.MaxPixels, RefusePalette: o.Sanic, PackageFolder: o.PackageFolder, MaxMemory: o.MaxModelMemory,
+		MaxPixels: o.MaxPixels, RefusePalette: o.Sanic, PackageFolder: o.PackageFolder, Operators: o.Operators, MaxMemory: o.MaxModelMemory,
 		Trial: o.Trial, Isolate: o.Isolate, ForwardTimeout: o.ForwardTimeout,
 		Override: a.override, Log: o.Log,
 	}

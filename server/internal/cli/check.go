@@ -40,13 +40,19 @@ func (c *modelsCheck) Run(p program) error {
 			return err
 		}
 	}
+	if len(c.Operators) > 0 { // some need CUDA's libraries, and the model's device isn't known yet
+		loader.ProbeCUDA()
+	}
+	if err := loader.LoadOperators(c.Operators); err != nil {
+		return err
+	}
 	var paths []string
 	if c.Model != "" {
 		paths = []string{c.Model}
 	}
 	models, sources, err := app.OpenModels(paths, &loader.Shared{
 		Slots: cpu.NewSlots(1), Cores: cpu.Cores(), Shares: cpu.NewShares(),
-		MaxPixels: imagecodec.DefaultMaxPixels, PackageFolder: c.PackageFolder, MaxMemory: int64(c.MaxModelMemory),
+		MaxPixels: imagecodec.DefaultMaxPixels, PackageFolder: c.PackageFolder, Operators: c.Operators, MaxMemory: int64(c.MaxModelMemory),
 		Trial:    p.process,                                            // which says what crashed, where this process would only end
 		Override: c.override, TimedRuns: timedRuns, Log: zerolog.Nop(), // the report has everything
 	}, 0, lifecycle.All)

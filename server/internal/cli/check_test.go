@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -48,6 +49,42 @@ $`
 	}
 }
 
+// Libraries of operators are loaded before the model is looked for.
+func TestModelsCheckOperators(t *testing.T) {
+	path := goldens.Script(t, goldens.HalvesBody)
+	status, out, err := run("models", "check", "--operators", goldens.Operators(t), path)
+	if status != 0 || !strings.HasPrefix(out, "model ") {
+		t.Errorf("got status %d, stdout %q, stderr %q, want status 0 and a description", status, out, err)
+	}
+	for _, command := range [][]string{{"models", "check"}, {"serve", "--listen", "127.0.0.1:0", "--admin-listen", "off"}} {
+		for library, reason := range map[string]string{
+			"no-such-library.so": "no such file", module("garbage.pt"): "not a shared library", goldens.Unresolved(t): "built for another PyTorch version",
+		} {
+			status, out, err := run(append(command, "--operators", goldens.Operators(t), "--operators", library, "no-such-model.pt")...)
+			if status != 1 || out != "" || strings.Count(err, "\n") != 1 || !strings.Contains(err, "--operators: ") || !strings.Contains(err, reason) {
+				t.Errorf("%v with %s: got status %d, stdout %q, stderr %q, want status 1 and one line with %q", command, library, status, out, err, reason)
+			}
+		}
+	}
+}
+
+// The servers of tune load the same libraries.
+func TestTuneOperators(t *testing.T) {
+	var c commands
+	parser, err := newParser(&c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := parser.Parse([]string{"tune", "--operators", "/a.so", "--operators", `/b\,c.so`, "model.pt"}); err != nil {
+		t.Fatal(err)
+	}
+	config := c.Tune.config()
+	serve, err := parse(t, append(config.ExtraArguments, "model.pt")...)
+	if want := []string{"/a.so", "/b,c.so"}; err != nil || !slices.Equal(serve.Operators, want) {
+		t.Errorf("got %q, %v, want %q", serve.Operators, err, want)
+	}
+}
+
 // A model that fails as it is: the reason comes first, in one line, and then settings with which it works. --write writes
 // them, and then it works.
 func TestModelsCheckHints(t *testing.T) {
@@ -55,6 +92,7 @@ func TestModelsCheckHints(t *testing.T) {
 		{"batch", "    return torch.mul(torch.view(x, [1, 3, torch.size(x, 2), torch.size(x, 3)]), 1.)\n", "# a comment\nbatching: require\n", "is invalid for input of size", "max-batch-size: 1"},
 		{"size", "    return torch.add(x, torch.zeros([1, 1, 64, 64]))\n", "", "must match the size of tensor", "size: 64x64"},
 		{"both", "    return torch.mul(torch.view(x, [1, 3, 64, 64]), 1.)\n", "", "is invalid for input of size", "size: 64x64 and max-batch-size: 1"},
+		{"precision", "    y = torch.conv2d(x, torch.mul(torch.ones([3, 3, 1, 1], dtype=5), 0.25))\n    return torch.conv2d(y, torch.mul(torch.ones([3, 3, 1, 1], dtype=6), 0.25))\n", "", "expected scalar type Float but found Half", "precision: bf16"},
 		{"multiple", "    small = torch.avg_pool2d(x, [16, 16])\n    return torch.add(x, torch.repeat_interleave(torch.repeat_interleave(small, 16, 2), 16, 3))\n", "size: keep\nwarm-up: [100x100]\n", "must match the size of tensor", "multiple-of: 16"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -82,6 +120,11 @@ func TestModelsCheckHints(t *testing.T) {
 				t.Errorf("with the written model.yaml: got status %d, %q", status, err)
 			}
 		})
+	}
+	// A package names the sides of the images that it takes, one by one.
+	unstated := goldens.Package(t, func(records map[string][]byte) { delete(records, goldens.RecordOfPackage) })
+	if _, _, err := run("models", "check", unstated); !strings.Contains(err, "compiled for ") && !strings.HasSuffix(err, "the package takes images with a height of 24, and this one has 228; it works with size: 32x24 in model.yaml\n") {
+		t.Errorf("a package that states no size: got %q", err)
 	}
 	folder := filepath.Join(t.TempDir(), "net")
 	if err := os.MkdirAll(filepath.Join(folder, "1"), 0o700); err != nil {

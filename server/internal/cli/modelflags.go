@@ -94,5 +94,6 @@ func (f *modelFlags) Validate() error {
 // sharedFlags apply to all models of a process.
 type sharedFlags struct {
 	PackageFolder  string    `type:"path" help:"Folder in which AOTInductor packages are unpacked, each in a temporary folder of its own. Default: the system's folder for temporary files." placeholder:"FOLDER" group:"Machine"`
+	Operators      []string  `type:"path" help:"Shared libraries with operators that models use beside PyTorch's own, such as torchvision's; loaded before the models." placeholder:"FILE,..." group:"Machine"`
 	MaxModelMemory bytesFlag `default:"0" help:"Maximum size of a model's weights in bytes, all instances together; a larger model is not loaded. 0: no limit." group:"Machine"`
 }

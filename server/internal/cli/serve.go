@@ -195,7 +195,7 @@ func (s *Serve) options(version string, cores int, log zerolog.Logger) (app.Opti
 		RequestTimeout: s.RequestTimeout, Sanic: s.Compat == "sanic",
 		Require: lifecycle.Require(s.Require), LoadTimeout: s.LoadTimeout, ForwardTimeout: s.ForwardTimeout,
 		Watch: s.Watch, Settle: s.Settle, WatchPoll: s.WatchPoll, DrainDelay: s.DrainDelay,
-		PackageFolder: s.PackageFolder, MaxModelMemory: int64(s.MaxModelMemory), Trial: s.Trial, Isolate: s.Isolate, Override: s.override,
+		PackageFolder: s.PackageFolder, Operators: s.Operators, MaxModelMemory: int64(s.MaxModelMemory), Trial: s.Trial, Isolate: s.Isolate, Override: s.override,
 		CPUOnly: s.Device != nil && slices.Equal(*s.Device, settings.Devices{torch.CPU}),
 		Cores:   cores, Version: version, Log: log,
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"strings"
 	"syscall"
 	"time"
 
@@ -30,8 +31,9 @@ type Tune struct {
 	Image   []string `name:"picture" sep:"none" type:"existingfile" help:"Image file to send; repeat the flag to send several in turn. Without it, a 590x480 JPEG." placeholder:"FILE" group:"Load"`
 	Part    []string `name:"part" sep:"none" help:"Further part of the request, for a model with several inputs: a text, or @ and the name of a file. Repeat the flag for several. Requests are then forms, with the image in the part image." placeholder:"NAME=VALUE" group:"Load"`
 
-	Device *settings.Devices `help:"As in serve." placeholder:"auto" group:"Server"`
-	Size   *settings.Size    `help:"As in serve." placeholder:"WIDTHxHEIGHT" group:"Server"`
+	Device    *settings.Devices `help:"As in serve." placeholder:"auto" group:"Server"`
+	Size      *settings.Size    `help:"As in serve." placeholder:"WIDTHxHEIGHT" group:"Server"`
+	Operators []string          `type:"path" help:"As in serve." placeholder:"FILE,..." group:"Server"`
 
 	Duration time.Duration `default:"3s" help:"Approximate minimum duration of a round, once its server is ready." group:"Time"`
 	Budget   time.Duration `default:"5m" help:"How long the whole search may take." group:"Time"`
@@ -72,6 +74,9 @@ func (t *Tune) config() tune.Config {
 	}
 	if t.Size != nil {
 		c.ExtraArguments = append(c.ExtraArguments, "--size", t.Size.String())
+	}
+	for _, library := range t.Operators {
+		c.ExtraArguments = append(c.ExtraArguments, "--operators", strings.ReplaceAll(library, ",", `\,`))
 	}
 	return c
 }

@@ -247,6 +247,11 @@ func (c *child) load(r *loadRequest) (reply, error) {
 	if err := device.Available(); err != nil {
 		return reply{}, err
 	}
+	for _, library := range r.Operators {
+		if err := torch.LoadOperators(library); err != nil {
+			return reply{}, err
+		}
+	}
 	if err := torch.SetNumThreads(1); err != nil {
 		return reply{}, err
 	}

@@ -42,6 +42,9 @@ type Config struct {
 	// Options are those of the load. The scratch folder is made in PackageFolder.
 	Options torch.Options
 	Arena   *Arena
+	// Operators are the libraries of operators that the child loads before the model. The server must have loaded them too:
+	// the child may read only the folders of the server's libraries.
+	Operators []string
 	// MaxMemory limits the memory of the child in bytes, beside what it shares; 0: no limit. It doesn't hold for CUDA.
 	MaxMemory int64
 	// Background makes the child load at idle priority, until Bind.

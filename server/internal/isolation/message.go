@@ -37,6 +37,7 @@ type loadRequest struct {
 	CUDAGraphs bool          `json:"cuda_graphs"`
 	Values     torch.Values  `json:"values"`
 	Inputs     []torch.Input `json:"inputs"`
+	Operators  []string      `json:"operators"` // libraries
 	Scratch    string        `json:"scratch"`
 	Background bool          `json:"background"`
 }
@@ -144,10 +145,11 @@ func (r *reply) parse(from []byte) error {
 
 // An errorReply is an error as it crosses to the server: one of package torch with its kind, or else its text.
 type errorReply struct {
-	Op     string     `json:"op,omitempty"`
-	Kind   torch.Kind `json:"kind,omitempty"`
-	Detail string     `json:"detail"`
-	Trace  string     `json:"trace,omitempty"`
+	Op     string           `json:"op,omitempty"`
+	Kind   torch.Kind       `json:"kind,omitempty"`
+	Detail string           `json:"detail"`
+	Trace  string           `json:"trace,omitempty"`
+	Wants  *torch.Dimension `json:"wants,omitempty"`
 }
 
 // maxDetail keeps an error's text, which can have a stack trace, within a message.
@@ -157,7 +159,7 @@ func encodeError(err error) []byte {
 	e := errorReply{Detail: err.Error()}
 	var failure *torch.Error
 	if errors.As(err, &failure) {
-		e = errorReply{Op: failure.Op, Kind: failure.Kind, Detail: failure.Detail, Trace: failure.Trace}
+		e = errorReply{Op: failure.Op, Kind: failure.Kind, Detail: failure.Detail, Trace: failure.Trace, Wants: failure.Wants}
 	}
 	if len(e.Detail) > maxDetail {
 		e.Detail = e.Detail[:maxDetail] + " ..."
@@ -180,5 +182,5 @@ func decodeError(text []byte) error {
 	if e.Op == "" {
 		return errors.New(e.Detail)
 	}
-	return &torch.Error{Op: e.Op, Kind: e.Kind, Detail: e.Detail, Trace: e.Trace}
+	return &torch.Error{Op: e.Op, Kind: e.Kind, Detail: e.Detail, Trace: e.Trace, Wants: e.Wants}
 }

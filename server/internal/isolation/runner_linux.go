@@ -83,7 +83,7 @@ func (r *Runner) load(ctx context.Context, background bool) (*process, error) {
 	o := r.config.Options
 	text, err := json.Marshal(loadRequest{
 		Name: r.config.Model.Name, Device: o.Device.String(), Precision: int32(o.Precision), CUDAGraphs: o.CUDAGraphs, Values: o.Values, Inputs: o.Inputs,
-		Scratch: p.scratch, Background: background,
+		Operators: r.config.Operators, Scratch: p.scratch, Background: background,
 	})
 	if err == nil {
 		var got reply

@@ -146,6 +146,34 @@ func TestResultsThatVaryAreReported(t *testing.T) {
 	}
 }
 
+// A package that mixes images is found out too, and served in batches of one.
+func TestAPackageThatMixesImages(t *testing.T) {
+	shared := newShared()
+	shared.Override = func(cfg *settings.Settings) { cfg.MaxBatchSize = 4 }
+	l, r := newLoader(t, module("mixes_images.pt2"), shared)
+	loaded, err := l.Load(t.Context(), r)
+	if errors.Is(err, torch.ErrDevice) {
+		t.Skip(err) // compiled for another machine
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := loaded.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	if d := loaded.Description(); d.Settings.MaxBatchSize != 1 || !strings.Contains(d.Findings.Mixes, "mixes images") {
+		t.Errorf("batches of up to %d, %+v, want 1 and a finding", d.Settings.MaxBatchSize, d.Findings)
+	}
+	shared.Override = func(cfg *settings.Settings) {
+		cfg.MaxBatchSize, cfg.Batching = 4, settings.RequireSafe
+	}
+	if _, err := l.Load(t.Context(), r); err == nil || !strings.Contains(err.Error(), "it works with max-batch-size: 1") {
+		t.Errorf("with batching: require: got %v", err)
+	}
+}
+
 // Models that compute each image by itself are batched, at every precision.
 func TestHonestModelsAreBatched(t *testing.T) {
 	for _, test := range []struct {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/torchherd/torchherd/server/internal/isolation"
+	"github.com/torchherd/torchherd/server/internal/servable"
 	"github.com/torchherd/torchherd/server/internal/settings"
 	"github.com/torchherd/torchherd/torch"
 )
@@ -79,20 +80,20 @@ func (p *preparation) withHint(instance int, err error) error {
 	return hinted
 }
 
-// find returns the settings; empty: none were found. Sizes are tried only for a model that failed while it ran: an output of
-// the wrong form doesn't depend on them.
-func (h *hunt) find(trySizes bool) []settings.Value {
+// find returns the settings; empty: none were found. Sizes and precisions are tried only for a model that failed while it
+// ran: an output of the wrong form doesn't depend on them.
+func (h *hunt) find(ran bool) []settings.Value {
 	sizes, _ := h.p.cfg.WarmUpSizes()
 	batch := h.p.cfg.MaxBatchSize
 	if batch > 1 && !slices.ContainsFunc(sizes, func(size settings.Size) bool { return !h.works(1, size) }) {
 		return []settings.Value{oneImage}
 	}
-	if !trySizes {
+	if !ran {
 		return nil
 	}
 	size, works := h.size()
 	if !works {
-		return nil
+		return h.precision(sizes)
 	}
 	values := []settings.Value{{Key: "size", Text: size.String()}}
 	if multiple := h.multiple(size, sizes); multiple > 0 {
@@ -104,8 +105,12 @@ func (h *hunt) find(trySizes bool) []settings.Value {
 	return values
 }
 
-// size returns the first usual size, or else the least size above the wanted one, that a single image can have.
+// size returns the size that a package takes, or else the first usual size, or else the least size above the wanted one,
+// that a single image can have.
 func (h *hunt) size() (settings.Size, bool) {
+	if size, works := h.packageSize(); works {
+		return size, true
+	}
 	var candidates []settings.Size
 	for _, side := range usualSides {
 		candidates = append(candidates, settings.Size{Width: side, Height: side})
@@ -121,6 +126,62 @@ func (h *hunt) size() (settings.Size, bool) {
 		}
 	}
 	return settings.Size{}, false
+}
+
+// packageSize returns the size that a package was compiled for. Each of its refusals names one side.
+func (h *hunt) packageSize() (settings.Size, bool) {
+	sizes, _ := h.p.cfg.WarmUpSizes()
+	size := sizes[0]
+	for range 3 {
+		err := h.try(1, size)
+		if err == nil {
+			return size, size != h.p.cfg.Size
+		}
+		var failure *torch.Error
+		if !errors.As(err, &failure) || failure.Wants == nil {
+			break
+		}
+		switch failure.Wants.Index {
+		case 2:
+			size.Height = failure.Wants.Size
+		case 3:
+			size.Width = failure.Wants.Size
+		default:
+			return settings.Size{}, false
+		}
+	}
+	return settings.Size{}, false
+}
+
+// precision returns the precision with which a single image of each size works. In bf16 and fp16, LibTorch converts what
+// convolutions and matrix products get to one type, so a module whose weights have several types may run. The file is loaded
+// once more.
+func (h *hunt) precision(sizes []settings.Size) []settings.Value {
+	p := h.p
+	if p.cfg.Precision != torch.FP32 || p.file.IsPackage() || !h.mayRun() || p.loader.checkMemory(p.file.File, len(p.copies)+1) != nil {
+		return nil
+	}
+	precision := torch.BF16
+	if p.device(h.instance) != torch.CPU {
+		precision = torch.FP16
+	}
+	original, runners := p.copies[h.instance], p.runners
+	defer func() { p.copies[h.instance], p.runners = original, runners }()
+	var other servable.Instance
+	err := p.step(func() (err error) {
+		other, err = p.newInstance(h.instance, precision)
+		return err
+	})
+	if err != nil {
+		h.crashed = errors.As(err, new(*isolation.CrashError))
+		return nil
+	}
+	p.copies[h.instance] = other
+	works := !slices.ContainsFunc(sizes, func(size settings.Size) bool { return !h.works(1, size) })
+	if err := other.Close(); err != nil || !works {
+		return nil
+	}
+	return []settings.Value{{Key: "precision", Text: precision.String()}}
 }
 
 // multiple returns the least number of whose multiples both sides can be, if images keep their size: with it a single image
@@ -145,14 +206,25 @@ var oneImage = settings.Value{Key: "max-batch-size", Text: "1"}
 
 func roundUp(n, multiple int) int { return (n + multiple - 1) / multiple * multiple }
 
+// mayRun reports whether the search may go on.
+func (h *hunt) mayRun() bool {
+	return !h.crashed && h.runs < maxHintRuns && !time.Now().After(h.until) && h.p.ctx.Err() == nil
+}
+
 // works reports whether the instance runs a batch.
-func (h *hunt) works(count int, size settings.Size) bool {
-	if h.crashed || h.runs >= maxHintRuns || time.Now().After(h.until) || h.p.ctx.Err() != nil {
-		return false
+func (h *hunt) works(count int, size settings.Size) bool { return h.try(count, size) == nil }
+
+// errEnough is the error of a run that the search may no longer make.
+var errEnough = errors.New("loader: the search for settings has ended")
+
+// try runs a batch on the instance.
+func (h *hunt) try(count int, size settings.Size) error {
+	if !h.mayRun() {
+		return errEnough
 	}
 	h.runs++
 	h.p.doing = describeBatch(count, size.Width, size.Height)
 	err := h.p.step(func() error { return h.p.forward(h.instance, testImages(count, size.Width, size.Height)) })
 	h.crashed = errors.As(err, new(*isolation.CrashError))
-	return err == nil
+	return err
 }

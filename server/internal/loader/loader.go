@@ -30,6 +30,8 @@ type Shared struct {
 	MaxPixels     int64  // of an image as sent
 	RefusePalette bool   // answer palette images with imagecodec.NotRGB
 	PackageFolder string // see torch.Options
+	// Operators are libraries that LoadOperators has loaded in this process, for the child processes.
+	Operators []string
 	// MaxMemory bounds the weights of a version's instances together, in bytes. 0: no limit.
 	MaxMemory int64
 	// Trial loads each version in a child process first, which ends in its place if it crashes, hangs or takes too much
@@ -221,6 +223,17 @@ func ProbeCUDA() {
 	if cuda, err := torch.NewDevice("cuda:0"); err == nil {
 		_ = cuda.Available()
 	}
+}
+
+// LoadOperators loads libraries of operators, by torch.LoadOperators, for all models of this process. Call it after ProbeCUDA,
+// and before a model is loaded.
+func LoadOperators(libraries []string) error {
+	for _, library := range libraries {
+		if err := torch.LoadOperators(library); err != nil {
+			return fmt.Errorf("loader: --operators: %w", err)
+		}
+	}
+	return nil
 }
 
 // devices returns the devices to use: those of the settings, or with auto the first CUDA device, if there is one, or else

@@ -176,14 +176,8 @@ func (p *preparation) loadInstances() error {
 // loadInstance loads an instance and checks it at each size.
 func (p *preparation) loadInstance(instance int) error {
 	err := p.step(func() error {
-		copied, err := p.startInstance(torch.Options{
-			Device: p.device(instance), Precision: p.cfg.Precision, CUDAGraphs: p.graphs(),
-			PackageFolder: p.loader.shared.PackageFolder, Values: p.cfg.TensorValues(), Inputs: p.cfg.Inputs.Tensors(),
-		})
+		copied, err := p.newInstance(instance, p.cfg.Precision)
 		if err == nil {
-			if len(p.parts) > 0 {
-				copied = withTestParts{copied, p.parts}
-			}
 			p.copies = append(p.copies, copied)
 		}
 		return err
@@ -201,6 +195,18 @@ func (p *preparation) loadInstance(instance int) error {
 		err = p.leaveUnchecked(sizes[0])
 	}
 	return err
+}
+
+// newInstance reads the file for an instance, which computes in a precision.
+func (p *preparation) newInstance(instance int, precision torch.Precision) (servable.Instance, error) {
+	copied, err := p.startInstance(torch.Options{
+		Device: p.device(instance), Precision: precision, CUDAGraphs: p.graphs(),
+		PackageFolder: p.loader.shared.PackageFolder, Values: p.cfg.TensorValues(), Inputs: p.cfg.Inputs.Tensors(),
+	})
+	if err == nil && len(p.parts) > 0 {
+		copied = withTestParts{copied, p.parts}
+	}
+	return copied, err
 }
 
 // startInstance reads the file.

@@ -36,7 +36,7 @@ func (p *preparation) startRunner(options torch.Options) (*isolation.Runner, err
 	model := isolation.Model{Name: p.file.Name(), File: p.file.content.OS(), Content: p.file.content.Bytes()}
 	r, err := isolation.Start(p.ctx, isolation.Config{
 		Model: model, Options: options, Arena: p.arena, MaxMemory: int64(memoryShare * float64(isolation.AvailableMemory())),
-		Background: p.request.Background, Log: p.loader.shared.Log.With().Str("model", p.loader.source.Name()).Logger(),
+		Operators: p.loader.shared.Operators, Background: p.request.Background, Log: p.loader.shared.Log.With().Str("model", p.loader.source.Name()).Logger(),
 	})
 	if err != nil {
 		return nil, err

@@ -7,7 +7,7 @@ version.
 The modules use no layers of torch.nn: scripting writes their constants in random order, and the
 files would change without a reason.
 
---packages also makes negate.pt2, which takes a minute and has other bytes each time.
+--packages also makes the packages, which takes a minute for each; they have other bytes each time.
 """
 
 import io
@@ -155,6 +155,13 @@ class BatchNormInTraining(nn.Module):
         return torch.batch_norm(y, None, None, self.mean, self.variance, True, 0.0, 1e-5, False)
 
 
+class MixesImages(nn.Module):
+    """Multiply by the mean of the batch, so that each result depends on the other images."""
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        return x * x.mean()
+
+
 class SlowToLoad(nn.Module):
     """Return the input; loading the file takes time, since it computes."""
 
@@ -266,6 +273,12 @@ MODULES: dict[str, type[nn.Module]] = {
     "very_slow_to_load": VerySlowToLoad,
 }
 
+# Modules that are made as packages.
+PACKAGES: dict[str, tuple[type[nn.Module], str]] = {
+    "negate": (Negate, "the photographic negative"),
+    "mixes_images": (MixesImages, "the product with the mean of the batch"),
+}
+
 # Modules whose files hold settings.
 SETTINGS: dict[str, tuple[type[nn.Module], formats.Settings]] = {
     "sized": (Negate, formats.Settings("24x16", (0.0, 1.0), "negative", _MADE_BY)),
@@ -316,12 +329,12 @@ def make_all() -> dict[str, bytes]:
     return made
 
 
-def package() -> bytes:
-    """Return Negate as an AOTInductor package for all x86-64 processors with AVX2."""
+def package(kind: type[nn.Module], architecture: str) -> bytes:
+    """Return a module as an AOTInductor package for all x86-64 processors with AVX2."""
     settings = formats.Settings(
         size="32x24",
         range=(0.0, 1.0),
-        architecture="the photographic negative",
+        architecture=architecture,
         made_by=f"torchherd {_MADE_BY}",
         precision="fp32",
         input=(3, 24, 32),
@@ -329,20 +342,20 @@ def package() -> bytes:
         device="cpu",
     )
     portable = {"cpp.simdlen": 256, "cpp.march": "x86-64-v3"}
-    return formats.package_bytes(Negate(), settings, options=portable)
+    return formats.package_bytes(kind(), settings, options=portable)
 
 
 def main(arguments: list[str]) -> int:
     """Run the command, and return its exit status: 0, or 1 with one line on stderr."""
     parser = command.parser("fixtures", __doc__)
     parser.add_argument("--folder", type=Path, help="default: testdata/modules")
-    parser.add_argument("--packages", action="store_true", help="also make negate.pt2")
+    parser.add_argument("--packages", action="store_true", help="also make the packages")
     args = parser.parse_args(arguments)
     try:
         folder = args.folder or paths.testdata() / "modules"
         made = make_all()
         if args.packages:
-            made["negate.pt2"] = package()
+            made |= {f"{name}.pt2": package(*each) for name, each in PACKAGES.items()}
         for name, data in made.items():
             files.write_whole(folder / name, data)
             print(f"{folder / name}: {len(data)} bytes")
