@@ -1,8 +1,11 @@
-"""Export a CycleGAN generator as a file that torchherd serves.
+"""Export a CycleGAN generator, or a TorchScript file, as a file that torchherd serves.
 
 The weights come from a file in the layout of horse2zebra_0.4.0.pth, or, with --random, from a seed.
 The exported module takes float [N, 3, H, W] in 0..1 and returns the same range. Before the file
 replaces an older one, it is loaded and compared with PyTorch's eager result.
+
+With --format pt2, WEIGHTS can be any TorchScript file of one input: it is converted, and the
+package compared with it.
 """
 
 import argparse
@@ -17,7 +20,7 @@ from torch import Tensor
 
 from torchherd_tools import command, files
 from torchherd_tools.errors import ToolError
-from torchherd_tools.models import checks, formats, generator, half, precision
+from torchherd_tools.models import checks, conversion, formats, generator, half, precision
 
 BATCHES = (1, 2, 5)
 SIZES = ((64, 64), (96, 72))
@@ -60,7 +63,12 @@ class Options:
 DEFAULTS = Options()
 # Options of one format only, by their flags.
 TORCHSCRIPT_ONLY = {"--method": "method", "--half": "half"}
-PT2_ONLY = {"--dynamic-batch": "batch", "--device": "device", "--[no-]freeze": "freeze"}
+PT2_ONLY = {
+    "--dynamic-batch": "batch",
+    "--device": "device",
+    "--[no-]freeze": "freeze",
+    "--output": "output",
+}
 
 
 def read_state(path: Path) -> Mapping[str, Tensor]:
@@ -110,11 +118,7 @@ def to_torchscript(module: torch.nn.Module, method: str) -> torch.jit.ScriptModu
 
 def to_package(module: torch.nn.Module, settings: formats.Settings, freeze: bool) -> bytes:
     """Compile a module to a .pt2. Raises ExportError if this machine cannot compile it."""
-    if settings.device == "cuda" and not torch.cuda.is_available():
-        raise ExportError(
-            "a .pt2 for CUDA is compiled on a GPU, and PyTorch finds none here; "
-            "export on the machine that will serve it, or leave out --device"
-        )
+    _check_device(settings.device)
     try:
         return formats.package_bytes(module, settings, freeze)
     except Exception as error:
@@ -125,6 +129,15 @@ def to_package(module: torch.nn.Module, settings: formats.Settings, freeze: bool
             f"AOTInductor could not compile the model ({type(error).__name__}: {reason}); "
             "it needs a C++ compiler, and Triton for CUDA; --format torchscript needs neither"
         ) from error
+
+
+def _check_device(device: str | None) -> None:
+    """Raise ExportError if this machine cannot compile for the device."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ExportError(
+            "a .pt2 for CUDA is compiled on a GPU, and PyTorch finds none here; "
+            "export on the machine that will serve it, or leave out --device"
+        )
 
 
 def settings_for(module: generator.ScaledGenerator, options: Options) -> formats.Settings:
@@ -239,6 +252,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         epilog="examples:\n"
         "  export horse2zebra_0.4.0.pth -o model.pt\n"
         "  export horse2zebra_0.4.0.pth -o model.pt2 --format pt2 --dtype bf16 --size 256x256\n"
+        "  export traced.pt -o model.pt2 --format pt2 --size 256x256\n"
         "  export --random --seed 0 -o benchmark.pt",
     )
     parser.add_argument(
@@ -247,7 +261,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         type=Path,
         default=None,
         metavar="WEIGHTS.pth",
-        help="a generator's state dict",
+        help="a generator's state dict; for --format pt2 also a TorchScript file",
     )
     parser.add_argument(
         "-o", "--out", type=Path, required=True, metavar="OUT.pt", help="the file to write"
@@ -347,6 +361,11 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="lay the weights out for the device, which is faster; default: --freeze",
     )
+    package.add_argument(
+        "--output",
+        metavar="PATH",
+        help="of a TorchScript file that returns several tensors, the one to return: out, 0, aux/1",
+    )
 
 
 def _size(text: str) -> str:
@@ -368,19 +387,42 @@ def _batch(text: str) -> tuple[int, int]:
     return int(low), int(high)
 
 
+def _given(args: argparse.Namespace, options: type) -> dict[str, object]:
+    """Return the fields of options that the command line sets."""
+    return {each.name: getattr(args, each.name) for each in fields(options) if each.name in args}
+
+
+def _is_torchscript(path: Path) -> bool:
+    return path.is_file() and formats.kind(path) == formats.TORCHSCRIPT
+
+
+def convert(args: argparse.Namespace) -> str:
+    """Convert a TorchScript file to a package, and return lines that describe it."""
+    target = conversion.Target(**_given(args, conversion.Target))
+    if getattr(args, "format", DEFAULTS.format) != "pt2":
+        raise ExportError(
+            f"{args.weights}: not a weights file but TorchScript, which torchherd serves as it is; "
+            "--format pt2 compiles it"
+        )
+    _check_device(target.device)
+    return conversion.convert(args.weights, args.out, target, MADE_BY)
+
+
 def main(arguments: list[str]) -> int:
     """Run the command, and return its exit status: 0, or 1 with one line on stderr."""
     args = parse(arguments)
     try:
+        if not args.random and _is_torchscript(args.weights):
+            print(convert(args))
+            return 0
+        if "output" in args:
+            raise ExportError("--output is for TorchScript files; a generator has one output")
         if args.random:
             layout = generator.Layout(args.ngf, args.blocks, args.resize)
             module = generator.from_state(generator.random_state(layout, args.seed, args.gain))
         else:
             module = load_generator(args.weights)
-        given = {
-            each.name: getattr(args, each.name) for each in fields(Options) if each.name in args
-        }
-        print(export(module, args.out, Options(**given)))
+        print(export(module, args.out, Options(**_given(args, Options))))
     except (ToolError, OSError) as error:
         return command.failed("export", error)
     return 0
