@@ -6,7 +6,10 @@ compiled package are compared with the file, image by image.
 """
 
 import ast
+import contextlib
 import copy
+import io
+import logging
 import math
 import re
 import warnings
@@ -82,36 +85,63 @@ class _Images(nn.Module):
 
 
 class _Converter(TS2EPConverter):
-    """PyTorch's converter up to its module, which it would export with all dimensions dynamic.
-
-    The converter takes loops of a constant count and simple decisions only. So what follows from
-    the shape of the images is computed first: shape is that of a batch, None for any number.
-    """
-
-    def __init__(
-        self, script: torch.jit.ScriptModule, example: Tensor, shape: tuple[int | None, ...]
-    ) -> None:
-        super().__init__(script, (example,))
-        images = list(self.ts_graph.inputs())[-1]
-        images.setType(torch._C.TensorType.get().with_sizes(shape))
-        torch._C._jit_pass_propagate_shapes_on_graph(self.ts_graph)
-        # Each pass gives the other one new constants: a loop's body, then what that computes.
-        for _ in range(2):
-            torch._C._jit_pass_peephole(self.ts_graph)
-            torch._C._jit_pass_constant_propagation(self.ts_graph)
-            torch._C._jit_pass_constant_loop_unrolling(self.ts_graph)
-            torch._C._jit_pass_peephole_list_idioms(self.ts_graph, refine_list_len=True)
+    """PyTorch's converter up to its module, which it would export with all dimensions dynamic."""
 
     def retrace_as_exported_program(self, gm: fx.GraphModule, _: dict[str, object]) -> object:
         self.module = gm
         # convert() adds what the program lacks of the file's weights: nothing, since there is none.
         return SimpleNamespace(state_dict=self.ts_model.state_dict())
 
+    def simplify(self, shape: tuple[int | None, ...]) -> None:
+        """Compute what follows from the shape of a batch, such as counts of loops and decisions.
 
-def _converted(script: torch.jit.ScriptModule, example: Tensor, dynamic: bool) -> nn.Module:
+        None in the shape is any number.
+        """
+        graph = self.ts_graph
+        next(graph.inputs()).setType(torch._C.TensorType.get().with_sizes(shape))
+        torch._C._jit_pass_propagate_shapes_on_graph(graph)
+        # Each round gives the next one new constants: a loop's body, then what that computes.
+        for _ in range(2):
+            _insert_ranks(graph)
+            torch._C._jit_pass_peephole(graph)
+            torch._C._jit_pass_constant_propagation(graph)
+            torch._C._jit_pass_constant_loop_unrolling(graph)
+            torch._C._jit_pass_peephole_list_idioms(graph, refine_list_len=True)
+
+
+def _insert_ranks(graph: torch._C.Graph) -> None:
+    """Replace the code that computes a number of dimensions, where the graph has it already."""
+    for kind in ("aten::dim", "aten::len"):
+        for node in graph.findAllNodes(kind):
+            of = node.input()
+            if kind == "aten::len":  # of x.size(), which takes one input
+                if of.node().kind() != "aten::size" or len(list(of.node().inputs())) > 1:
+                    continue
+                of = of.node().input()
+            rank = of.type().dim() if of.type().kind() == "TensorType" else None
+            if rank is not None:
+                constant = graph.insertConstant(rank)
+                constant.node().moveBefore(node)
+                node.output().replaceAllUsesWith(constant)
+
+
+def _converted(script: torch.jit.ScriptModule, example: Tensor, _: bool) -> nn.Module:
     """Return the file's code as a module of PyTorch's operators, with its control flow."""
-    shape = (None if dynamic else len(example), *example.shape[1:])
-    converter = _Converter(script, example, shape)
+    converter = _Converter(script, (example,))
+    converter.convert()
+    return converter.module
+
+
+def _simplified(script: torch.jit.ScriptModule, example: Tensor, dynamic: bool) -> nn.Module:
+    """Return the same, without the control flow that the shape of a batch decides.
+
+    The converter takes no loop whose count the code computes.
+    """
+    with formats.quiet_jit():
+        # The passes know the shapes of constants only.
+        frozen = torch.jit.freeze(script, optimize_numerics=False)
+    converter = _Converter(frozen, (example,))
+    converter.simplify((None if dynamic else len(example), *example.shape[1:]))
     converter.convert()
     return converter.module
 
@@ -138,6 +168,7 @@ def _traced(script: torch.jit.ScriptModule, _: Tensor, __: bool) -> nn.Module:
 
 WAYS: dict[str, Callable[[torch.jit.ScriptModule, Tensor, bool], nn.Module]] = {
     "converting": _converted,
+    "simplifying and converting": _simplified,
     "tracing": _traced,
 }
 
@@ -327,16 +358,16 @@ class Source:
                 least = min(least, -10 * math.log10(max(error, 1e-12)))
         if not self.results.is_floating_point():
             within, bound = worst <= MAX_CHANGED[dtype], f"{MAX_CHANGED[dtype]:.1%}"
-            text = f"differs from the file in {worst:.2%} of the values"
+            text = f"differs in {worst:.2%} of the values"
         elif dtype == "fp32":
             within, bound = worst <= MAX_DIFFERENCE, f"{MAX_DIFFERENCE:g} of their range"
-            text = f"differs from the file by at most {worst * self.scale:.2g}"
+            text = f"differs by at most {worst * self.scale:.2g}"
         else:
             within = least >= MIN_REDUCED_PSNR and not math.isnan(worst)
             bound = f"{MIN_REDUCED_PSNR:g} dB"
-            text = f"keeps {least:.1f} dB of the file's values in {dtype}"
+            text = f"keeps {least:.1f} dB in {dtype}"
         if not within:
-            raise _DifferenceError(f"{text}, and the bound is {bound}")
+            raise _DifferenceError(f"{text}, where the bound is {bound}")
         return text
 
     def batching_fault(self, largest: int) -> str:
@@ -345,7 +376,10 @@ class Source:
             try:
                 self.compare(self.run, [count], self.computes_in or "fp32")
             except _DifferenceError as error:
-                return f"the file mixes the images of a batch of {count}: it {error}"
+                return (
+                    f"the file mixes the images of a batch of {count}: compared with each image "
+                    f"alone, the result {error}"
+                )
             except Exception as error:
                 return f"the file does not run on a batch of {count}: {_reason(error)}"
         return ""
@@ -385,13 +419,38 @@ def _value(line: str | None) -> str | None:
 def _reason(error: Exception) -> str:
     """Return an exception in one line.
 
-    TorchScript's has the reason at its end, below a traceback; other exceptions at their start.
+    TorchScript's has the reason below a traceback, in a line of its own; others have it at their
+    start.
     """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__
-    found = lines[-1] if "TorchScript" in lines[0] else lines[0]
-    return found.removeprefix("RuntimeError: ")[:300].rstrip(".")
+    below = [line for line in lines if re.match(r"(builtins\.)?\w*Error: ", line)]
+    if "TorchScript" in lines[0]:
+        below = below or lines[-1:]
+    found = below[-1] if below else lines[0]
+    if found.startswith("Constraints violated"):
+        found = "the code takes the number of images as a constant"
+    if "TS2EPConverter" in found and error.__cause__:
+        found += f": {error.__cause__}"
+    return found.removeprefix("builtins.").removeprefix("RuntimeError: ")[:300].rstrip(".")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence export and the compiler, which print warnings, logs and whole graphs at a failure."""
+    before = logging.root.manager.disable
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        warnings.simplefilter("ignore")
+        logging.disable(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            logging.disable(before)
 
 
 def _program(
@@ -430,7 +489,7 @@ def convert(path: Path, out: Path, target: Target, made_by: str) -> str:
         except OSError:
             raise
         except _DifferenceError as error:
-            print(f"{path}: {how}: the result {error}", flush=True)
+            print(f"{path}: {how}: compared with the file, the result {error}", flush=True)
         except Exception as error:
             # Export and the compiler raise exceptions of any class.
             print(f"{path}: {how}: {type(error).__name__}: {_reason(error)}", flush=True)
@@ -466,9 +525,7 @@ def _write(
     computes_in = settings.precision or "fp32"
     inside = source.model_yaml(high)
     extra = {MODEL_YAML: inside} if inside else {}
-    with warnings.catch_warnings():
-        # Export warns about modules without gradients and the like, which is no news to the user.
-        warnings.simplefilter("ignore")
+    with _quiet():
         program = _program(source, way, settings, target.dtype)
         # Before the compiler takes its minutes.
         source.compare(program.module(), sorted({low, min(low + 1, high)}), computes_in)
@@ -485,7 +542,8 @@ def _write(
     images = f"N {low} to {high}" if high > 1 else "N 1: batches of one image only"
     lines = [
         f"{out}: {len(data)} bytes, by {way} the TorchScript and AOTInductor, "
-        f"sha256 {files.sha256(data)}, {remarks[0]}",
+        f"sha256 {files.sha256(data)}",
+        f"compared with the file, it {remarks[0]}",
         f"it takes float32 [N, {shape}], {images}",
     ]
     if inside:
