@@ -98,6 +98,8 @@ class _Converter(TS2EPConverter):
         None in the shape is any number.
         """
         graph = self.ts_graph
+        # The converter's are those of the example, whose number of images is no constant.
+        torch._C._jit_pass_erase_shape_information(graph)
         next(graph.inputs()).setType(torch._C.TensorType.get().with_sizes(shape))
         torch._C._jit_pass_propagate_shapes_on_graph(graph)
         # Each round gives the next one new constants: a loop's body, then what that computes.
@@ -139,8 +141,9 @@ def _simplified(script: torch.jit.ScriptModule, example: Tensor, dynamic: bool) 
     """
     with formats.quiet_jit():
         # The passes know the shapes of constants only.
-        frozen = torch.jit.freeze(script, optimize_numerics=False)
-    converter = _Converter(frozen, (example,))
+        if hasattr(script, "training"):  # else it is frozen already
+            script = torch.jit.freeze(script, optimize_numerics=False)
+    converter = _Converter(script, (example,))
     converter.simplify((None if dynamic else len(example), *example.shape[1:]))
     converter.convert()
     return converter.module
