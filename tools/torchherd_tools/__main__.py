@@ -5,7 +5,7 @@ import sys
 
 # A command's module is imported when it runs: some import PyTorch, which takes seconds.
 COMMANDS = {
-    "export": ("models.export", "export CycleGAN weights as a file that torchherd serves"),
+    "export": ("models.export", "export CycleGAN weights, or compile a TorchScript file"),
     "info": ("models.info", "describe a model file"),
     "horse2zebra": ("models.horse2zebra", "download and export the published horse2zebra model"),
     "showcase": ("models.showcase", "make before-and-after images with a server"),

@@ -142,7 +142,7 @@ def _simplified(script: torch.jit.ScriptModule, example: Tensor, dynamic: bool) 
     with formats.quiet_jit():
         # The passes know the shapes of constants only.
         if hasattr(script, "training"):  # else it is frozen already
-            script = torch.jit.freeze(script, optimize_numerics=False)
+            script = torch.jit.freeze(script)
     converter = _Converter(script, (example,))
     converter.simplify((None if dynamic else len(example), *example.shape[1:]))
     converter.convert()
