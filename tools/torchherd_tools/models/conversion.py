@@ -335,7 +335,8 @@ class Source:
     def compare(self, model: checks.Model, counts: list[int], dtype: str) -> str:
         """Run a model on batches of distinct images, and return how far it is from the file.
 
-        dtype is what the model computes in. A batch of one runs with several images. Raises _DifferenceError beyond the bound.
+        dtype is what the model computes in. A batch of one runs with several images. Raises
+        _DifferenceError beyond the bound.
         """
         worst = 0.0
         least = math.inf

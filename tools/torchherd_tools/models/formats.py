@@ -48,8 +48,9 @@ class Settings:
     """Properties of a model that a server must know, and some for people.
 
     size is the size of the images, "WIDTHxHEIGHT" or "keep". range is that of the values in the
-    input and output tensors; None leaves it to model.yaml. architecture and made_by are for people. precision is what the model
-    computes in, "fp32", "bf16" or "fp16"; its input and output are float32.
+    input and output tensors; None leaves it to model.yaml. architecture and made_by are for people.
+    precision is what the model computes in, "fp32", "bf16" or "fp16"; its input and output are
+    float32.
 
     The other fields belong to a compiled package and are None for TorchScript, which leaves them
     open: input is the shape [C, H, W] of one item, batch the minimum and maximum number of items,
