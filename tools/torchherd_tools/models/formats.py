@@ -288,7 +288,8 @@ def read_settings(path: Path) -> Settings | None:
         return None
     try:
         found = json.loads(record)
-        return Settings(**{name: _tuple(value) for name, value in found.items()})
+        known = {name: _tuple(value) for name, value in found.items()}
+        return Settings(**{"range": None, **known})
     except (TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path}: invalid settings in {SETTINGS}: {error}") from error
 
