@@ -5,7 +5,7 @@ import sys
 
 # A command's module is imported when it runs: some import PyTorch, which takes seconds.
 COMMANDS = {
-    "export": ("models.export", "export CycleGAN or pix2pix weights for torchherd"),
+    "export": ("models.export", "export CycleGAN or pix2pix weights, compile TorchScript"),
     "info": ("models.info", "describe a model file"),
     "horse2zebra": ("models.horse2zebra", "download and export the published horse2zebra model"),
     "showcase": ("models.showcase", "make before-and-after images with a server"),

@@ -1,13 +1,17 @@
-"""Export a CycleGAN or pix2pix generator as a file that torchherd serves.
+"""Export a CycleGAN or pix2pix generator, or a TorchScript file, as a file that torchherd serves.
 
 The weights come from a checkpoint of the official code or of a fork, in any of its layouts, or,
 with --random, from a seed. The exported module takes float [N, C, H, W] in 0..1, and returns the
 same range. Dropout is off. Before the file replaces an older one, it is loaded and compared with
 PyTorch's eager result.
+
+With --format pt2, WEIGHTS can be any TorchScript file of one input: it is converted, and the
+package compared with it.
 """
 
 import argparse
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -18,6 +22,7 @@ from torchherd_tools.errors import ToolError
 from torchherd_tools.models import (
     checkpoint,
     checks,
+    conversion,
     formats,
     generator,
     half,
@@ -82,7 +87,12 @@ DEFAULTS = Options()
 WEIGHTS_ONLY = ("network", "input_range", "running_statistics")
 # Options of one format only, by their flags.
 TORCHSCRIPT_ONLY = {"--method": "method", "--half": "half"}
-PT2_ONLY = {"--dynamic-batch": "batch", "--device": "device", "--[no-]freeze": "freeze"}
+PT2_ONLY = {
+    "--dynamic-batch": "batch",
+    "--device": "device",
+    "--[no-]freeze": "freeze",
+    "--output": "output",
+}
 
 
 def load_generator(
@@ -118,16 +128,12 @@ def to_torchscript(
 
 
 def to_package(
-    module: torch.nn.Module, settings: formats.Settings, freeze: bool, model_yaml: str
+    module: torch.nn.Module, settings: formats.Settings, freeze: bool, extra: Mapping[str, str]
 ) -> bytes:
     """Compile a module to a .pt2. Raises ExportError if this machine cannot compile it."""
-    if settings.device == "cuda" and not torch.cuda.is_available():
-        raise ExportError(
-            "a .pt2 for CUDA is compiled on a GPU, and PyTorch finds none here; "
-            "export on the machine that will serve it, or leave out --device"
-        )
+    _check_device(settings.device)
     try:
-        return formats.package_bytes(module, settings, freeze, model_yaml=model_yaml)
+        return formats.package_bytes(module, settings, freeze, extra_files=extra)
     except Exception as error:
         # The compiler's exceptions have no common class. Their first line is the reason, the rest
         # is a stack trace.
@@ -152,6 +158,15 @@ def default_size(module: generator.ScaledGenerator) -> str:
     if isinstance(layout, unet.Layout):
         return f"{layout.multiple}x{layout.multiple}"
     return "228x228" if module.input_range == generator.BOOK_RANGE else "256x256"
+
+
+def _check_device(device: str | None) -> None:
+    """Raise ExportError if this machine cannot compile for the device."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ExportError(
+            "a .pt2 for CUDA is compiled on a GPU, and PyTorch finds none here; "
+            "export on the machine that will serve it, or leave out --device"
+        )
 
 
 def settings_for(module: generator.ScaledGenerator, options: Options) -> formats.Settings:
@@ -263,18 +278,18 @@ def export(module: generator.ScaledGenerator, out: Path, options: Options = DEFA
     remarks = []
     settings, layout = settings_for(module, options), layout_of(module)
     text = model_yaml(module, settings.size)
+    extra = {formats.MODEL_YAML: text} if text else {}
     if options.half:
         module, psnr = narrow(module)
         remarks.append(f"float16 weights keep {psnr:.1f} dB")
     computing = precision.computing_in(module, options.dtype)
     if options.format == "pt2":
         how = "by AOTInductor"
-        data = to_package(computing, settings, options.freeze, text)
+        data = to_package(computing, settings, options.freeze, extra)
     else:
         how = f"by {options.method}"
         example = torch.rand(1, layout.inputs, *_example_sides(layout)[0])
         script = to_torchscript(computing, options.method, example)
-        extra = {formats.MODEL_YAML: text} if text else {}
         data = formats.torchscript_bytes(script, settings, extra)
 
     def verify(part: Path) -> None:
@@ -299,6 +314,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "  export latest_net_G_A.pth -o model.pt\n"
         "  export latest_net_G_A.pth -o model.pt2 --format pt2 --dtype bf16\n"
         "  export horse2zebra_0.4.0.pth -o model.pt --input-range 0:255\n"
+        "  export traced.pt -o model.pt2 --format pt2 --size 256x256\n"
         "  export --random --seed 0 -o benchmark.pt",
     )
     parser.add_argument(
@@ -307,7 +323,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         type=Path,
         default=None,
         metavar="WEIGHTS.pth",
-        help="a checkpoint with a generator's weights",
+        help="a checkpoint with a generator's weights; for --format pt2 also a TorchScript file",
     )
     parser.add_argument(
         "-o", "--out", type=Path, required=True, metavar="OUT.pt", help="the file to write"
@@ -435,6 +451,11 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="lay the weights out for the device, which is faster; default: --freeze",
     )
+    package.add_argument(
+        "--output",
+        metavar="PATH",
+        help="of a TorchScript file that returns several tensors, the one to return: out, 0, aux/1",
+    )
 
 
 def _size(text: str) -> str:
@@ -467,20 +488,43 @@ def _batch(text: str) -> tuple[int, int]:
     return int(low), int(high)
 
 
+def _given(args: argparse.Namespace, options: type) -> dict[str, object]:
+    """Return the fields of options that the command line sets."""
+    return {each.name: getattr(args, each.name) for each in fields(options) if each.name in args}
+
+
+def _is_torchscript(path: Path) -> bool:
+    return path.is_file() and formats.kind(path) == formats.TORCHSCRIPT
+
+
+def convert(args: argparse.Namespace) -> str:
+    """Convert a TorchScript file to a package, and return lines that describe it."""
+    target = conversion.Target(**_given(args, conversion.Target))
+    if getattr(args, "format", DEFAULTS.format) != "pt2":
+        raise ExportError(
+            f"{args.weights}: not a weights file but TorchScript, which torchherd serves as it is; "
+            "--format pt2 compiles it"
+        )
+    _check_device(target.device)
+    return conversion.convert(args.weights, args.out, target, MADE_BY)
+
+
 def main(arguments: list[str]) -> int:
     """Run the command, and return its exit status: 0, or 1 with one line on stderr."""
     args = parse(arguments)
     try:
+        if not args.random and _is_torchscript(args.weights):
+            print(convert(args))
+            return 0
+        if "output" in args:
+            raise ExportError("--output is for TorchScript files; a generator has one output")
         if args.random:
             layout = generator.Layout(args.ngf, args.blocks, args.resize)
             module = generator.from_state(generator.random_state(layout, args.seed, args.gain))
         else:
             given = {name: getattr(args, name) for name in WEIGHTS_ONLY if name in args}
             module = load_generator(args.weights, **given)
-        given = {
-            each.name: getattr(args, each.name) for each in fields(Options) if each.name in args
-        }
-        print(export(module, args.out, Options(**given)))
+        print(export(module, args.out, Options(**_given(args, Options))))
     except (ToolError, OSError) as error:
         return command.failed("export", error)
     return 0

@@ -50,8 +50,9 @@ class Settings:
     """Properties of a model that a server must know, and some for people.
 
     size is the size of the images, "WIDTHxHEIGHT" or "keep". range is that of the values in the
-    input and output tensors. architecture and made_by are for people. precision is what the model
-    computes in, "fp32", "bf16" or "fp16"; its input and output are float32.
+    input and output tensors; None leaves it to model.yaml. architecture and made_by are for people.
+    precision is what the model computes in, "fp32", "bf16" or "fp16"; its input and output are
+    float32.
 
     The other fields belong to a compiled package and are None for TorchScript, which leaves them
     open: input is the shape [C, H, W] of one item, batch the minimum and maximum number of items,
@@ -59,7 +60,7 @@ class Settings:
     """
 
     size: str
-    range: tuple[float, float]
+    range: tuple[float, float] | None
     architecture: str
     made_by: str
     precision: str | None = None
@@ -117,11 +118,11 @@ def _rewritten(
     archive: bytes,
     change: Callable[[str, bytes], bytes | None],
     settings: Settings | None,
-    model_yaml: str = "",
+    extra_files: Mapping[str, str] = MappingProxyType({}),
 ) -> bytes:
     """Return the archive with settings, and with each record replaced by change(name, record).
 
-    A record is left out if change returns None. model_yaml becomes a record, unless it is empty.
+    A record is left out if change returns None. extra_files are added, by name.
     """
     reader = torch._C.PyTorchFileReader(io.BytesIO(archive))
     lean = io.BytesIO()
@@ -135,9 +136,9 @@ def _rewritten(
     if settings is not None:
         record = settings.to_json()
         writer.write_record(f"extra/{SETTINGS}", record, len(record))
-    if model_yaml:
-        record = model_yaml.encode()
-        writer.write_record(f"extra/{MODEL_YAML}", record, len(record))
+    for name, text in extra_files.items():
+        record = text.encode()
+        writer.write_record(f"extra/{name}", record, len(record))
     writer.write_end_of_file()
     return lean.getvalue()
 
@@ -166,32 +167,54 @@ def package_bytes(
     settings: Settings,
     freeze: bool = True,
     options: Mapping[str, object] = MappingProxyType({}),
-    model_yaml: str = "",
+    extra_files: Mapping[str, str] = MappingProxyType({}),
 ) -> bytes:
-    """Compile a module by AOTInductor for this machine, and return the bytes of a .pt2 package.
+    """Export a module, compile it by compile_program, and return the bytes of a .pt2 package."""
+    program = export_program(copy.deepcopy(module).to(settings.device), settings)
+    return compile_program(program, settings, freeze, options, extra_files)
 
-    The settings hold the input, batch and device to compile for. With freeze, the weights lose
-    their names and get the memory layout of the device's convolutions. options are passed on to
-    the compiler. model_yaml is further settings. The package has no C++ sources and no paths of
-    this machine.
-    """
+
+def example(settings: Settings) -> Tensor:
+    """Return noise in 0..1 of the input that settings state, of two items if the batch allows."""
     assert settings.input is not None and settings.batch is not None
     low, high = settings.batch
-    module = copy.deepcopy(module).to(settings.device)
     # Export specializes a batch of one: it takes the size as constant.
-    example = torch.rand(min(max(low, 2), high), *settings.input, device=settings.device)
+    return torch.rand(min(max(low, 2), high), *settings.input, device=settings.device)
+
+
+def export_program(module: torch.nn.Module, settings: Settings) -> torch.export.ExportedProgram:
+    """Export a module, which is on the device in settings, for their input and batch."""
+    assert settings.batch is not None
+    low, high = settings.batch
     dynamic = None
     if low < high:
         dynamic = ({0: torch.export.Dim("batch", min=low, max=high)},)
     # The compiler freezes weights only without gradients.
+    with torch.no_grad():
+        return torch.export.export(module, (example(settings),), dynamic_shapes=dynamic)
+
+
+def compile_program(
+    program: torch.export.ExportedProgram,
+    settings: Settings,
+    freeze: bool = True,
+    options: Mapping[str, object] = MappingProxyType({}),
+    extra_files: Mapping[str, str] = MappingProxyType({}),
+) -> bytes:
+    """Compile a program by AOTInductor for this machine, and return the bytes of a .pt2 package.
+
+    The settings hold the input, batch and device that it was exported for. With freeze, the weights
+    lose their names and get the memory layout of the device's convolutions. options are passed on
+    to the compiler. extra_files are written beside the settings, by name. The package has no C++
+    sources and no paths of this machine.
+    """
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         package = torch._inductor.aoti_compile_and_package(
-            torch.export.export(module, (example,), dynamic_shapes=dynamic),
+            program,
             package_path=str(Path(folder, "model.pt2")),
             inductor_configs={**_known(_COMPILER), **options, "freezing": freeze},
         )
-        archive = Path(package).read_bytes()
-        return _rewritten(archive, _without_sources, settings, model_yaml)
+        return _rewritten(Path(package).read_bytes(), _without_sources, settings, extra_files)
 
 
 def _known(options: dict[str, bool]) -> dict[str, bool]:
@@ -266,7 +289,8 @@ def read_settings(path: Path) -> Settings | None:
         return None
     try:
         found = json.loads(record)
-        return Settings(**{name: _tuple(value) for name, value in found.items()})
+        known = {name: _tuple(value) for name, value in found.items()}
+        return Settings(**{"range": None, **known})
     except (TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path}: invalid settings in {SETTINGS}: {error}") from error
 

@@ -123,8 +123,9 @@ def _architecture(state: Mapping[str, Tensor]) -> str:
 
 def _input(state: Mapping[str, Tensor], settings: formats.Settings | None) -> str:
     if settings is not None:
-        low, high = settings.range
-        values = f"in {low:g}..{high:g}"
+        values = "of a range that is not recorded"
+        if settings.range is not None:
+            values = "in {:g}..{:g}".format(*settings.range)
         if settings.input is not None and settings.batch is not None:
             least, most = settings.batch
             shape = ", ".join(map(str, ("N", *settings.input)))
