@@ -39,21 +39,16 @@ import (
 // to 4 keep its width and height, 5 to 8 swap them.
 type Orientation int
 
-const (
-	// FromEXIF stands for the orientation in the file's EXIF data, or Upright if it has none.
-	FromEXIF Orientation = C.THD_ORIENTATION_EXIF
-	// Upright leaves the image as it is stored.
-	Upright Orientation = 1
-)
+// Upright leaves the image as it is stored.
+const Upright Orientation = 1
 
 // SwapsSides reports whether the orientation swaps width and height.
 func (o Orientation) SwapsSides() bool { return o >= 5 }
 
 // A JPEGHeader describes a JPEG.
 type JPEGHeader struct {
-	Width, Height int // in pixels, as stored, before the orientation is applied
-	Channels      int // 1 gray, 3 color, 4 CMYK
-	Orientation   Orientation
+	Width, Height int   // in pixels, as stored, before the orientation is applied
+	Channels      int   // 1 gray, 3 color, 4 CMYK
 	Blocks        int64 // blocks of 8x8 samples, of all channels
 	Memory        int64 // bytes that DecodeJPEG allocates in C at most, beside those of EstimateResize
 	Buffered      bool  // all scans are decoded before the first pixel, as in a progressive file
@@ -72,16 +67,16 @@ func ReadJPEGHeader(data []byte) (JPEGHeader, error) {
 	}
 	return JPEGHeader{
 		Width: int(info.width), Height: int(info.height), Channels: int(info.channels),
-		Orientation: Orientation(info.orientation), Blocks: int64(info.blocks), Memory: int64(info.memory),
+		Blocks: int64(info.blocks), Memory: int64(info.memory),
 		Buffered: info.buffered != 0, Arithmetic: info.arithmetic != 0,
 	}, nil
 }
 
-// DecodeOptions are the options of DecodeJPEG. The zero value applies the EXIF orientation, resizes by Bilinear and has
+// DecodeOptions are the options of DecodeJPEG. The zero value leaves the image as it is stored, resizes by Bilinear and has
 // no limit.
 type DecodeOptions struct {
-	Orientation Orientation
-	MaxPixels   int64 // limit of the stored image's width*height, checked before decoding; 0: no limit
+	Orientation Orientation // 0: Upright. The file's own isn't read
+	MaxPixels   int64       // limit of the stored image's width*height, checked before decoding; 0: no limit
 	// Scaled decodes an image that is at least twice the requested size at 1/2, 1/4 or 1/8 of its size before it is
 	// resized. This is faster and changes the pixels.
 	Scaled bool
@@ -136,7 +131,7 @@ func DecodeJPEG(ctx context.Context, data []byte, options DecodeOptions, width, 
 	return err
 }
 
-// Resize applies an orientation (not FromEXIF) to an image and resizes the oriented image to width x height. The result
+// Resize applies an orientation to an image and resizes the oriented image to width x height. The result
 // equals Image.resize(size, filter) of Pillow 13, which torchvision's resize calls for a PIL image.
 //
 // source has sourceWidth*sourceHeight pixels of 3 or 4 channels; the fourth channel is ignored. Resize writes

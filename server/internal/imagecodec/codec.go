@@ -259,8 +259,11 @@ func (c *Codec) readHeader(in *Input) (err error) {
 	if h.gray && c.config.Grayscale != settings.ToRGB || h.palette && c.config.RefusePalette || h.twoChannels {
 		return errNotRGB
 	}
-	if c.config.EXIF == settings.Ignore {
-		h.orientation = torch.Upright
+	if in.format.details != nil {
+		h.details = in.format.details(in.data)
+	}
+	if in.format.turned || c.config.EXIF != settings.Ignore {
+		h.orientation = h.details.orientation()
 	}
 	if in.width == 0 {
 		in.width, in.height, err = c.target(in.SentSize())
@@ -318,7 +321,7 @@ func (c *Codec) decode(ctx context.Context, in *Input, p Image) error {
 }
 
 func (c *Codec) decodeOther(ctx context.Context, in Input, p Image) error {
-	resizer, err := torch.NewResizer(in.header.width, in.header.height, torch.Upright, c.config.ResizeFilter, in.width, in.height, p.Pixels)
+	resizer, err := torch.NewResizer(in.header.width, in.header.height, in.header.orientation, c.config.ResizeFilter, in.width, in.height, p.Pixels)
 	if err != nil {
 		return err
 	}

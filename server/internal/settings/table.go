@@ -77,7 +77,7 @@ var table = []Setting{
 	},
 	{
 		Key:   "exif",
-		Help:  "Treatment of the orientation in an image's EXIF data. `apply`: the image is turned; `ignore`: it is used as stored.",
+		Help:  "Treatment of the orientation in an image's EXIF data or, without one there, in its XMP. `apply`: the image is turned; `ignore`: it is used as stored. A TIFF is always turned: its orientation is a part of the format.",
 		words: words(exifs...), field: func(s *Settings) any { return &s.EXIF },
 	},
 	{
