@@ -19,8 +19,10 @@ package torch
 
 // Go may pass a pointer to its memory, but no struct with such a pointer in it.
 static inline thd_error* decode_jpeg(const uint8_t* data, size_t size, thd_jpeg_decode_options options,
-                                     const int32_t* cancel, int32_t width, int32_t height, uint8_t* pixels) {
+                                     const int32_t* cancel, int32_t width, int32_t height, uint8_t* pixels,
+                                     uint8_t* black) {
   options.struct_size = sizeof options;
+  options.black = black;
   options.cancel = cancel;
   return thd_jpeg_decode(data, size, &options, width, height, pixels);
 }
@@ -85,6 +87,9 @@ type DecodeOptions struct {
 	Gray bool
 	// MaxBlocks limits the blocks that all scans together decode; each scan counts JPEGScanBlocks more. 0: no limit.
 	MaxBlocks int64
+	// Black is memory of width*height*3 bytes, or nil. With it, a JPEG with four components isn't converted to RGB: its cyan,
+	// magenta and yellow are in pixels, and its black three times here; 255 is no ink.
+	Black []byte
 	// Uncancelled looks at the context only before it decodes, which saves the memory to watch it.
 	Uncancelled bool
 }
@@ -105,6 +110,13 @@ func DecodeJPEG(ctx context.Context, data []byte, options DecodeOptions, width, 
 	if err := checkPixels(op, pixels, width, height, 3); err != nil {
 		return err
 	}
+	var black *C.uint8_t
+	if options.Black != nil {
+		if err := checkPixels(op, options.Black, width, height, 3); err != nil {
+			return err
+		}
+		black = bytePointer(options.Black)
+	}
 	c := C.thd_jpeg_decode_options{
 		max_pixels: C.int64_t(options.MaxPixels), orientation: C.int32_t(options.Orientation), filter: options.Filter.c(),
 		max_blocks: C.int64_t(options.MaxBlocks),
@@ -124,7 +136,7 @@ func DecodeJPEG(ctx context.Context, data []byte, options DecodeOptions, width, 
 		defer context.AfterFunc(ctx, func() { cancel.Store(1) })()
 	}
 	err := take(op, C.decode_jpeg(bytePointer(data), C.size_t(len(data)), c, (*C.int32_t)(unsafe.Pointer(cancel)), C.int32_t(width),
-		C.int32_t(height), bytePointer(pixels)))
+		C.int32_t(height), bytePointer(pixels), black))
 	if errors.Is(err, ErrCancelled) {
 		return context.Cause(ctx)
 	}

@@ -402,6 +402,9 @@ typedef struct thd_jpeg_decode_options {
   /* Limit of the blocks that all scans together decode, where each scan counts THD_JPEG_SCAN_BLOCKS blocks more.
    * 0: no limit. */
   int64_t max_blocks;
+  /* If the JPEG has four components, they aren't converted: pixels gets cyan, magenta and yellow, and black, of
+   * width*height*3 bytes, gets black three times; 255 is no ink. NULL: they are converted to RGB. Borrowed. */
+  uint8_t* black;
 } thd_jpeg_decode_options;
 
 /* What reading a scan's header and tables costs, in blocks. */

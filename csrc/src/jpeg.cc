@@ -14,6 +14,7 @@
 #include <csetjmp>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -217,14 +218,20 @@ class Reader {
     return {static_cast<int>(info_.output_width), static_cast<int>(info_.output_height)};
   }
 
-  // Decodes the image into the resizer, row by row. Call it after begin().
-  void decode(thd::Resizer* resizer) {
+  // Decodes the image into the resizer, row by row. black: takes the black of CMYK, which then isn't converted; or
+  // nullptr. Call it after begin().
+  void decode(thd::Resizer* resizer, thd::Resizer* black) {
     const bool cmyk = info_.out_color_space == JCS_CMYK;
     if (cmyk) cmyk_row_.resize(static_cast<size_t>(info_.output_width) * kCmyk);
     while (info_.output_scanline < info_.output_height) {
       uint8_t* row = resizer->next();
       check(read_row(cmyk ? cmyk_row_.data() : row));
-      if (cmyk) cmyk_to_rgb(row);
+      if (cmyk && black != nullptr) {
+        split_inks(row, black->next());
+        black->push();
+      } else if (cmyk) {
+        cmyk_to_rgb(row);
+      }
       resizer->push();
     }
   }
@@ -291,6 +298,14 @@ class Reader {
         const int product = (255 - from[c]) * light + 128;
         row[c] = static_cast<uint8_t>(std::clamp(light - (((product >> 8) + product) >> 8), 0, 255));
       }
+    }
+  }
+
+  void split_inks(uint8_t* cmy, uint8_t* black) const {
+    const uint8_t* from = cmyk_row_.data();
+    for (JDIMENSION x = 0; x < info_.output_width; x++, from += kCmyk, cmy += thd::kChannels, black += thd::kChannels) {
+      std::copy_n(from, thd::kChannels, cmy);
+      std::fill_n(black, thd::kChannels, from[thd::kChannels]);
     }
   }
 
@@ -397,7 +412,11 @@ thd_error* thd_jpeg_decode(const uint8_t* data, size_t size, const thd_jpeg_deco
     reader.limit(how.cancel, how.max_blocks);
     const auto [decoded_width, decoded_height] = reader.begin();
     thd::Resizer resizer(decoded_width, decoded_height, orientation, how.filter, width, height, pixels);
-    reader.decode(&resizer);
+    std::optional<thd::Resizer> black;
+    if (how.black != nullptr && info.channels == kCmyk) {
+      black.emplace(decoded_width, decoded_height, orientation, how.filter, width, height, how.black);
+    }
+    reader.decode(&resizer, black ? &*black : nullptr);
   });
 }
 

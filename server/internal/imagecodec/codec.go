@@ -12,7 +12,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
+	"github.com/rs/zerolog"
+
+	"github.com/torchherd/torchherd/server/internal/colour"
 	"github.com/torchherd/torchherd/server/internal/cpu"
 	"github.com/torchherd/torchherd/server/internal/settings"
 	"github.com/torchherd/torchherd/torch"
@@ -31,11 +35,12 @@ const DefaultMaxPixels = 1024 * 1024 * 1024 / 4 / 3
 
 // Config configures a Codec. The fields from Size on have the meaning of the settings of the same names.
 type Config struct {
-	Slots         *cpu.Slots // may be shared with other Codecs
-	Weight        int        // relative to other Codecs that share the Slots; 1 or more
-	MaxPixels     int64      // of an image as sent, checked before memory is allocated; 1 or more
-	RefusePalette bool       // refuse palette images with NotRGB instead of converting them to RGB
-	Pixels        Memory     // of decoded images and Alloc; nil: Go's heap
+	Slots         *cpu.Slots     // may be shared with other Codecs
+	Weight        int            // relative to other Codecs that share the Slots; 1 or more
+	MaxPixels     int64          // of an image as sent, checked before memory is allocated; 1 or more
+	RefusePalette bool           // refuse palette images with NotRGB instead of converting them to RGB
+	Pixels        Memory         // of decoded images and Alloc; nil: Go's heap
+	Log           zerolog.Logger // has colour spaces that are ignored, at a bounded rate
 
 	Size         settings.Size // zero: each image keeps its own size, within MaxSide and MultipleOf
 	MaxSide      int
@@ -43,6 +48,7 @@ type Config struct {
 	ResizeFilter torch.Filter
 	JPEGScale    bool
 	EXIF         settings.EXIF      // zero: settings.Apply
+	Color        settings.Color     // zero: settings.ConvertColor
 	Grayscale    settings.Grayscale // zero: settings.Refuse
 	Quality      int
 	Output       settings.OutputKind // zero: settings.Image
@@ -137,9 +143,11 @@ type Memory interface {
 
 // A Codec decodes and encodes images. It is safe for concurrent use.
 type Codec struct {
-	config Config
-	queue  *cpu.Queue
-	pool   pool
+	config  Config
+	queue   *cpu.Queue
+	pool    pool
+	colours colour.Cache
+	log     zerolog.Logger // sampled
 }
 
 // NewCodec returns a new Codec.
@@ -147,7 +155,9 @@ func NewCodec(config Config) (*Codec, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
-	return &Codec{config: config, queue: config.Slots.NewQueue(config.Weight)}, nil
+	const burst = 10 // messages a minute
+	log := config.Log.Sample(&zerolog.BurstSampler{Burst: burst, Period: time.Minute})
+	return &Codec{config: config, queue: config.Slots.NewQueue(config.Weight), log: log}, nil
 }
 
 // Target returns the size to which an upright image of width x height is resized.
@@ -224,6 +234,9 @@ func (c *Codec) prepare(in *Input, data []byte) error {
 	if err != nil {
 		return err
 	}
+	if c.splitsInks(in) { // black is resized by itself
+		in.resize.Memory, in.resize.Weights, in.resize.Products, in.resize.Step = 2*in.resize.Memory, 2*in.resize.Weights, 2*in.resize.Products, 2*in.resize.Step
+	}
 	if c.config.Output.NeedsSent() {
 		width, height := in.SentSize()
 		in.sent, err = torch.EstimateResize(h.width, h.height, h.orientation, c.config.ResizeFilter, width, height)
@@ -237,6 +250,12 @@ func (c *Codec) prepare(in *Input, data []byte) error {
 	in.rows = rowsAtATime(in)
 	in.held = 3 * int64(in.width) * int64(in.height)
 	in.Memory = h.memory + in.resize.Memory + in.held + 3*int64(h.width)*int64(in.rows) + memoryOfDecode
+	if c.convertsColours(in) {
+		in.Memory += memoryOfColours(&h.details)
+	}
+	if c.splitsInks(in) {
+		in.Memory += 3 * int64(in.width) * int64(in.height)
+	}
 	if c.config.Output.NeedsSent() {
 		pixels := int64(h.width) * int64(h.height)
 		in.Memory += in.sent.Memory + 3*pixels
@@ -314,10 +333,30 @@ func (c *Codec) DecodeBoth(ctx context.Context, in *Input) (img, sent Image, err
 }
 
 func (c *Codec) decode(ctx context.Context, in *Input, p Image) error {
-	if in.format.decode == nil {
-		return c.decodeJPEG(ctx, in, p)
+	t, err := c.transform(ctx, in)
+	if err != nil {
+		return err
 	}
-	return c.decodeOther(ctx, *in, p)
+	var black []byte // of a JPEG of inks
+	switch {
+	case in.format.decode != nil:
+		err = c.decodeOther(ctx, *in, p)
+	case t != nil && c.splitsInks(in):
+		black = c.pool.get(len(p.Pixels))
+		defer c.pool.put(black)
+		err = c.decodeJPEG(ctx, in, p, black)
+	default:
+		err = c.decodeJPEG(ctx, in, p, nil)
+	}
+	if err != nil {
+		return err
+	}
+	return convert(ctx, t, p, black)
+}
+
+// splitsInks reports whether the inks of a JPEG may be decoded as they are.
+func (c *Codec) splitsInks(in *Input) bool {
+	return in.header.jpeg.Channels == int(colour.CMYK) && c.convertsColours(in)
 }
 
 func (c *Codec) decodeOther(ctx context.Context, in Input, p Image) error {
@@ -339,10 +378,10 @@ func (c *Codec) decodeOther(ctx context.Context, in Input, p Image) error {
 	return broken(in.format.name, err)
 }
 
-func (c *Codec) decodeJPEG(ctx context.Context, in *Input, p Image) error {
+func (c *Codec) decodeJPEG(ctx context.Context, in *Input, p Image, black []byte) error {
 	options := torch.DecodeOptions{
 		MaxPixels: c.config.MaxPixels, Scaled: c.config.JPEGScale, Filter: c.config.ResizeFilter, Gray: true,
-		Orientation: in.header.orientation, MaxBlocks: maxBlocks(in),
+		Orientation: in.header.orientation, MaxBlocks: maxBlocks(in), Black: black,
 		// Seeing the end of the context costs memory, and a short decode ends by itself.
 		Uncancelled: in.work < uninterrupted && !in.header.jpeg.Buffered,
 	}

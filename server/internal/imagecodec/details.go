@@ -9,6 +9,7 @@ import (
 
 	"github.com/klauspost/compress/zlib"
 
+	"github.com/torchherd/torchherd/server/internal/colour"
 	"github.com/torchherd/torchherd/torch"
 )
 
@@ -16,7 +17,26 @@ import (
 // to refuse an image.
 type details struct {
 	exif, xmp []byte
+
+	// An ICC profile: whole or deflated, or in pieces, which profile joins.
+	icc            []byte
+	iccForm        iccForm
+	iccSize        int  // of the profile, in bytes, at most
+	srgb           bool // said to be sRGB
+	cicp           [2]uint8
+	gamma          float64
+	chromaticities *colour.Primaries
 }
+
+// An iccForm is how a file holds an ICC profile.
+type iccForm int
+
+const (
+	iccWhole    iccForm = iota // in icc
+	iccDeflated                // in icc, a zlib stream
+	iccSegments                // in a JPEG's segments
+	iccBlocks                  // in the blocks of a GIF, which begin at icc
+)
 
 // orientation returns how the image is turned: as EXIF says, else as XMP says.
 func (d *details) orientation() torch.Orientation {
@@ -28,12 +48,19 @@ func (d *details) orientation() torch.Orientation {
 	return xmpOrientation(d.xmp)
 }
 
-const xmpPrefix = "http://ns.adobe.com/xap/1.0/\x00"
+const (
+	xmpPrefix = "http://ns.adobe.com/xap/1.0/\x00"
+	iccPrefix = "ICC_PROFILE\x00" // then the number of the segment, from 1, and of all
+)
 
 // jpegDetails reads the segments before the first scan.
 func jpegDetails(data []byte) details {
 	var d details
 	eachSegment(data, func(marker byte, segment []byte) bool {
+		if marker == 0xe2 && bytes.HasPrefix(segment, []byte(iccPrefix)) {
+			d.iccForm = iccSegments
+			d.iccSize += len(segment)
+		}
 		if marker != 0xe1 {
 			return true
 		}
@@ -91,7 +118,10 @@ func pngDetails(data []byte) details {
 	var d details
 	var rawKind string
 	var raw []byte
-	eachChunk(data, func(kind string, chunk []byte) {
+	eachChunk(data, func(kind string, chunk []byte, beforePixels bool) {
+		if beforePixels {
+			d.addPNGColours(kind, chunk)
+		}
 		switch kind {
 		case "eXIf":
 			if d.exif == nil {
@@ -117,8 +147,9 @@ func pngDetails(data []byte) details {
 }
 
 // eachChunk calls do for each chunk of a PNG that isn't a part of the pixels and has a right checksum.
-func eachChunk(data []byte, do func(kind string, chunk []byte)) {
+func eachChunk(data []byte, do func(kind string, chunk []byte, beforePixels bool)) {
 	const signature, before, after = 8, 8, 4 // bytes; before and after a chunk
+	beforePixels := true
 	for rest := data[signature:]; len(rest) >= before+after; {
 		length := int(binary.BigEndian.Uint32(rest))
 		if length > len(rest)-before-after {
@@ -128,11 +159,12 @@ func eachChunk(data []byte, do func(kind string, chunk []byte)) {
 		kind := rest[4:before]
 		switch string(kind) {
 		case "IDAT":
+			beforePixels = false
 		case "IEND":
 			return
 		default:
 			if crc32.ChecksumIEEE(rest[4:end]) == binary.BigEndian.Uint32(rest[end:]) {
-				do(string(kind), rest[before:end])
+				do(string(kind), rest[before:end], beforePixels)
 			}
 		}
 		rest = rest[end+after:]
@@ -213,6 +245,7 @@ func webpDetails(data []byte) details {
 	const (
 		container, chunkHeader = 12, 8
 		hasEXIF, hasXMP        = 1 << 3, 1 << 2
+		hasICC                 = 1 << 5
 	)
 	var d details
 	if len(data) < container+chunkHeader+1 || string(data[container:container+4]) != "VP8X" {
@@ -230,6 +263,8 @@ func webpDetails(data []byte) details {
 			d.exif = chunk
 		case string(kind) == "XMP " && flags&hasXMP != 0 && d.xmp == nil:
 			d.xmp = chunk
+		case string(kind) == "ICCP" && flags&hasICC != 0 && d.icc == nil:
+			d.icc, d.iccSize = chunk, len(chunk)
 		}
 		rest = rest[min(len(rest), chunkHeader+size+size%2):]
 	}
@@ -242,6 +277,9 @@ func tiffDetails(data []byte) details {
 	if e, ok := parseEXIF(data); ok {
 		if f, ok := e.find(tagXMP); ok {
 			d.xmp = f.value
+		}
+		if f, ok := e.find(tagICC); ok {
+			d.icc, d.iccSize = f.value, len(f.value)
 		}
 	}
 	return d

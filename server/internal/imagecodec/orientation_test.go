@@ -114,11 +114,11 @@ func turned(orientation byte) []byte {
 	return exifData(binary.LittleEndian, 0x112, 3, []byte{orientation, 0})
 }
 
-// wide returns an image of 3x1 pixels: red, green, blue.
+// wide returns an image of 3x1 pixels: red, green, blue, which no conversion of colours leaves alone.
 func wide() image.Image {
 	img := image.NewNRGBA(image.Rect(0, 0, 3, 1))
-	for x := range 3 {
-		img.SetNRGBA(x, 0, color.NRGBA{R: 255 * byte(1-min(x, 1)), G: 255 * byte(x%2), B: 255 * byte(x/2), A: 255})
+	for x, c := range []color.NRGBA{{255, 60, 60, 255}, {60, 255, 60, 255}, {60, 60, 255, 255}} {
+		img.SetNRGBA(x, 0, c)
 	}
 	return img
 }

@@ -27,6 +27,7 @@ type Settings struct {
 	JPEGScale    bool
 	Grayscale    Grayscale
 	EXIF         EXIF
+	Color        Color
 
 	Channels    torch.Channels
 	InputRange  Range
@@ -70,7 +71,7 @@ type Settings struct {
 // Default returns the default settings. They are those of the Sanic demo, where it has them.
 func Default() Settings {
 	return Settings{
-		Size: Size{228, 228}, ResizeFilter: torch.Bilinear, Grayscale: Refuse, EXIF: Apply,
+		Size: Size{228, 228}, ResizeFilter: torch.Bilinear, Grayscale: Refuse, EXIF: Apply, Color: ConvertColor,
 		Channels: torch.RGB, InputRange: Range{Low: 0, High: 1}, OutputRange: Range{Low: 0, High: 1},
 		OutputKind: Image, Activation: NoActivation, Layout: AutoLayout, Rounding: RoundDown,
 		Format: AutoFormat, Quality: 75,

@@ -81,6 +81,11 @@ var table = []Setting{
 		words: words(exifs...), field: func(s *Settings) any { return &s.EXIF },
 	},
 	{
+		Key:   "color",
+		Help:  "Treatment of the colour space that an image states by an ICC profile, or in a PNG by `cICP` or `gAMA` and `cHRM`. `convert`: the pixels are converted to sRGB; `ignore`: they are used as if they were sRGB.",
+		words: words(colors...), field: func(s *Settings) any { return &s.Color },
+	},
+	{
 		Key:   "channels",
 		Help:  "Order of the input's channels, and of an output with three. `gray`: the input has one channel, computed after the resize as by Pillow's `convert(\"L\")`, and an output with three is RGB. `lightness`: likewise, but L of Lab, divided by 100.",
 		words: words(torch.RGB, torch.BGR, torch.Gray, torch.Lightness), field: func(s *Settings) any { return &s.Channels },

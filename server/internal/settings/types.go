@@ -78,6 +78,20 @@ var exifs = []EXIF{Apply, Ignore}
 // UnmarshalText reads a treatment's name.
 func (e *EXIF) UnmarshalText(text []byte) error { return choose(e, text, exifs) }
 
+// A Color is the treatment of the colour space that an image states.
+type Color string
+
+// The treatments of colour spaces.
+const (
+	ConvertColor Color = "convert" // to sRGB
+	IgnoreColor  Color = "ignore"
+)
+
+var colors = []Color{ConvertColor, IgnoreColor}
+
+// UnmarshalText reads a treatment's name.
+func (c *Color) UnmarshalText(text []byte) error { return choose(c, text, colors) }
+
 // A Format is an image format of responses.
 type Format string
 
