@@ -35,6 +35,10 @@ func (s *Server) image(c echo.Context) error {
 	if err != nil {
 		return err
 	}
+	quality, err := responseQuality(c.Request())
+	if err != nil {
+		return err
+	}
 	ctx, cancel, err := s.deadline(c)
 	if err != nil {
 		return err
@@ -44,7 +48,7 @@ func (s *Server) image(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	response, err := lease.Process(ctx, body, servable.Options{Length: c.Request().ContentLength, Format: format})
+	response, err := lease.Process(ctx, body, servable.Options{Length: c.Request().ContentLength, Format: format, Quality: quality})
 	record.stages = response.Stages
 	if err != nil {
 		return err

@@ -3,6 +3,7 @@ package colour
 import (
 	"bytes"
 	"context"
+	_ "embed"
 	"errors"
 	"fmt"
 
@@ -138,3 +139,9 @@ func fromMatrix(pipeline *icc.Pipeline) (*Transform, error) {
 }
 
 func abs(v float64) float64 { return max(v, -v) }
+
+//go:embed srgb.icc
+var srgbProfile []byte
+
+// SRGB returns an ICC profile of sRGB. The caller must not change it.
+func SRGB() []byte { return srgbProfile }

@@ -27,6 +27,8 @@ type Image struct {
 	Width, Height int
 	Channels      int // 3: RGB. Others only in a result: 1: grayscale or class numbers; 4: RGBA, not premultiplied
 	Pixels        []byte
+
+	alpha []byte // of a decoded image, if it is kept: three times for each pixel
 }
 
 // DefaultMaxPixels is the number of pixels above which Pillow warns of a decompression bomb: a quarter of a gigabyte at
@@ -49,6 +51,8 @@ type Config struct {
 	JPEGScale    bool
 	EXIF         settings.EXIF      // zero: settings.Apply
 	Color        settings.Color     // zero: settings.ConvertColor
+	Alpha        settings.AlphaMode // zero: it is dropped
+	Metadata     settings.Metadata  // zero: settings.NoMetadata
 	Grayscale    settings.Grayscale // zero: settings.Refuse
 	Quality      int
 	Output       settings.OutputKind // zero: settings.Image
@@ -234,7 +238,7 @@ func (c *Codec) prepare(in *Input, data []byte) error {
 	if err != nil {
 		return err
 	}
-	if c.splitsInks(in) { // black is resized by itself
+	if c.splitsInks(in) || c.keepsAlpha(in) { // black, or the alpha, is resized by itself
 		in.resize.Memory, in.resize.Weights, in.resize.Products, in.resize.Step = 2*in.resize.Memory, 2*in.resize.Weights, 2*in.resize.Products, 2*in.resize.Step
 	}
 	if c.config.Output.NeedsSent() {
@@ -255,6 +259,17 @@ func (c *Codec) prepare(in *Input, data []byte) error {
 	}
 	if c.splitsInks(in) {
 		in.Memory += 3 * int64(in.width) * int64(in.height)
+	}
+	in.held += c.memoryOfMetadata(&h.details)
+	in.Memory += c.memoryOfMetadata(&h.details)
+	if c.hasAlpha(in) {
+		in.Memory += 4*int64(h.width)*int64(in.rows) + int64(h.width)*int64(h.height) // the latter if it is interlaced
+	}
+	if c.keepsAlpha(in) {
+		pixels := int64(in.width) * int64(in.height)
+		in.Memory += 3 * pixels
+		in.held += (3 + 4) * pixels // the alpha, and the result with it
+		in.Memory = max(in.Memory, in.held)
 	}
 	if c.config.Output.NeedsSent() {
 		pixels := int64(h.width) * int64(h.height)
@@ -284,6 +299,7 @@ func (c *Codec) readHeader(in *Input) (err error) {
 	if in.format.turned || c.config.EXIF != settings.Ignore {
 		h.orientation = h.details.orientation()
 	}
+	h.alpha = h.alpha || h.details.transparency != nil
 	if in.width == 0 {
 		in.width, in.height, err = c.target(in.SentSize())
 	}
@@ -300,7 +316,7 @@ func (c *Codec) Decode(ctx context.Context, in *Input) (Image, error) {
 	}
 	defer release()
 	p := Image{Width: in.width, Height: in.height, Channels: 3, Pixels: c.Alloc(in.width * in.height * 3)}
-	if err := c.decode(ctx, in, p); err != nil {
+	if err := c.decode(ctx, in, &p); err != nil {
 		c.Recycle(p.Pixels)
 		return Image{}, err
 	}
@@ -319,7 +335,7 @@ func (c *Codec) DecodeBoth(ctx context.Context, in *Input) (img, sent Image, err
 	sent = c.scratch(width, height, 3)
 	asSent := *in
 	asSent.width, asSent.height = width, height
-	if err := c.decode(ctx, &asSent, sent); err != nil {
+	if err := c.decode(ctx, &asSent, &sent); err != nil {
 		c.pool.put(sent.Pixels)
 		return Image{}, Image{}, err
 	}
@@ -332,7 +348,7 @@ func (c *Codec) DecodeBoth(ctx context.Context, in *Input) (img, sent Image, err
 	return img, sent, nil
 }
 
-func (c *Codec) decode(ctx context.Context, in *Input, p Image) error {
+func (c *Codec) decode(ctx context.Context, in *Input, p *Image) error {
 	t, err := c.transform(ctx, in)
 	if err != nil {
 		return err
@@ -344,14 +360,14 @@ func (c *Codec) decode(ctx context.Context, in *Input, p Image) error {
 	case t != nil && c.splitsInks(in):
 		black = c.pool.get(len(p.Pixels))
 		defer c.pool.put(black)
-		err = c.decodeJPEG(ctx, in, p, black)
+		err = c.decodeJPEG(ctx, in, *p, black)
 	default:
-		err = c.decodeJPEG(ctx, in, p, nil)
+		err = c.decodeJPEG(ctx, in, *p, nil)
 	}
 	if err != nil {
 		return err
 	}
-	return convert(ctx, t, p, black)
+	return convert(ctx, t, *p, black)
 }
 
 // splitsInks reports whether the inks of a JPEG may be decoded as they are.
@@ -359,13 +375,23 @@ func (c *Codec) splitsInks(in *Input) bool {
 	return in.header.jpeg.Channels == int(colour.CMYK) && c.convertsColours(in)
 }
 
-func (c *Codec) decodeOther(ctx context.Context, in Input, p Image) error {
+func (c *Codec) decodeOther(ctx context.Context, in Input, p *Image) error {
 	resizer, err := torch.NewResizer(in.header.width, in.header.height, in.header.orientation, c.config.ResizeFilter, in.width, in.height, p.Pixels)
 	if err != nil {
 		return err
 	}
 	defer resizer.Close()
-	err = in.format.decode(&in, &sink{ctx: ctx, resizer: resizer, width: in.header.width, rows: in.rows})
+	s := &sink{ctx: ctx, resizer: resizer, width: in.header.width, rows: in.rows}
+	switch {
+	case c.keepsAlpha(&in):
+		if s.alpha, err = c.alphaResizer(&in, p); err != nil {
+			return err
+		}
+		defer s.alpha.Close()
+	case c.hasAlpha(&in):
+		s.over = &c.config.Alpha.Over
+	}
+	err = in.format.decode(&in, s)
 	var failure *Error
 	switch {
 	case err == nil:

@@ -16,10 +16,12 @@ import (
 // Colours are converted to sRGB after the resize. That is as exact, costs as much as the result has pixels and not as the file
 // has, and leaves the decoders as they are. An average of pixels differs a little from that of converted ones.
 
-// addPNGColours reads a chunk about colours (PNG specification, third edition, section 11.3.2). Of several of a kind the first
+// addPNGColours reads a chunk about colours (PNG specification, third edition, sections 11.3.1 and 11.3.2). Of several of a kind the first
 // counts.
 func (d *details) addPNGColours(kind string, chunk []byte) {
 	switch kind {
+	case "tRNS":
+		d.transparency = chunk
 	case "cICP":
 		// RGB of the full range: what a PNG can hold.
 		if len(chunk) == 4 && chunk[2] == 0 && chunk[3] == 1 && d.cicp == [2]uint8{} {

@@ -17,6 +17,8 @@ import (
 // to refuse an image.
 type details struct {
 	exif, xmp []byte
+	// transparency is the content of a PNG's tRNS: the alpha of colours of the palette, or a colour that is transparent.
+	transparency []byte
 
 	// An ICC profile: whole or deflated, or in pieces, which profile joins.
 	icc            []byte

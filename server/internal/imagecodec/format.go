@@ -29,6 +29,7 @@ type header struct {
 	kind          string // of file, for error texts
 	width, height int    // as stored
 	details       details
+	alpha         bool // the decoder calls pushWithAlpha if the sink wants that
 	orientation   torch.Orientation
 	gray, palette bool
 	twoChannels   bool        // a JPEG of a kind that has no colours to speak of

@@ -86,6 +86,13 @@ var table = []Setting{
 		words: words(colors...), field: func(s *Settings) any { return &s.Color },
 	},
 	{
+		Key:    "alpha",
+		Help:   "Treatment of a PNG's transparency. `drop`: transparent pixels keep the colour beneath; `keep`: it is resized beside the image and put back into the result, if that is RGB and the response a PNG or WebP; `over white`, or another colour: the image is put over the colour.",
+		form:   "`drop`, `keep`, or `over` and a colour, such as `over white` or `over #00ff7f`",
+		schema: `"type": "string", "pattern": "^(drop|keep|over (white|black|#[0-9a-f]{6}))$"`,
+		field:  func(s *Settings) any { return &s.Alpha },
+	},
+	{
 		Key:   "channels",
 		Help:  "Order of the input's channels, and of an output with three. `gray`: the input has one channel, computed after the resize as by Pillow's `convert(\"L\")`, and an output with three is RGB. `lightness`: likewise, but L of Lab, divided by 100.",
 		words: words(torch.RGB, torch.BGR, torch.Gray, torch.Lightness), field: func(s *Settings) any { return &s.Channels },
@@ -180,8 +187,13 @@ var table = []Setting{
 	},
 	{
 		Key:   "quality",
-		Help:  "Quality of JPEG responses, 1 to 100.",
+		Help:  "Default quality of JPEG responses, 1 to 100. A request can ask for another.",
 		least: 1, most: 100, field: func(s *Settings) any { return &s.Quality },
+	},
+	{
+		Key:   "metadata",
+		Help:  "What a response has beside its pixels. `none`: nothing; `color`: an ICC profile, of sRGB or, with `color: ignore`, the image's own; `all-but-location`: also the image's EXIF and XMP, without places, thumbnails and maker's notes, and with the orientation that the result has.",
+		words: words(metadatas...), field: func(s *Settings) any { return &s.Metadata },
 	},
 	{
 		Key:   "batching",
