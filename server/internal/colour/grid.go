@@ -126,26 +126,26 @@ func (g *grid) applyInks(out, cmy, black []byte) {
 func (g *grid) tetrahedron(values [][3]float32, in [3]byte, stride int) [3]float32 {
 	steps := [3]int{stride * g.at.side * g.at.side, stride * g.at.side, stride}
 	base := int(g.at.before[in[0]])*steps[0] + int(g.at.before[in[1]])*steps[1] + int(g.at.before[in[2]])*steps[2]
-	// The channels in descending order of how far the colour is along them: the path from the first node to the last.
-	order := [3]int{0, 1, 2}
-	along := [3]float32{g.at.after[in[0]], g.at.after[in[1]], g.at.after[in[2]]}
-	if along[order[0]] < along[order[1]] {
-		order[0], order[1] = order[1], order[0]
+	x, y, z := g.at.after[in[0]], g.at.after[in[1]], g.at.after[in[2]]
+	// The path from the first node to the last goes along the channels in descending order of how far the colour is along
+	// them.
+	first, second := 0, 1
+	if x < y {
+		x, y, first, second = y, x, 1, 0
 	}
-	if along[order[1]] < along[order[2]] {
-		order[1], order[2] = order[2], order[1]
+	if y < z {
+		y, z, second = z, y, 2
+		if x < y {
+			x, y, first, second = y, x, second, first
+		}
 	}
-	if along[order[0]] < along[order[1]] {
-		order[0], order[1] = order[1], order[0]
+	a, d := &values[base], &values[base+steps[0]+steps[1]+steps[2]]
+	b := &values[base+steps[first]]
+	c := &values[base+steps[first]+steps[second]]
+	p, q, r := 1-x, x-y, y-z
+	return [3]float32{
+		p*a[0] + q*b[0] + r*c[0] + z*d[0],
+		p*a[1] + q*b[1] + r*c[1] + z*d[1],
+		p*a[2] + q*b[2] + r*c[2] + z*d[2],
 	}
-	out := values[base]
-	for _, c := range order {
-		next := base + steps[c]
-		from, to, weight := &values[base], &values[next], along[c]
-		out[0] += (to[0] - from[0]) * weight
-		out[1] += (to[1] - from[1]) * weight
-		out[2] += (to[2] - from[2]) * weight
-		base = next
-	}
-	return out
 }

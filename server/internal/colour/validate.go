@@ -11,12 +11,25 @@ import (
 // monotonic in quadratic time. Such profiles are refused here, by ICC.1:2022: the tag table (section 7.3), curves (10.6),
 // lut16Type (10.10) and lutAToBType (10.12).
 const (
-	maxTags = 256
+	maxTags = 64 // so that HeadOfProfile has them all
 	// maxCurve is the largest number of entries of a curve: the most that lut16Type allows.
 	maxCurve = 4096
 	// maxInversion limits the sum of the squares of the entries of curves that aren't monotonic: 40 ms.
 	maxInversion = 1 << 26
 )
+
+// HeadOfProfile is the size in bytes of the part of a profile that has its table of tags.
+const HeadOfProfile = 1 << 10
+
+// HasTables reports whether a profile, of which this is the beginning, may have tables of colours, whose Transform costs several
+// times that of a matrix. size: of the whole profile.
+func HasTables(head []byte, size int) bool {
+	const space = 16
+	if len(head) < min(size, HeadOfProfile) || len(head) < space+4 {
+		return true
+	}
+	return bytes.Contains(head, []byte("A2B")) || string(head[space:space+4]) == "CMYK"
+}
 
 var errICC = errors.New("colour: broken ICC profile")
 

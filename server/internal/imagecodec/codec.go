@@ -181,7 +181,8 @@ type Input struct {
 	sent          torch.ResizeCost // of the image at the size at which it was sent; zero: not needed
 	held          int64            // see Held
 	work, limit   picoseconds
-	rows          int // of the source, that the resize takes at a time
+	granted       picoseconds // of the limit, beside what a file of its size has
+	rows          int         // of the source, that the resize takes at a time
 }
 
 // Size returns the size of the image that Decode returns, in pixels.
@@ -247,6 +248,9 @@ func (c *Codec) prepare(in *Input, data []byte) error {
 		if err != nil {
 			return err
 		}
+	}
+	if c.convertsColours(in) {
+		c.addWorkOfColours(in)
 	}
 	if err := c.checkWork(in); err != nil {
 		return err

@@ -31,7 +31,10 @@ func (d *details) addPNGColours(kind string, chunk []byte) {
 		_, stream, found := bytes.Cut(chunk, []byte{0}) // a name, and the method
 		if found && len(stream) > 1 && d.icc == nil {
 			d.icc, d.iccForm = stream[1:], iccDeflated
-			d.iccSize = sizeOfDeflated(d.icc)
+			d.iccHead = inflated(d.icc[:min(len(d.icc), maxDeflated)], maxDeflated, colour.HeadOfProfile)
+			if len(d.iccHead) >= 4 {
+				d.iccSize = int(min(binary.BigEndian.Uint32(d.iccHead), colour.MaxProfile)) // as it states
+			}
 		}
 	case "sRGB":
 		d.srgb = true
@@ -55,15 +58,6 @@ func (d *details) addPNGColours(kind string, chunk []byte) {
 
 // pngUnit is what 1 is in gAMA and cHRM.
 const pngUnit = 100000
-
-// sizeOfDeflated returns the size that a deflated ICC profile states, at most colour.MaxProfile.
-func sizeOfDeflated(stream []byte) int {
-	head := inflated(stream[:min(len(stream), maxDeflated)], maxDeflated, 4)
-	if len(head) < 4 {
-		return 0
-	}
-	return int(min(binary.BigEndian.Uint32(head), colour.MaxProfile))
-}
 
 // statesColours reports whether a file may state a colour space.
 func (d *details) statesColours() bool {
@@ -172,6 +166,7 @@ func gifDetails(data []byte) details {
 		}
 		if isICC {
 			d.iccSize = before - len(rest)
+			d.iccHead = headOf(d.icc[min(len(d.icc), 1):min(len(d.icc), 256)]) // the first block
 		}
 		rest = rest[min(len(rest), 1):]
 	}
@@ -194,6 +189,31 @@ func joinedBlocks(blocks []byte) ([]byte, error) {
 // convertsColours reports whether the colours of an Input may have to be converted.
 func (c *Codec) convertsColours(in *Input) bool {
 	return c.config.Color != settings.IgnoreColor && in.header.details.statesColours()
+}
+
+func headOf(profile []byte) []byte { return profile[:min(len(profile), colour.HeadOfProfile)] }
+
+// addWorkOfColours adds what the conversion of an Input's colours costs, by the pixels of its result, or of the image as it was
+// sent, if the result is made of that.
+//
+// Whoever accepts images of a size accepts the conversion of their colours, which costs less than a model, up to the 24
+// megapixels of many cameras.
+func (c *Codec) addWorkOfColours(in *Input) {
+	const usual = 24e6
+	d := &in.header.details
+	per := perShaped
+	switch {
+	case c.splitsInks(in):
+		per = perInks
+	case d.iccSize > 0 && colour.HasTables(d.iccHead, d.iccSize):
+		per = perTables
+	}
+	pixels := in.width * in.height
+	if c.config.Output.NeedsSent() {
+		pixels = in.header.width * in.header.height
+	}
+	in.header.work += picoseconds(pixels) * per
+	in.granted += picoseconds(min(pixels, usual)) * per
 }
 
 // memoryOfColours returns how many bytes it takes at most to find how colours are converted.

@@ -2,12 +2,16 @@ package imagecodec_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"image"
 	"image/color"
 	"image/gif"
 	"math"
+	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -259,4 +263,108 @@ func FuzzDetails(f *testing.F) {
 		}
 		codec.Recycle(p.Pixels)
 	})
+}
+
+// hugeProfile returns an ICC profile of nearly 4 MiB, whose table has a byte for each number.
+func hugeProfile(t testing.TB) []byte {
+	t.Helper()
+	const side, channels = 110, 3
+	profile := goldens.Read(t, "colour/rgb-lut8.icc")
+	entry := bytes.Index(profile, []byte("A2B0"))
+	at := int(binary.BigEndian.Uint32(profile[entry+4:]))
+	const head, curves = 48, 256 * channels
+	table := bytes.Clone(profile[at : at+head+curves])
+	table[10] = side
+	table = append(append(table, goldens.Noise(1, side*side*side*channels)...), table[head:head+curves]...)
+	binary.BigEndian.PutUint32(profile[entry+4:], uint32(len(profile)))
+	binary.BigEndian.PutUint32(profile[entry+8:], uint32(len(table)))
+	profile = append(profile, table...)
+	binary.BigEndian.PutUint32(profile, uint32(len(profile)))
+	return profile
+}
+
+// Converting colours, keeping alpha and metadata take no more memory than the Input says.
+func TestMemoryOfColoursIsAnUpperBound(t *testing.T) {
+	if instrumented {
+		t.Skip("a sanitizer takes memory of its own")
+	}
+	if os.WriteFile("/proc/self/clear_refs", []byte("5"), 0o600) != nil {
+		t.Skip("the peak of the resident set can't be reset here")
+	}
+	huge := pngWith(t, pngChunk("iCCP", append([]byte("huge\x00\x00"), deflated(hugeProfile(t))...)), nil)
+	for name, file := range map[string][]byte{
+		"inks": goldens.Read(t, "colour/cmyk.jpg"), "tables": goldens.Read(t, "colour/rgb-lut16.png"), "a huge profile": huge,
+		"alpha": blackPNG(3000, 2000, 8, 6, 0), "interlaced alpha": blackPNG(3000, 2000, 8, 4, 1),
+	} {
+		codec := keeping(t, func(c *imagecodec.Config) { c.Alpha.Keep, c.Metadata = true, settings.MostOfMetadata })
+		in, err := codec.Prepare(file)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		before := quietPeak(t)
+		p, err := codec.Decode(t.Context(), in)
+		metadata := codec.Metadata(in)
+		grown := status(t, "VmHWM") - before
+		runtime.KeepAlive(p)
+		runtime.KeepAlive(metadata)
+		const slack = 12 << 20
+		if err != nil || grown > in.Memory+slack {
+			t.Errorf("%s: %d KiB instead of %d, %v", name, grown>>10, in.Memory>>10, err)
+		}
+		t.Logf("%s: %d KiB of %d", name, grown>>10, in.Memory>>10)
+	}
+}
+
+// A decode whose colours take long ends with its context.
+func TestColoursEndWithTheirContext(t *testing.T) {
+	left := errors.New("the client left")
+	for _, file := range [][]byte{goldens.Read(t, "colour/cmyk.jpg"), goldens.Read(t, "colour/rgb-lut16.png")} {
+		codec := keeping(t, nil)
+		in, err := codec.Prepare(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		parent, cancel := context.WithCancelCause(t.Context())
+		watched := &watchedContext{Context: parent, cancel: func() { cancel(left) }}
+		if _, err := codec.Decode(watched, in); !errors.Is(err, left) {
+			t.Errorf("%v, want the context's cause", err)
+		}
+		if _, err := decode(t, codec, file); err != nil { // what the first left behind isn't used
+			t.Error(err)
+		}
+	}
+}
+
+// The conversion of large images counts as work, by the kind of their profiles: 24 megapixels are converted whatever it is, and
+// more only by a matrix.
+func TestWorkOfColours(t *testing.T) {
+	codec := keeping(t, nil)
+	matrix, tables, press := goldens.Read(t, "colour/display-p3.icc"), goldens.Read(t, "colour/rgb-lut16.icc"), goldens.Read(t, "colour/cmyk.icc")
+	sized := func(file []byte, w, h uint16, segments ...[]byte) []byte {
+		file = claim(file, w, h)
+		file = slices.Concat(file[:2], slices.Concat(segments...), file[2:])
+		return append(file, make([]byte, 4<<20-1-len(file))...)
+	}
+	inks := goldens.Read(t, "pictures/jpeg-cmyk.jpg")
+	for _, test := range []struct {
+		name    string
+		file    []byte
+		refused bool
+	}{
+		{"24 MP by a matrix", sized(jpegWith(t), 6000, 4000, iccSegments(matrix, 60000)...), false},
+		{"24 MP by tables", sized(jpegWith(t), 6000, 4000, iccSegments(tables, 60000)...), false},
+		{"24 MP of inks", sized(inks, 6000, 4000, iccSegments(press, 60000)...), false},
+		{"31 MP by a matrix", sized(jpegWith(t), 6800, 4500, iccSegments(matrix, 60000)...), false},
+		{"40 MP without a profile", sized(jpegWith(t), 8000, 5000), false},
+		{"40 MP by tables", sized(jpegWith(t), 8000, 5000, iccSegments(tables, 60000)...), true},
+		{"40 MP by what is hidden", sized(jpegWith(t), 8000, 5000, iccSegments(matrix, 100)...), true},
+		{"40 MP of inks", sized(inks, 8000, 5000, iccSegments(press, 60000)...), true},
+	} {
+		_, err := codec.Prepare(test.file)
+		if test.refused {
+			expectReason(t, err, imagecodec.TooMuchWork, "too much work: ")
+		} else if err != nil {
+			t.Errorf("%s: %v", test.name, err)
+		}
+	}
 }

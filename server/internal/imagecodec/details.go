@@ -23,8 +23,9 @@ type details struct {
 	// An ICC profile: whole or deflated, or in pieces, which profile joins.
 	icc            []byte
 	iccForm        iccForm
-	iccSize        int  // of the profile, in bytes, at most
-	srgb           bool // said to be sRGB
+	iccSize        int    // of the profile, in bytes, at most
+	iccHead        []byte // its beginning: colour.HeadOfProfile bytes, or less
+	srgb           bool   // said to be sRGB
 	cicp           [2]uint8
 	gamma          float64
 	chromaticities *colour.Primaries
@@ -61,7 +62,10 @@ func jpegDetails(data []byte) details {
 	eachSegment(data, func(marker byte, segment []byte) bool {
 		if marker == 0xe2 && bytes.HasPrefix(segment, []byte(iccPrefix)) {
 			d.iccForm = iccSegments
-			d.iccSize += len(segment)
+			d.iccSize += max(0, len(segment)-len(iccPrefix)-2)
+			if at := len(iccPrefix); len(segment) > at && segment[at] == 1 && d.iccHead == nil {
+				d.iccHead = headOf(segment[min(len(segment), at+2):])
+			}
 		}
 		if marker != 0xe1 {
 			return true
@@ -266,7 +270,7 @@ func webpDetails(data []byte) details {
 		case string(kind) == "XMP " && flags&hasXMP != 0 && d.xmp == nil:
 			d.xmp = chunk
 		case string(kind) == "ICCP" && flags&hasICC != 0 && d.icc == nil:
-			d.icc, d.iccSize = chunk, len(chunk)
+			d.icc, d.iccSize, d.iccHead = chunk, len(chunk), headOf(chunk)
 		}
 		rest = rest[min(len(rest), chunkHeader+size+size%2):]
 	}
@@ -281,7 +285,7 @@ func tiffDetails(data []byte) details {
 			d.xmp = f.value
 		}
 		if f, ok := e.find(tagICC); ok {
-			d.icc, d.iccSize = f.value, len(f.value)
+			d.icc, d.iccSize, d.iccHead = f.value, len(f.value), headOf(f.value)
 		}
 	}
 	return d

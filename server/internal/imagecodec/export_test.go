@@ -1,7 +1,10 @@
 package imagecodec
 
 // Details are what a file states beside its pixels, for tests.
-type Details struct{ EXIF, XMP, ICC []byte }
+type Details struct {
+	EXIF, XMP, ICC []byte
+	Places         bool // the EXIF data has a directory of places
+}
 
 // DetailsOf reads the details of a file.
 func DetailsOf(data []byte) Details {
@@ -10,5 +13,10 @@ func DetailsOf(data []byte) Details {
 	if err != nil || d.iccSize == 0 {
 		icc = nil
 	}
-	return Details{d.exif, d.xmp, icc}
+	const tagGPS = 0x8825
+	e, ok := parseEXIF(d.exif)
+	if ok {
+		_, ok = e.find(tagGPS)
+	}
+	return Details{d.exif, d.xmp, icc, ok}
 }
