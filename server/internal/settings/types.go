@@ -108,20 +108,20 @@ const (
 	overColor = "over "
 )
 
-// String returns "drop", "keep", or "over #ffffff".
+// String returns "drop", "keep", or "over ffffff".
 func (a AlphaMode) String() string {
 	switch {
 	case a.Keep:
 		return keepAlpha
 	case a.Flat:
-		return overColor + "#" + hex.EncodeToString(a.Over[:])
+		return overColor + hex.EncodeToString(a.Over[:])
 	}
 	return dropAlpha
 }
 
 // UnmarshalText reads the text of String, also with the colours white and black by name.
 func (a *AlphaMode) UnmarshalText(text []byte) error {
-	named := map[string]string{"white": "#ffffff", "black": "#000000"}
+	named := map[string]string{"white": "ffffff", "black": "000000"}
 	switch t := string(text); t {
 	case dropAlpha:
 		*a = AlphaMode{}
@@ -134,15 +134,15 @@ func (a *AlphaMode) UnmarshalText(text []byte) error {
 			if number, known := named[name]; known {
 				name = number
 			}
-			digits, found := strings.CutPrefix(name, "#")
-			rgb, err := hex.DecodeString(digits)
-			if found && err == nil && len(rgb) == 3 {
+			// A # would begin a comment in YAML, unless the value is quoted.
+			rgb, err := hex.DecodeString(strings.TrimPrefix(name, "#"))
+			if err == nil && len(rgb) == 3 {
 				*a = AlphaMode{Flat: true, Over: [3]uint8(rgb)}
 				return nil
 			}
 		}
 	}
-	return fmt.Errorf("invalid alpha %q: use drop, keep, or over and a colour, such as over white or over #00ff7f", text)
+	return fmt.Errorf("invalid alpha %q: use drop, keep, or over and a colour, such as over white or over 00ff7f", text)
 }
 
 // A Metadata is what a response takes over of what an image has beside its pixels.
