@@ -364,14 +364,14 @@ void thd_result_free(thd_result* result);
 /* ---- images ---- */
 
 typedef struct thd_jpeg_info {
-  size_t struct_size;  /* sizeof(thd_jpeg_info) */
-  int32_t width;       /* as stored, before the orientation is applied */
-  int32_t height;      /* as stored */
-  int32_t channels;    /* 1 gray, 3 color, 4 CMYK */
-  int64_t blocks;      /* 8x8 blocks of all components, padding included */
-  int64_t memory;      /* bytes that thd_jpeg_decode allocates at most beside those of the resize */
-  int32_t buffered;    /* 1: all scans are decoded before the first pixel, as in a progressive file; else 0 */
-  int32_t arithmetic;  /* 1: arithmetic coding; 0: Huffman coding */
+  size_t struct_size; /* sizeof(thd_jpeg_info) */
+  int32_t width;      /* as stored, before the orientation is applied */
+  int32_t height;     /* as stored */
+  int32_t channels;   /* 1 gray, 3 color, 4 CMYK */
+  int64_t blocks;     /* 8x8 blocks of all components, padding included */
+  int64_t memory;     /* bytes that thd_jpeg_decode allocates at most beside those of the resize */
+  int32_t buffered;   /* 1: all scans are decoded before the first pixel, as in a progressive file; else 0 */
+  int32_t arithmetic; /* 1: arithmetic coding; 0: Huffman coding */
 } thd_jpeg_info;
 
 /* Reads a JPEG's header. data: borrowed. Errors: BAD_IMAGE. From any thread. */

@@ -140,7 +140,7 @@ class Source {
   }
 
   void skip(j_decompress_ptr info, size_t count) {
-    if (count > static_cast<size_t>(end_ - base_.next_input_byte)) fail_truncated(info);
+    if (std::cmp_greater(count, end_ - base_.next_input_byte)) fail_truncated(info);
     if (count <= base_.bytes_in_buffer) {
       base_.next_input_byte += count;
       base_.bytes_in_buffer -= count;
@@ -303,7 +303,8 @@ class Reader {
 
   void split_inks(uint8_t* cmy, uint8_t* black) const {
     const uint8_t* from = cmyk_row_.data();
-    for (JDIMENSION x = 0; x < info_.output_width; x++, from += kCmyk, cmy += thd::kChannels, black += thd::kChannels) {
+    for (JDIMENSION x = 0; x < info_.output_width;
+         x++, from += kCmyk, cmy += thd::kChannels, black += thd::kChannels) {
       std::copy_n(from, thd::kChannels, cmy);
       std::fill_n(black, thd::kChannels, from[thd::kChannels]);
     }

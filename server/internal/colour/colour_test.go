@@ -83,6 +83,13 @@ func TestEqualsLittleCMS(t *testing.T) {
 	}
 }
 
+// The profile for responses is sRGB.
+func TestSRGB(t *testing.T) {
+	if transform, err := colour.FromICC(t.Context(), colour.SRGB(), colour.RGB); transform != nil || err != nil {
+		t.Errorf("does nothing: %v, %v", transform == nil, err)
+	}
+}
+
 // Code points of H.273 that stand for the colours of a profile give its conversion.
 func TestCICP(t *testing.T) {
 	for _, same := range []struct {

@@ -78,7 +78,8 @@ def description_tag(text: str, version: int) -> bytes:
         head = struct.pack(">II2s2sII", 1, 12, b"en", b"US", len(encoded), 28)
         return b"mluc\0\0\0\0" + head + encoded
     ascii_text = text.encode() + b"\0"
-    return b"desc\0\0\0\0" + struct.pack(">I", len(ascii_text)) + ascii_text + bytes(4 + 4 + 2 + 1 + 67)
+    other_texts = bytes(4 + 4 + 2 + 1 + 67)  # none in Unicode and none for Macintosh
+    return b"desc\0\0\0\0" + struct.pack(">I", len(ascii_text)) + ascii_text + other_texts
 
 
 def gamma_tag(gamma: float) -> bytes:
@@ -98,7 +99,9 @@ def srgb_tag() -> bytes:
     return b"para\0\0\0\0" + struct.pack(">HH5i", 3, 0, *(s15(p) for p in parameters))
 
 
-def profile(device: bytes, space: bytes, pcs: bytes, version: int, tags: dict[bytes, bytes]) -> bytes:
+def profile(
+    device: bytes, space: bytes, pcs: bytes, version: int, tags: dict[bytes, bytes]
+) -> bytes:
     """Return an ICC profile. Equal tags share their bytes."""
     head_size, count_size, entry_size = 128, 4, 12
     body, entries, seen = b"", [], {}
@@ -175,9 +178,8 @@ def lab(value: Array) -> Array:
 def lut(inputs: int, outputs: int, grid: int, bits: int, device: Callable[[Array], Array]) -> bytes:
     """Return a lut8Type or lut16Type, of a function from 0..1 to 0..1."""
     levels = 2**bits - 1
-    nodes = [
-        device(np.array(node) / (grid - 1)) for node in itertools.product(range(grid), repeat=inputs)
-    ]
+    places = itertools.product(range(grid), repeat=inputs)
+    nodes = [device(np.array(place) / (grid - 1)) for place in places]
     values = np.rint(np.clip(np.array(nodes), 0, 1) * levels).astype(f">u{bits // 8}")
     head = struct.pack(">BBBx9i", inputs, outputs, grid, *(s15(v) for v in np.eye(3).flat))
     if bits == 8:
@@ -228,7 +230,7 @@ INKS = np.array([[0.07, 0.42, 0.78], [0.62, 0.05, 0.18], [0.88, 0.75, 0.03], [0.
 
 
 def press(cmyk: Array) -> Array:
-    """Return Lab of four inks on paper, which each take a part of the light (a model of Neugebauer)."""
+    """Return Lab of four inks on paper, which each take a part of the light (as by Neugebauer)."""
     dots = cmyk**0.85  # the dots gain
     light = PAPER * np.prod(1 - dots[:, None] * (1 - INKS), axis=0) * (1 - BLACK) + BLACK
     return lab(matrix(SRGB) @ (light / PAPER.max()))
@@ -344,6 +346,8 @@ def main(arguments: list[str]) -> int:
     folder = paths.testdata() / "colour"
     try:
         count = make(folder)
+        # The server writes this profile into responses.
+        shutil.copyfile(folder / "srgb.icc", paths.root() / "server/internal/colour/srgb.icc")
     except (ToolError, OSError, subprocess.CalledProcessError) as error:
         return command.failed("colour", error)
     print(f"{folder}: {count} files")
