@@ -148,7 +148,7 @@ func TestGamma(t *testing.T) {
 		}
 		got := []byte{64, 128, 192}
 		transform.Apply(got)
-		if fmt.Sprint(got) != test.want {
+		if fmt.Sprint([3]byte(got)) != test.want {
 			t.Errorf("gamma %v: %v, want %s", test.gamma, got, test.want)
 		}
 	}
@@ -211,7 +211,7 @@ func TestCache(t *testing.T) {
 	}
 	broken := colour.Space{Profile: []byte("broken")}
 	_, err := cache.Transform(t.Context(), broken, colour.RGB)
-	if _, again := cache.Transform(t.Context(), broken, colour.RGB); err == nil || again != err {
+	if _, again := cache.Transform(t.Context(), broken, colour.RGB); err == nil || !errors.Is(again, err) {
 		t.Errorf("%v, then %v", err, again)
 	}
 	ended, cancel := context.WithCancel(t.Context())

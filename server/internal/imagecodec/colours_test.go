@@ -86,8 +86,9 @@ func webpWith(t testing.TB, img image.Image, flags byte, before, after []byte) [
 		t.Fatal(err)
 	}
 	size := img.Bounds().Size()
+	const container = 12 // bytes before the frame
 	canvas := []byte{flags, 0, 0, 0, byte(size.X - 1), byte((size.X - 1) >> 8), 0, byte(size.Y - 1), byte((size.Y - 1) >> 8), 0}
-	return riff("RIFF", slices.Concat([]byte("WEBP"), riff("VP8X", canvas), before, b.Bytes()[bytes.Index(b.Bytes(), []byte("VP8L")):], after))
+	return riff("RIFF", slices.Concat([]byte("WEBP"), riff("VP8X", canvas), before, b.Bytes()[container:], after))
 }
 
 // tiffWith returns a TIFF with a further field.
