@@ -64,9 +64,12 @@ asan: setup ## the tests of csrc, and the Go tests that call it, under AddressSa
 		$(GO) test -count=1 -asan ./torch ./server/internal/imagecodec
 
 FUZZTIME ?= 30s
-fuzz: build ## fuzz the batcher, the image decoder and its budget (FUZZTIME=30s each)
+fuzz: build ## fuzz the batcher, the image decoder, its budget, metadata and ICC profiles (FUZZTIME=30s each)
 	$(GO) test -run '^$$' -fuzz FuzzContract -fuzztime $(FUZZTIME) -fuzzminimizetime 20x ./server/internal/batch
 	$(GO) test -run '^$$' -fuzz FuzzDecode -fuzztime $(FUZZTIME) -fuzzminimizetime 20x ./server/internal/imagecodec
+	$(GO) test -run '^$$' -fuzz FuzzDetails -fuzztime $(FUZZTIME) -fuzzminimizetime 20x ./server/internal/imagecodec
+	$(GO) test -run '^$$' -fuzz FuzzMetadata -fuzztime $(FUZZTIME) -fuzzminimizetime 20x ./server/internal/imagecodec
+	$(GO) test -run '^$$' -fuzz FuzzICC -fuzztime $(FUZZTIME) -fuzzminimizetime 20x ./server/internal/colour
 	$(GO) test -run '^$$' -fuzz FuzzWork -fuzztime $(FUZZTIME) -fuzzminimizetime 20x -parallel 1 ./server/internal/imagecodec
 
 BENCH_SECONDS ?= 2
@@ -149,8 +152,10 @@ showcase: build python ## the before-and-after images of the README and of the b
 	$(SHOW) models/photo2ink/held-out-1024.jpg --side 1024 $(SUNSET)
 
 goldens: python ## make testdata/ and its goldens again
+	@scripts/setup.sh transicc=liblcms2-utils
 	$(TOOLS) fixtures
 	$(TOOLS) goldens
+	$(TOOLS) colour
 
 dist: build ## pack a tarball that runs without Go and Python
 	@scripts/dist.sh $(VERSION)

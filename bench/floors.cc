@@ -130,7 +130,7 @@ double seconds_since(Clock::time_point start) {
 // The server's default options.
 constexpr thd_jpeg_decode_options kDecode{.struct_size = sizeof(thd_jpeg_decode_options),
                                           .max_pixels = 0,
-                                          .orientation = THD_ORIENTATION_EXIF,
+                                          .orientation = 1,
                                           .scaled = 0,
                                           .filter = THD_BILINEAR,
                                           .gray = 0};

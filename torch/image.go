@@ -19,8 +19,10 @@ package torch
 
 // Go may pass a pointer to its memory, but no struct with such a pointer in it.
 static inline thd_error* decode_jpeg(const uint8_t* data, size_t size, thd_jpeg_decode_options options,
-                                     const int32_t* cancel, int32_t width, int32_t height, uint8_t* pixels) {
+                                     const int32_t* cancel, int32_t width, int32_t height, uint8_t* pixels,
+                                     uint8_t* black) {
   options.struct_size = sizeof options;
+  options.black = black;
   options.cancel = cancel;
   return thd_jpeg_decode(data, size, &options, width, height, pixels);
 }
@@ -39,21 +41,16 @@ import (
 // to 4 keep its width and height, 5 to 8 swap them.
 type Orientation int
 
-const (
-	// FromEXIF stands for the orientation in the file's EXIF data, or Upright if it has none.
-	FromEXIF Orientation = C.THD_ORIENTATION_EXIF
-	// Upright leaves the image as it is stored.
-	Upright Orientation = 1
-)
+// Upright leaves the image as it is stored.
+const Upright Orientation = 1
 
 // SwapsSides reports whether the orientation swaps width and height.
 func (o Orientation) SwapsSides() bool { return o >= 5 }
 
 // A JPEGHeader describes a JPEG.
 type JPEGHeader struct {
-	Width, Height int // in pixels, as stored, before the orientation is applied
-	Channels      int // 1 gray, 3 color, 4 CMYK
-	Orientation   Orientation
+	Width, Height int   // in pixels, as stored, before the orientation is applied
+	Channels      int   // 1 gray, 3 color, 4 CMYK
 	Blocks        int64 // blocks of 8x8 samples, of all channels
 	Memory        int64 // bytes that DecodeJPEG allocates in C at most, beside those of EstimateResize
 	Buffered      bool  // all scans are decoded before the first pixel, as in a progressive file
@@ -72,16 +69,16 @@ func ReadJPEGHeader(data []byte) (JPEGHeader, error) {
 	}
 	return JPEGHeader{
 		Width: int(info.width), Height: int(info.height), Channels: int(info.channels),
-		Orientation: Orientation(info.orientation), Blocks: int64(info.blocks), Memory: int64(info.memory),
+		Blocks: int64(info.blocks), Memory: int64(info.memory),
 		Buffered: info.buffered != 0, Arithmetic: info.arithmetic != 0,
 	}, nil
 }
 
-// DecodeOptions are the options of DecodeJPEG. The zero value applies the EXIF orientation, resizes by Bilinear and has
+// DecodeOptions are the options of DecodeJPEG. The zero value leaves the image as it is stored, resizes by Bilinear and has
 // no limit.
 type DecodeOptions struct {
-	Orientation Orientation
-	MaxPixels   int64 // limit of the stored image's width*height, checked before decoding; 0: no limit
+	Orientation Orientation // 0: Upright. The file's own isn't read
+	MaxPixels   int64       // limit of the stored image's width*height, checked before decoding; 0: no limit
 	// Scaled decodes an image that is at least twice the requested size at 1/2, 1/4 or 1/8 of its size before it is
 	// resized. This is faster and changes the pixels.
 	Scaled bool
@@ -90,6 +87,9 @@ type DecodeOptions struct {
 	Gray bool
 	// MaxBlocks limits the blocks that all scans together decode; each scan counts JPEGScanBlocks more. 0: no limit.
 	MaxBlocks int64
+	// Black is memory of width*height*3 bytes, or nil. With it, a JPEG with four components isn't converted to RGB: its cyan,
+	// magenta and yellow are in pixels, and its black three times here; 255 is no ink.
+	Black []byte
 	// Uncancelled looks at the context only before it decodes, which saves the memory to watch it.
 	Uncancelled bool
 }
@@ -110,6 +110,13 @@ func DecodeJPEG(ctx context.Context, data []byte, options DecodeOptions, width, 
 	if err := checkPixels(op, pixels, width, height, 3); err != nil {
 		return err
 	}
+	var black *C.uint8_t
+	if options.Black != nil {
+		if err := checkPixels(op, options.Black, width, height, 3); err != nil {
+			return err
+		}
+		black = bytePointer(options.Black)
+	}
 	c := C.thd_jpeg_decode_options{
 		max_pixels: C.int64_t(options.MaxPixels), orientation: C.int32_t(options.Orientation), filter: options.Filter.c(),
 		max_blocks: C.int64_t(options.MaxBlocks),
@@ -129,14 +136,14 @@ func DecodeJPEG(ctx context.Context, data []byte, options DecodeOptions, width, 
 		defer context.AfterFunc(ctx, func() { cancel.Store(1) })()
 	}
 	err := take(op, C.decode_jpeg(bytePointer(data), C.size_t(len(data)), c, (*C.int32_t)(unsafe.Pointer(cancel)), C.int32_t(width),
-		C.int32_t(height), bytePointer(pixels)))
+		C.int32_t(height), bytePointer(pixels), black))
 	if errors.Is(err, ErrCancelled) {
 		return context.Cause(ctx)
 	}
 	return err
 }
 
-// Resize applies an orientation (not FromEXIF) to an image and resizes the oriented image to width x height. The result
+// Resize applies an orientation to an image and resizes the oriented image to width x height. The result
 // equals Image.resize(size, filter) of Pillow 13, which torchvision's resize calls for a PIL image.
 //
 // source has sourceWidth*sourceHeight pixels of 3 or 4 channels; the fourth channel is ignored. Resize writes

@@ -518,7 +518,7 @@ func TestImageErrors(t *testing.T) {
 	_, err := torch.ReadJPEGHeader(jpeg[:10])
 	expectKind(t, err, torch.ErrBadImage)
 	expectKind(t, torch.Resize(pixels, 228, 228, 2, torch.Upright, torch.Bilinear, 228, 228, pixels), torch.ErrShape)
-	expectKind(t, torch.Resize(pixels, 228, 228, 3, torch.FromEXIF, torch.Bilinear, 1, 1, make([]byte, 3)), torch.ErrInvalidArgument)
+	expectKind(t, torch.Resize(pixels, 228, 228, 3, 0, torch.Bilinear, 1, 1, make([]byte, 3)), torch.ErrInvalidArgument)
 	_, err = torch.EncodeJPEG(pixels, 228, 228, 3, 101, make([]byte, 1000))
 	expectKind(t, err, torch.ErrInvalidArgument)
 	_, err = torch.EncodeJPEG(pixels, 228, 228, 3, 75, make([]byte, 100))

@@ -49,8 +49,8 @@ extern "C" {
 /* The major version changes when a caller that was compiled against an older header may break. The minor version
  * changes when functions, enum values or struct fields are added. An added field begins at or after the sizeof of
  * the struct before it, so that it never overlaps an older caller's padding. */
-#define THD_API_VERSION_MAJOR 1
-#define THD_API_VERSION_MINOR 2
+#define THD_API_VERSION_MAJOR 2
+#define THD_API_VERSION_MINOR 0
 
 /* ---- errors ---- */
 
@@ -373,22 +373,18 @@ void thd_result_free(thd_result* result);
 /* ---- images ---- */
 
 typedef struct thd_jpeg_info {
-  size_t struct_size;  /* sizeof(thd_jpeg_info) */
-  int32_t width;       /* as stored, before the orientation is applied */
-  int32_t height;      /* as stored */
-  int32_t channels;    /* 1 gray, 3 color, 4 CMYK */
-  int32_t orientation; /* EXIF orientation, 1 to 8; 1 if the file has none */
-  int64_t blocks;      /* 8x8 blocks of all components, padding included */
-  int64_t memory;      /* bytes that thd_jpeg_decode allocates at most beside those of the resize */
-  int32_t buffered;    /* 1: all scans are decoded before the first pixel, as in a progressive file; else 0 */
-  int32_t arithmetic;  /* 1: arithmetic coding; 0: Huffman coding */
+  size_t struct_size; /* sizeof(thd_jpeg_info) */
+  int32_t width;      /* as stored, before the orientation is applied */
+  int32_t height;     /* as stored */
+  int32_t channels;   /* 1 gray, 3 color, 4 CMYK */
+  int64_t blocks;     /* 8x8 blocks of all components, padding included */
+  int64_t memory;     /* bytes that thd_jpeg_decode allocates at most beside those of the resize */
+  int32_t buffered;   /* 1: all scans are decoded before the first pixel, as in a progressive file; else 0 */
+  int32_t arithmetic; /* 1: arithmetic coding; 0: Huffman coding */
 } thd_jpeg_info;
 
 /* Reads a JPEG's header. data: borrowed. Errors: BAD_IMAGE. From any thread. */
 thd_error* thd_jpeg_read_header(const uint8_t* data, size_t size, thd_jpeg_info* out);
-
-/* Stands for the orientation in the file's EXIF data. */
-#define THD_ORIENTATION_EXIF 0
 
 /* Pillow's filters for resizing. */
 typedef enum thd_filter {
@@ -403,7 +399,7 @@ typedef enum thd_filter {
 typedef struct thd_jpeg_decode_options {
   size_t struct_size;  /* sizeof(thd_jpeg_decode_options) */
   int64_t max_pixels;  /* limit of width*height, checked before the image's memory is allocated; 0: no limit */
-  int32_t orientation; /* an EXIF orientation, 1 (upright) to 8, or THD_ORIENTATION_EXIF */
+  int32_t orientation; /* an EXIF orientation, 1 (upright) to 8; 0: upright. The file's own isn't read */
   /* 1: decode an image that is at least twice the requested size at 1/2, 1/4 or 1/8 of its size before it is resized.
    * That is several times faster and changes the pixels. Else 0. */
   int32_t scaled;
@@ -415,6 +411,9 @@ typedef struct thd_jpeg_decode_options {
   /* Limit of the blocks that all scans together decode, where each scan counts THD_JPEG_SCAN_BLOCKS blocks more.
    * 0: no limit. */
   int64_t max_blocks;
+  /* If the JPEG has four components, they aren't converted: pixels gets cyan, magenta and yellow, and black, of
+   * width*height*3 bytes, gets black three times; 255 is no ink. NULL: they are converted to RGB. Borrowed. */
+  uint8_t* black;
 } thd_jpeg_decode_options;
 
 /* What reading a scan's header and tables costs, in blocks. */

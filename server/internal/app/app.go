@@ -49,7 +49,7 @@ type Options struct {
 	// what the process may use.
 	MaxReceiveMemory, MaxDecodeMemory int64
 	RequestTimeout                    time.Duration // 0: no limit
-	// Sanic answers as the Sanic demo does: its statuses, its fixed wait, no EXIF orientation, no palette images.
+	// Sanic answers as the Sanic demo does: its statuses, its fixed wait, no EXIF orientation, no conversion of colours, no palette images.
 	Sanic bool
 
 	Require     lifecycle.Require // which models must be served; empty: all
@@ -177,7 +177,7 @@ func (a *App) override(to *settings.Settings) {
 		a.options.Override(to)
 	}
 	if a.options.Sanic {
-		to.WaitPolicy, to.EXIF, to.Grayscale = settings.Fixed, settings.Ignore, settings.Refuse
+		to.WaitPolicy, to.EXIF, to.Color, to.Grayscale = settings.Fixed, settings.Ignore, settings.IgnoreColor, settings.Refuse
 	}
 }
 

@@ -39,7 +39,7 @@ type Serve struct {
 	MaxReceiveMemory bytesFlag `default:"0" help:"Maximum memory in bytes for the request bodies that are being received, all together. 0: an eighth of what the cgroup or the machine has." group:"Images"`
 	MaxDecodeMemory  bytesFlag `default:"0" help:"Maximum memory in bytes for decoding images, all together. An image that needs more is refused. 0: a quarter of what the cgroup or the machine has." group:"Images"`
 	MaxPixels        int64     `default:"${max_pixels}" help:"Maximum number of pixels of an image; checked before the image is decoded." group:"Images"`
-	Compat           string    `default:"none" enum:"none,sanic" help:"sanic: behave like the Sanic demo, with its statuses and its fixed wait, without EXIF orientation and palette images." group:"Images"`
+	Compat           string    `default:"none" enum:"none,sanic" help:"sanic: behave like the Sanic demo, with its statuses and its fixed wait, without EXIF orientation, conversion of colours and palette images." group:"Images"`
 
 	Listen         address       `default:":8000" help:"Address to listen on: host:port, :port or unix:PATH." group:"Server"`
 	AdminListen    adminAddress  `default:"${admin_listen}" help:"Admin API address, unauthenticated without --admin-key-file: host:port, :port or unix:PATH; off disables it." group:"Server"`

@@ -12,7 +12,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
+	"github.com/rs/zerolog"
+
+	"github.com/torchherd/torchherd/server/internal/colour"
 	"github.com/torchherd/torchherd/server/internal/cpu"
 	"github.com/torchherd/torchherd/server/internal/settings"
 	"github.com/torchherd/torchherd/torch"
@@ -23,6 +27,8 @@ type Image struct {
 	Width, Height int
 	Channels      int // 3: RGB. Others only in a result: 1: grayscale or class numbers; 4: RGBA, not premultiplied
 	Pixels        []byte
+
+	alpha []byte // of a decoded image, if it is kept: three times for each pixel
 }
 
 // DefaultMaxPixels is the number of pixels above which Pillow warns of a decompression bomb: a quarter of a gigabyte at
@@ -31,11 +37,12 @@ const DefaultMaxPixels = 1024 * 1024 * 1024 / 4 / 3
 
 // Config configures a Codec. The fields from Size on have the meaning of the settings of the same names.
 type Config struct {
-	Slots         *cpu.Slots // may be shared with other Codecs
-	Weight        int        // relative to other Codecs that share the Slots; 1 or more
-	MaxPixels     int64      // of an image as sent, checked before memory is allocated; 1 or more
-	RefusePalette bool       // refuse palette images with NotRGB instead of converting them to RGB
-	Pixels        Memory     // of decoded images and Alloc; nil: Go's heap
+	Slots         *cpu.Slots     // may be shared with other Codecs
+	Weight        int            // relative to other Codecs that share the Slots; 1 or more
+	MaxPixels     int64          // of an image as sent, checked before memory is allocated; 1 or more
+	RefusePalette bool           // refuse palette images with NotRGB instead of converting them to RGB
+	Pixels        Memory         // of decoded images and Alloc; nil: Go's heap
+	Log           zerolog.Logger // has colour spaces that are ignored, at a bounded rate
 
 	Size         settings.Size // zero: each image keeps its own size, within MaxSide and MultipleOf
 	MaxSide      int
@@ -43,6 +50,9 @@ type Config struct {
 	ResizeFilter torch.Filter
 	JPEGScale    bool
 	EXIF         settings.EXIF      // zero: settings.Apply
+	Color        settings.Color     // zero: settings.ConvertColor
+	Alpha        settings.AlphaMode // zero: it is dropped
+	Metadata     settings.Metadata  // zero: settings.NoMetadata
 	Grayscale    settings.Grayscale // zero: settings.Refuse
 	Quality      int
 	Output       settings.OutputKind // zero: settings.Image
@@ -137,9 +147,11 @@ type Memory interface {
 
 // A Codec decodes and encodes images. It is safe for concurrent use.
 type Codec struct {
-	config Config
-	queue  *cpu.Queue
-	pool   pool
+	config  Config
+	queue   *cpu.Queue
+	pool    pool
+	colours colour.Cache
+	log     zerolog.Logger // sampled
 }
 
 // NewCodec returns a new Codec.
@@ -147,7 +159,9 @@ func NewCodec(config Config) (*Codec, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
-	return &Codec{config: config, queue: config.Slots.NewQueue(config.Weight)}, nil
+	const burst = 10 // messages a minute
+	log := config.Log.Sample(&zerolog.BurstSampler{Burst: burst, Period: time.Minute})
+	return &Codec{config: config, queue: config.Slots.NewQueue(config.Weight), log: log}, nil
 }
 
 // Target returns the size to which an upright image of width x height is resized.
@@ -167,7 +181,8 @@ type Input struct {
 	sent          torch.ResizeCost // of the image at the size at which it was sent; zero: not needed
 	held          int64            // see Held
 	work, limit   picoseconds
-	rows          int // of the source, that the resize takes at a time
+	granted       picoseconds // of the limit, beside what a file of its size has
+	rows          int         // of the source, that the resize takes at a time
 }
 
 // Size returns the size of the image that Decode returns, in pixels.
@@ -224,6 +239,9 @@ func (c *Codec) prepare(in *Input, data []byte) error {
 	if err != nil {
 		return err
 	}
+	if c.splitsInks(in) || c.keepsAlpha(in) { // black, or the alpha, is resized by itself
+		in.resize.Memory, in.resize.Weights, in.resize.Products, in.resize.Step = 2*in.resize.Memory, 2*in.resize.Weights, 2*in.resize.Products, 2*in.resize.Step
+	}
 	if c.config.Output.NeedsSent() {
 		width, height := in.SentSize()
 		in.sent, err = torch.EstimateResize(h.width, h.height, h.orientation, c.config.ResizeFilter, width, height)
@@ -231,12 +249,32 @@ func (c *Codec) prepare(in *Input, data []byte) error {
 			return err
 		}
 	}
+	if c.convertsColours(in) {
+		c.addWorkOfColours(in)
+	}
 	if err := c.checkWork(in); err != nil {
 		return err
 	}
 	in.rows = rowsAtATime(in)
 	in.held = 3 * int64(in.width) * int64(in.height)
 	in.Memory = h.memory + in.resize.Memory + in.held + 3*int64(h.width)*int64(in.rows) + memoryOfDecode
+	if c.convertsColours(in) {
+		in.Memory += memoryOfColours(&h.details)
+	}
+	if c.splitsInks(in) {
+		in.Memory += 3 * int64(in.width) * int64(in.height)
+	}
+	in.held += c.memoryOfMetadata(&h.details)
+	in.Memory += c.memoryOfMetadata(&h.details)
+	if c.hasAlpha(in) {
+		in.Memory += 4*int64(h.width)*int64(in.rows) + int64(h.width)*int64(h.height) // the latter if it is interlaced
+	}
+	if c.keepsAlpha(in) {
+		pixels := int64(in.width) * int64(in.height)
+		in.Memory += 3 * pixels
+		in.held += (3 + 4) * pixels // the alpha, and the result with it
+		in.Memory = max(in.Memory, in.held)
+	}
 	if c.config.Output.NeedsSent() {
 		pixels := int64(h.width) * int64(h.height)
 		in.Memory += in.sent.Memory + 3*pixels
@@ -259,9 +297,13 @@ func (c *Codec) readHeader(in *Input) (err error) {
 	if h.gray && c.config.Grayscale != settings.ToRGB || h.palette && c.config.RefusePalette || h.twoChannels {
 		return errNotRGB
 	}
-	if c.config.EXIF == settings.Ignore {
-		h.orientation = torch.Upright
+	if in.format.details != nil {
+		h.details = in.format.details(in.data)
 	}
+	if in.format.turned || c.config.EXIF != settings.Ignore {
+		h.orientation = h.details.orientation()
+	}
+	h.alpha = h.alpha || h.details.transparency != nil
 	if in.width == 0 {
 		in.width, in.height, err = c.target(in.SentSize())
 	}
@@ -278,7 +320,7 @@ func (c *Codec) Decode(ctx context.Context, in *Input) (Image, error) {
 	}
 	defer release()
 	p := Image{Width: in.width, Height: in.height, Channels: 3, Pixels: c.Alloc(in.width * in.height * 3)}
-	if err := c.decode(ctx, in, p); err != nil {
+	if err := c.decode(ctx, in, &p); err != nil {
 		c.Recycle(p.Pixels)
 		return Image{}, err
 	}
@@ -297,7 +339,7 @@ func (c *Codec) DecodeBoth(ctx context.Context, in *Input) (img, sent Image, err
 	sent = c.scratch(width, height, 3)
 	asSent := *in
 	asSent.width, asSent.height = width, height
-	if err := c.decode(ctx, &asSent, sent); err != nil {
+	if err := c.decode(ctx, &asSent, &sent); err != nil {
 		c.pool.put(sent.Pixels)
 		return Image{}, Image{}, err
 	}
@@ -310,20 +352,50 @@ func (c *Codec) DecodeBoth(ctx context.Context, in *Input) (img, sent Image, err
 	return img, sent, nil
 }
 
-func (c *Codec) decode(ctx context.Context, in *Input, p Image) error {
-	if in.format.decode == nil {
-		return c.decodeJPEG(ctx, in, p)
+func (c *Codec) decode(ctx context.Context, in *Input, p *Image) error {
+	t, err := c.transform(ctx, in)
+	if err != nil {
+		return err
 	}
-	return c.decodeOther(ctx, *in, p)
+	var black []byte // of a JPEG of inks
+	switch {
+	case in.format.decode != nil:
+		err = c.decodeOther(ctx, *in, p)
+	case t != nil && c.splitsInks(in):
+		black = c.pool.get(len(p.Pixels))
+		defer c.pool.put(black)
+		err = c.decodeJPEG(ctx, in, *p, black)
+	default:
+		err = c.decodeJPEG(ctx, in, *p, nil)
+	}
+	if err != nil {
+		return err
+	}
+	return convert(ctx, t, *p, black)
 }
 
-func (c *Codec) decodeOther(ctx context.Context, in Input, p Image) error {
-	resizer, err := torch.NewResizer(in.header.width, in.header.height, torch.Upright, c.config.ResizeFilter, in.width, in.height, p.Pixels)
+// splitsInks reports whether the inks of a JPEG may be decoded as they are.
+func (c *Codec) splitsInks(in *Input) bool {
+	return in.header.jpeg.Channels == int(colour.CMYK) && c.convertsColours(in)
+}
+
+func (c *Codec) decodeOther(ctx context.Context, in Input, p *Image) error {
+	resizer, err := torch.NewResizer(in.header.width, in.header.height, in.header.orientation, c.config.ResizeFilter, in.width, in.height, p.Pixels)
 	if err != nil {
 		return err
 	}
 	defer resizer.Close()
-	err = in.format.decode(&in, &sink{ctx: ctx, resizer: resizer, width: in.header.width, rows: in.rows})
+	s := &sink{ctx: ctx, resizer: resizer, width: in.header.width, rows: in.rows}
+	switch {
+	case c.keepsAlpha(&in):
+		if s.alpha, err = c.alphaResizer(&in, p); err != nil {
+			return err
+		}
+		defer s.alpha.Close()
+	case c.hasAlpha(&in):
+		s.over = &c.config.Alpha.Over
+	}
+	err = in.format.decode(&in, s)
 	var failure *Error
 	switch {
 	case err == nil:
@@ -336,10 +408,10 @@ func (c *Codec) decodeOther(ctx context.Context, in Input, p Image) error {
 	return broken(in.format.name, err)
 }
 
-func (c *Codec) decodeJPEG(ctx context.Context, in *Input, p Image) error {
+func (c *Codec) decodeJPEG(ctx context.Context, in *Input, p Image, black []byte) error {
 	options := torch.DecodeOptions{
 		MaxPixels: c.config.MaxPixels, Scaled: c.config.JPEGScale, Filter: c.config.ResizeFilter, Gray: true,
-		Orientation: in.header.orientation, MaxBlocks: maxBlocks(in),
+		Orientation: in.header.orientation, MaxBlocks: maxBlocks(in), Black: black,
 		// Seeing the end of the context costs memory, and a short decode ends by itself.
 		Uncancelled: in.work < uninterrupted && !in.header.jpeg.Buffered,
 	}

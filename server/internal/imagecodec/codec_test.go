@@ -437,7 +437,7 @@ func TestEncode(t *testing.T) {
 			settings.PNG:  func(data []byte) (image.Image, error) { return png.Decode(bytes.NewReader(data)) },
 			settings.WebP: func(data []byte) (image.Image, error) { return webp.Decode(bytes.NewReader(data)) },
 		} {
-			file, err := codec.Encode(t.Context(), p, format)
+			file, err := codec.Encode(t.Context(), p, imagecodec.Encoding{Format: format})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -455,7 +455,7 @@ func TestEncode(t *testing.T) {
 				}
 			}
 		}
-		file, err := codec.Encode(t.Context(), p, settings.JPEG)
+		file, err := codec.Encode(t.Context(), p, imagecodec.Encoding{Format: settings.JPEG})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -464,7 +464,7 @@ func TestEncode(t *testing.T) {
 			t.Errorf("the JPEG has the header %+v, %v", header, err)
 		}
 	}
-	_, err := codec.Encode(t.Context(), imagecodec.Image{Width: 70000, Height: 1, Channels: 3, Pixels: make([]byte, 210000)}, settings.JPEG)
+	_, err := codec.Encode(t.Context(), imagecodec.Image{Width: 70000, Height: 1, Channels: 3, Pixels: make([]byte, 210000)}, imagecodec.Encoding{Format: settings.JPEG})
 	expectReason(t, err, imagecodec.TooLong, "the result of 70000x1 pixels is too long for JPEG, whose sides are at most 65500 pixels: ask for format=png")
 }
 
@@ -488,7 +488,7 @@ func TestCodecWaitsForASlotUntilTheContextEnds(t *testing.T) {
 	if _, err := decodeUntil(ctx, codec, goldens.Read(t, "pictures/jpeg-420.jpg")); !errors.Is(err, left) {
 		t.Errorf("decode: %v", err)
 	}
-	if _, err := codec.Encode(ctx, imagecodec.Image{Width: 1, Height: 1, Channels: 3, Pixels: make([]byte, 3)}, settings.JPEG); !errors.Is(err, left) {
+	if _, err := codec.Encode(ctx, imagecodec.Image{Width: 1, Height: 1, Channels: 3, Pixels: make([]byte, 3)}, imagecodec.Encoding{Format: settings.JPEG}); !errors.Is(err, left) {
 		t.Errorf("encode: %v", err)
 	}
 	release()
@@ -511,7 +511,7 @@ func TestEncodingHasPriorityOverDecoding(t *testing.T) {
 		}()
 		synctest.Wait()
 		go func() {
-			if _, err := codec.Encode(t.Context(), imagecodec.Image{Width: 1, Height: 1, Channels: 3, Pixels: make([]byte, 3)}, settings.JPEG); err != nil {
+			if _, err := codec.Encode(t.Context(), imagecodec.Image{Width: 1, Height: 1, Channels: 3, Pixels: make([]byte, 3)}, imagecodec.Encoding{Format: settings.JPEG}); err != nil {
 				t.Error(err)
 			}
 			order <- "encode"
@@ -544,7 +544,7 @@ func TestCodecsStartNoThreads(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := codec.Encode(t.Context(), p, settings.JPEG); err != nil {
+		if _, err := codec.Encode(t.Context(), p, imagecodec.Encoding{Format: settings.JPEG}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -611,7 +611,7 @@ func BenchmarkEncode(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				file, err := codec.Encode(b.Context(), p, format)
+				file, err := codec.Encode(b.Context(), p, imagecodec.Encoding{Format: format})
 				if err != nil {
 					b.Fatal(err)
 				}

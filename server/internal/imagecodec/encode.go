@@ -42,9 +42,17 @@ func (c *Codec) Fits(width, height int, format settings.Format) error {
 
 var errNoAlpha = &Error{NoAlpha, "the result has alpha, which a JPEG can't hold: ask for format=png or format=webp"}
 
+// Encoding says how an image is encoded.
+type Encoding struct {
+	Format   settings.Format
+	Quality  int // of a JPEG, 1 to 100; 0: that of the Config
+	Metadata Metadata
+}
+
 // Encode encodes an image. The caller may recycle the file, and still owns the image. Encode returns the context's cause if
 // the context ends while it waits for a slot, and the error of Fits if the format can't hold the image.
-func (c *Codec) Encode(ctx context.Context, p Image, format settings.Format) ([]byte, error) {
+func (c *Codec) Encode(ctx context.Context, p Image, how Encoding) ([]byte, error) {
+	format := how.Format
 	if err := c.Fits(p.Width, p.Height, format); err != nil {
 		return nil, err
 	}
@@ -60,10 +68,26 @@ func (c *Codec) Encode(ctx context.Context, p Image, format settings.Format) ([]
 		p = c.colour(p)
 		defer c.pool.put(p.Pixels)
 	}
-	switch format {
+	file, err := c.encode(p, how)
+	if err != nil {
+		return nil, err
+	}
+	if with := how.Metadata.add(file, format, p); len(with) != len(file) {
+		c.pool.put(file)
+		return with, nil
+	}
+	return file, nil
+}
+
+func (c *Codec) encode(p Image, how Encoding) ([]byte, error) {
+	switch how.Format {
 	case settings.JPEG:
+		quality := how.Quality
+		if quality == 0 {
+			quality = c.config.Quality
+		}
 		file := c.pool.get(max(1, torch.JPEGBound(p.Width, p.Height, p.Channels)))
-		n, err := torch.EncodeJPEG(p.Pixels, p.Width, p.Height, p.Channels, c.config.Quality, file)
+		n, err := torch.EncodeJPEG(p.Pixels, p.Width, p.Height, p.Channels, quality, file)
 		return file[:n], err
 	case settings.PNG:
 		encoder := png.Encoder{CompressionLevel: png.BestSpeed}
@@ -75,7 +99,7 @@ func (c *Codec) Encode(ctx context.Context, p Image, format settings.Format) ([]
 		err := nativewebp.Encode(&file, c.image(p), nil)
 		return file.Bytes(), err
 	}
-	return nil, fmt.Errorf("imagecodec: unknown format: %q", format)
+	return nil, fmt.Errorf("imagecodec: unknown format: %q", how.Format)
 }
 
 // image returns the image in the form that Go's encoders take.

@@ -18,12 +18,18 @@ type format struct {
 	starts []string // alternatives; '?' stands for any byte
 	header func(data []byte) (header, error)
 	decode func(in *Input, s *sink) error // nil for JPEG, which decodeJPEG decodes
+	// details reads what the file states beside its pixels; nil: nothing.
+	details func(data []byte) details
+	// turned says that the pixels' orientation is a part of the format, and not of EXIF data in it.
+	turned bool
 }
 
 // A header is what the header of a file tells about its decoding.
 type header struct {
 	kind          string // of file, for error texts
 	width, height int    // as stored
+	details       details
+	alpha         bool // the decoder calls pushWithAlpha if the sink wants that
 	orientation   torch.Orientation
 	gray, palette bool
 	twoChannels   bool        // a JPEG of a kind that has no colours to speak of
@@ -41,12 +47,12 @@ const formatNames = "JPEG, PNG, WebP, GIF, BMP or TIFF"
 const memoryOfDecode = 256 << 10
 
 var formats = []format{
-	{name: "JPEG", starts: []string{"\xff\xd8\xff"}, header: jpegHeader},
-	{name: "PNG", starts: []string{"\x89PNG\r\n\x1a\n"}, header: pngHeader, decode: decodePNG},
-	{name: "WebP", starts: []string{"RIFF????WEBPVP8"}, header: webpHeader, decode: decodeWebP},
-	{name: "GIF", starts: []string{"GIF87a", "GIF89a"}, header: gifHeader, decode: decodeGIF},
+	{name: "JPEG", starts: []string{"\xff\xd8\xff"}, header: jpegHeader, details: jpegDetails},
+	{name: "PNG", starts: []string{"\x89PNG\r\n\x1a\n"}, header: pngHeader, decode: decodePNG, details: pngDetails},
+	{name: "WebP", starts: []string{"RIFF????WEBPVP8"}, header: webpHeader, decode: decodeWebP, details: webpDetails},
+	{name: "GIF", starts: []string{"GIF87a", "GIF89a"}, header: gifHeader, decode: decodeGIF, details: gifDetails},
 	{name: "BMP", starts: []string{"BM????\x00\x00\x00\x00"}, header: bmpHeader, decode: decodeBMP},
-	{name: "TIFF", starts: []string{"II*\x00", "MM\x00*"}, header: tiffHeader, decode: decodeTIFF},
+	{name: "TIFF", starts: []string{"II*\x00", "MM\x00*"}, header: tiffHeader, decode: decodeTIFF, details: tiffDetails, turned: true},
 }
 
 // sniff returns the format of a file, or nil if it is unknown. It ignores the Content-Type, as the Sanic demo does: curl -T
@@ -84,7 +90,7 @@ func jpegHeader(data []byte) (header, error) {
 		return header{}, err
 	}
 	h := header{
-		kind: "a JPEG", width: read.Width, height: read.Height, orientation: read.Orientation,
+		kind: "a JPEG", width: read.Width, height: read.Height, orientation: torch.Upright,
 		gray: read.Channels == 1, twoChannels: read.Channels == 2, memory: read.Memory, jpeg: read,
 	}
 	per, perByte := perHuffman, perJPEGByte

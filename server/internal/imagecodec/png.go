@@ -119,6 +119,7 @@ func pngHeader(data []byte) (header, error) {
 	h := header{
 		kind: "a PNG", width: p.width, height: p.height, orientation: torch.Upright,
 		gray: p.channels < 3 && !p.palette, palette: p.palette, png: p,
+		alpha: p.channels == 2 || p.channels == 4,
 	}
 	row := int64(p.rowSize(p.width))
 	if p.depth == 16 {
@@ -145,11 +146,11 @@ func decodePNG(in *Input, s *sink) error {
 	if err != nil {
 		return err
 	}
-	rows := &pngRows{file: p, sink: s, inflate: inflate}
+	rows := &pngRows{file: p, sink: s, inflate: inflate, transparency: in.header.details.transparency}
 	switch {
 	case p.interlaced:
 		err = rows.passes()
-	case p.direct():
+	case p.direct() && !s.wantsAlpha():
 		err = rows.direct()
 	default:
 		err = rows.converted()
@@ -210,6 +211,8 @@ type pngRows struct {
 	sink    *sink
 	inflate io.Reader
 	filter  [1]byte
+
+	transparency []byte // see details
 }
 
 // read reads a row and undoes its filter. above: the row above, or nil.
@@ -258,6 +261,10 @@ func (r *pngRows) converted() error {
 	size := p.rowSize(p.width)
 	row, above, next := make([]byte, size), []byte(nil), make([]byte, size)
 	band := s.reusable(s.rows)
+	var alpha []byte
+	if s.wantsAlpha() {
+		alpha = make([]byte, p.width*s.rows)
+	}
 	for y := 0; y < p.height; y += s.rows {
 		n := min(s.rows, p.height-y)
 		for k := range n {
@@ -265,13 +272,24 @@ func (r *pngRows) converted() error {
 				return err
 			}
 			p.convert(band[3*p.width*k:][:3*p.width], row)
+			if alpha != nil {
+				p.alphaOf(alpha[p.width*k:][:p.width], row, r.transparency)
+			}
 			row, above, next = next, row, row
 		}
-		if err := s.push(band[:3*p.width*n], 3); err != nil {
+		if err := r.push(band[:3*p.width*n], alpha[:min(len(alpha), p.width*n)]); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// push takes rows of RGB, and of alpha if there is any.
+func (r *pngRows) push(pixels, alpha []byte) error {
+	if len(alpha) > 0 {
+		return r.sink.pushWithAlpha(pixels, alpha)
+	}
+	return r.sink.push(pixels, 3)
 }
 
 // passes puts the seven passes of an interlaced image together and resizes it. The pass i has the pixels at x+i*dx, y+i*dy.
@@ -279,6 +297,10 @@ func (r *pngRows) passes() error {
 	p := r.file
 	pixels := make([]byte, 3*p.width*p.height)
 	buffer, rgb := make([]byte, 2*p.rowSize(p.width)), make([]byte, 3*p.width)
+	var alpha, rowAlpha []byte
+	if r.sink.wantsAlpha() {
+		alpha, rowAlpha = make([]byte, p.width*p.height), make([]byte, p.width)
+	}
 	for _, pass := range [...]struct{ x, y, dx, dy int }{
 		{0, 0, 8, 8}, {4, 0, 8, 8}, {0, 4, 4, 8}, {2, 0, 4, 4}, {0, 2, 2, 4}, {1, 0, 2, 2}, {0, 1, 1, 2},
 	} {
@@ -297,10 +319,16 @@ func (r *pngRows) passes() error {
 			for x := range width {
 				copy(out[3*x*pass.dx:][:3], rgb[3*x:])
 			}
+			if alpha != nil {
+				p.alphaOf(rowAlpha[:width], row, r.transparency)
+				for x, a := range rowAlpha[:width] {
+					alpha[y*p.width+pass.x+x*pass.dx] = a
+				}
+			}
 			row, above, next = next, row, row
 		}
 	}
-	return r.sink.push(pixels, 3)
+	return r.push(pixels, alpha)
 }
 
 // convert sets out to the RGB pixels of a row.

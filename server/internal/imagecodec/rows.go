@@ -16,6 +16,11 @@ type sink struct {
 	width   int    // of the rows, in pixels
 	rows    int    // to take at a time
 	buffer  []byte // for rows that are converted, of 3*width*rows bytes
+
+	// Of an image with alpha that isn't dropped one is set: the colour that it is put over, or what resizes its alpha.
+	over   *[3]uint8
+	alpha  *torch.Resizer
+	spread []byte // for alpha
 }
 
 // err returns the cause if the context has ended.

@@ -58,6 +58,9 @@ const (
 	perVP8Pixel    = 22 * nanosecond
 	perCoefficient = 20 * nanosecond // of VP8
 	perVP8LPixel   = 34 * nanosecond
+	perShaped      = 20 * nanosecond // a pixel whose colour is converted by curves and a matrix
+	perTables      = 100 * nanosecond
+	perInks        = 200 * nanosecond
 	perVP8Byte     = 40 * nanosecond
 	perVP8LByte    = 15 * nanosecond
 )
@@ -71,7 +74,7 @@ func budget(size int) picoseconds {
 func (c *Codec) checkWork(in *Input) error {
 	h := &in.header
 	in.work = h.work + c.setup(in) + picoseconds(in.resize.Products+in.sent.Products)*perProduct
-	in.limit = budget(len(in.data))
+	in.limit = budget(len(in.data)) + in.granted
 	if !c.config.Size.Keep() {
 		// Whoever sets the size of the results accepts what results of that size cost: two passes of up to 7 products.
 		in.limit += picoseconds(in.width*in.height) * 14 * perProduct

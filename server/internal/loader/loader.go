@@ -267,7 +267,7 @@ func (l *Loader) newCodec(cfg *settings.Settings, pixels imagecodec.Memory) (*im
 	return imagecodec.NewCodec(imagecodec.Config{
 		Pixels: pixels, Slots: l.shared.Slots, Weight: cfg.Weight, MaxPixels: l.shared.MaxPixels,
 		RefusePalette: l.shared.RefusePalette, Size: cfg.Size, MaxSide: cfg.MaxSide, MultipleOf: cfg.MultipleOf,
-		ResizeFilter: cfg.ResizeFilter, JPEGScale: cfg.JPEGScale, EXIF: cfg.EXIF, Grayscale: cfg.Grayscale, Quality: cfg.Quality,
-		Output: cfg.OutputKind, Palette: cfg.Palette,
+		ResizeFilter: cfg.ResizeFilter, JPEGScale: cfg.JPEGScale, EXIF: cfg.EXIF, Color: cfg.Color, Alpha: cfg.Alpha, Metadata: cfg.Metadata, Grayscale: cfg.Grayscale, Quality: cfg.Quality,
+		Output: cfg.OutputKind, Palette: cfg.Palette, Log: l.shared.Log.With().Str("model", l.source.Name()).Logger(),
 	})
 }

@@ -18,6 +18,7 @@ func (p *preparation) newParts(pixels imagecodec.Memory) error {
 			cfg := p.cfg
 			cfg.Size, cfg.MaxSide, cfg.MultipleOf, cfg.JPEGScale = input.Size, 0, 0, false
 			cfg.ResizeFilter, cfg.Grayscale = input.ResizeFilter, settings.ToRGB
+			cfg.Metadata, cfg.Alpha.Keep = settings.NoMetadata, false // the result has those of the image
 			var err error
 			if part.Codec, err = p.loader.newCodec(&cfg, pixels); err != nil {
 				return err

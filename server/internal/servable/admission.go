@@ -39,6 +39,7 @@ type admission struct {
 	received memory.Reservation
 	decoding memory.Reservation
 	sent     imagecodec.Image // at its own size, for kinds of output that need it
+	metadata imagecodec.Metadata
 }
 
 // end gives back all that the request has. It may be called in every state.
@@ -129,6 +130,7 @@ func (a *admission) decode(data []byte, format settings.Format) (imagecodec.Imag
 	} else {
 		img, err = codec.Decode(a.ctx, in)
 	}
+	a.metadata = codec.Metadata(in)
 	memory.ReturnLarge(in.Memory)
 	a.decoding.Shrink(in.Held())
 	return img, err

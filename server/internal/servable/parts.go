@@ -241,7 +241,8 @@ func (a *admission) decodeParts(got *sent, format settings.Format) (imagecodec.I
 	if err != nil {
 		return imagecodec.Image{}, nil, err
 	}
-	kept := int64(len(img.Pixels))
+	a.metadata = c.Codec.Metadata(in)
+	kept := in.Held()
 	further := &parts{}
 	for i, part := range c.Parts {
 		if part.Codec == nil {

@@ -280,6 +280,8 @@ type Options struct {
 	Length int64
 	Format settings.Format // of the response
 	Record *Recording      // of a request that succeeds; nil: none
+	// Quality is that of a JPEG, 1 to 100; 0: the model's setting.
+	Quality int
 }
 
 // A Response is an encoded image, or, beside an error, only the stages that were reached.
@@ -360,10 +362,13 @@ func (s *Servable) Process(ctx context.Context, body io.Reader, o Options) (Resp
 		codec.Recycle(j.output.Pixels)
 	}
 	j.recycleInput(codec) // the batch has dropped the job
+	if err == nil {
+		result, err = codec.WithAlpha(ctx, result, input, o.Format)
+	}
 	var encoded []byte
 	if err == nil {
 		o.Record.finish(result, o.Format)
-		encoded, err = codec.Encode(ctx, result, o.Format)
+		encoded, err = codec.Encode(ctx, result, imagecodec.Encoding{Format: o.Format, Quality: o.Quality, Metadata: a.metadata})
 	}
 	r.Stages.Encode = time.Since(start)
 	codec.Recycle(result.Pixels)

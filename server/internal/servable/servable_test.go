@@ -165,7 +165,7 @@ func encodeBlack(t *testing.T) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	file, err := codec.Encode(t.Context(), imagecodec.Image{Width: 1, Height: 1, Channels: 3, Pixels: make([]byte, 3)}, settings.PNG)
+	file, err := codec.Encode(t.Context(), imagecodec.Image{Width: 1, Height: 1, Channels: 3, Pixels: make([]byte, 3)}, imagecodec.Encoding{Format: settings.PNG})
 	if err != nil {
 		t.Fatal(err)
 	}

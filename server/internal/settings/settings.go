@@ -27,6 +27,8 @@ type Settings struct {
 	JPEGScale    bool
 	Grayscale    Grayscale
 	EXIF         EXIF
+	Color        Color
+	Alpha        AlphaMode
 
 	Channels    torch.Channels
 	InputRange  Range
@@ -45,8 +47,9 @@ type Settings struct {
 
 	Inputs Inputs
 
-	Format  Format
-	Quality int
+	Format   Format
+	Quality  int
+	Metadata Metadata
 
 	Batching     Batching
 	MaxBatchSize int
@@ -70,10 +73,10 @@ type Settings struct {
 // Default returns the default settings. They are those of the Sanic demo, where it has them.
 func Default() Settings {
 	return Settings{
-		Size: Size{228, 228}, ResizeFilter: torch.Bilinear, Grayscale: Refuse, EXIF: Apply,
+		Size: Size{228, 228}, ResizeFilter: torch.Bilinear, Grayscale: Refuse, EXIF: Apply, Color: ConvertColor,
 		Channels: torch.RGB, InputRange: Range{Low: 0, High: 1}, OutputRange: Range{Low: 0, High: 1},
 		OutputKind: Image, Activation: NoActivation, Layout: AutoLayout, Rounding: RoundDown,
-		Format: AutoFormat, Quality: 75,
+		Format: AutoFormat, Quality: 75, Metadata: NoMetadata,
 		Batching: BatchIfSafe, MaxBatchSize: 2, MaxQueueSize: 3, MaxWait: time.Second, WaitPolicy: Adaptive,
 		Precision: torch.FP32, Instances: 1,
 		Weight: 1, Versions: Policy{Latest: 1},
@@ -188,6 +191,8 @@ func (s *Settings) validateOutput() error {
 		return fmt.Errorf("palette needs output-kind: classes, but output-kind is %s", kind)
 	case kind == Alpha && s.Format == JPEG:
 		return errors.New("output-kind: alpha needs format: png or webp, because a JPEG has no alpha")
+	case s.Alpha.Keep && kind != Image && kind != Luma:
+		return fmt.Errorf("alpha: keep needs output-kind: image or luma, but output-kind is %s", kind)
 	case kind == Classes && (normalized || ranged || s.Activation != NoActivation):
 		return errors.New("output-kind: classes takes the output as it is: remove output-range, output-mean, output-std and output-activation")
 	case kind == Depth && (normalized || ranged):

@@ -35,6 +35,9 @@ max-side: 1024   # of the longer one
 resize-filter: lanczos
 grayscale: rgb
 exif: ignore
+color: ignore
+alpha: over 00ff7f
+metadata: color
 channels: gray
 input-range: [-1, 1]
 mean: [0.5]
@@ -60,7 +63,8 @@ weight: 3
 versions: latest 2
 digest: sha256:` + strings.Repeat("0a", 32) + "\n")
 	want := Settings{
-		Size: Size{}, MultipleOf: 8, MaxSide: 1024, ResizeFilter: torch.Lanczos, Grayscale: ToRGB, EXIF: Ignore,
+		Size: Size{}, MultipleOf: 8, MaxSide: 1024, ResizeFilter: torch.Lanczos, Grayscale: ToRGB, EXIF: Ignore, Color: IgnoreColor,
+		Alpha: AlphaMode{Flat: true, Over: [3]uint8{0, 255, 127}}, Metadata: ColorMetadata,
 		Channels: torch.Gray, InputRange: Range{-1, 1}, OutputRange: Range{0, 1}, Mean: []float64{0.5}, Std: []float64{0.25},
 		Output: "1", OutputKind: Classes, Activation: NoActivation, Layout: NHWC, Rounding: RoundNearest, Palette: Palette{Colours: [][3]uint8{{}, {255, 128, 0}}},
 		Format: PNG, Quality: 90, Batching: BatchIfSafe, MaxBatchSize: 16, BatchSizeGiven: true, MaxQueueSize: 64, MaxWait: 20 * time.Millisecond, WaitPolicy: Fixed,
@@ -107,7 +111,7 @@ var refused = []struct {
 }{
 	{text: "siez: 64x64", want: `line 1: unknown setting "siez"; did you mean size?`},
 	{text: "\nmax_batch_size: 2", want: `line 2: unknown setting "max_batch_size"; did you mean max-batch-size?`},
-	{text: "colour: red", want: `unknown setting "colour"; known are batching, channels, cuda-graphs, device,`},
+	{text: "frame: red", want: `unknown setting "frame"; known are alpha, batching, channels, color, cuda-graphs, device,`},
 	{text: "size: large", want: `line 1: size: invalid size "large": use WIDTHxHEIGHT, such as 228x228`},
 	{text: "size: [1, 2]", want: "line 1: size"},
 	{text: "quality: high", want: "line 1: quality"},
@@ -161,6 +165,12 @@ var refused = []struct {
 	{text: "size: keep\nwarm-up: [keep]", want: "use sizes, such as 256x256"},
 	{text: "multiple-of: 8", want: "need size: keep", rule: true},
 	{text: "size: keep\nmultiple-of: 32\nmax-side: 16", want: "max-side is 16 and must be at least multiple-of, which is 32", rule: true},
+	{text: "color: srgb", want: `"srgb" is not one of convert, ignore`},
+	{text: "alpha: over", want: `invalid alpha "over": use drop, keep, or over and a colour, such as over white or over 00ff7f`},
+	{text: "alpha: over red", want: "invalid alpha"},
+	{text: "alpha: over fffff", want: "invalid alpha"},
+	{text: "alpha: keep\noutput-kind: mask", want: "alpha: keep needs output-kind: image or luma, but output-kind is mask", rule: true},
+	{text: "metadata: all", want: `"all" is not one of none, color, all-but-location`},
 	{text: "versions: newest", want: "invalid versions: use latest, latest 2 (or more), or a list"},
 	{text: "versions: latest 0", want: "invalid versions"},
 	{text: "versions: [0]", want: "invalid versions"},

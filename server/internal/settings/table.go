@@ -77,8 +77,20 @@ var table = []Setting{
 	},
 	{
 		Key:   "exif",
-		Help:  "Treatment of the orientation in an image's EXIF data. `apply`: the image is turned; `ignore`: it is used as stored.",
+		Help:  "Treatment of the orientation in an image's EXIF data or, without one there, in its XMP. `apply`: the image is turned; `ignore`: it is used as stored. A TIFF is always turned: its orientation is a part of the format.",
 		words: words(exifs...), field: func(s *Settings) any { return &s.EXIF },
+	},
+	{
+		Key:   "color",
+		Help:  "Treatment of the colour space that an image states by an ICC profile, or in a PNG by `cICP` or `gAMA` and `cHRM`. `convert`: the pixels are converted to sRGB; `ignore`: they are used as if they were sRGB.",
+		words: words(colors...), field: func(s *Settings) any { return &s.Color },
+	},
+	{
+		Key:    "alpha",
+		Help:   "Treatment of a PNG's transparency. `drop`: transparent pixels keep the colour beneath; `keep`: it is resized beside the image and put back into the result, if that is RGB and the response a PNG or WebP; `over white`, or another colour: the image is put over the colour.",
+		form:   "`drop`, `keep`, or `over` and a colour, such as `over white` or `over 00ff7f`",
+		schema: `"type": "string", "pattern": "^(drop|keep|over (white|black|#?[0-9a-fA-F]{6}))$"`,
+		field:  func(s *Settings) any { return &s.Alpha },
 	},
 	{
 		Key:   "channels",
@@ -175,8 +187,13 @@ var table = []Setting{
 	},
 	{
 		Key:   "quality",
-		Help:  "Quality of JPEG responses, 1 to 100.",
+		Help:  "Default quality of JPEG responses, 1 to 100. A request can ask for another.",
 		least: 1, most: 100, field: func(s *Settings) any { return &s.Quality },
+	},
+	{
+		Key:   "metadata",
+		Help:  "What a response has beside its pixels. `none`: nothing; `color`: an ICC profile, of sRGB or, with `color: ignore`, the image's own; `all-but-location`: also the image's EXIF and XMP, without places, thumbnails and maker's notes, and with the orientation that the result has.",
+		words: words(metadatas...), field: func(s *Settings) any { return &s.Metadata },
 	},
 	{
 		Key:   "batching",

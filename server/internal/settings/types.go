@@ -78,6 +78,88 @@ var exifs = []EXIF{Apply, Ignore}
 // UnmarshalText reads a treatment's name.
 func (e *EXIF) UnmarshalText(text []byte) error { return choose(e, text, exifs) }
 
+// A Color is the treatment of the colour space that an image states.
+type Color string
+
+// The treatments of colour spaces.
+const (
+	ConvertColor Color = "convert" // to sRGB
+	IgnoreColor  Color = "ignore"
+)
+
+var colors = []Color{ConvertColor, IgnoreColor}
+
+// UnmarshalText reads a treatment's name.
+func (c *Color) UnmarshalText(text []byte) error { return choose(c, text, colors) }
+
+// An AlphaMode is the treatment of an image's alpha. The zero value drops it.
+type AlphaMode struct {
+	Keep bool     // it is resized beside the image and put back into the result
+	Flat bool     // the image is put over a colour
+	Over [3]uint8 // the colour, RGB
+}
+
+// Drop reports whether the alpha is dropped.
+func (a AlphaMode) Drop() bool { return !a.Keep && !a.Flat }
+
+const (
+	dropAlpha = "drop"
+	keepAlpha = "keep"
+	overColor = "over "
+)
+
+// String returns "drop", "keep", or "over ffffff".
+func (a AlphaMode) String() string {
+	switch {
+	case a.Keep:
+		return keepAlpha
+	case a.Flat:
+		return overColor + hex.EncodeToString(a.Over[:])
+	}
+	return dropAlpha
+}
+
+// UnmarshalText reads the text of String, also with the colours white and black by name.
+func (a *AlphaMode) UnmarshalText(text []byte) error {
+	named := map[string]string{"white": "ffffff", "black": "000000"}
+	switch t := string(text); t {
+	case dropAlpha:
+		*a = AlphaMode{}
+		return nil
+	case keepAlpha:
+		*a = AlphaMode{Keep: true}
+		return nil
+	default:
+		if name, found := strings.CutPrefix(t, overColor); found {
+			if number, known := named[name]; known {
+				name = number
+			}
+			// A # would begin a comment in YAML, unless the value is quoted.
+			rgb, err := hex.DecodeString(strings.TrimPrefix(name, "#"))
+			if err == nil && len(rgb) == 3 {
+				*a = AlphaMode{Flat: true, Over: [3]uint8(rgb)}
+				return nil
+			}
+		}
+	}
+	return fmt.Errorf("invalid alpha %q: use drop, keep, or over and a colour, such as over white or over 00ff7f", text)
+}
+
+// A Metadata is what a response takes over of what an image has beside its pixels.
+type Metadata string
+
+// The choices of metadata.
+const (
+	NoMetadata     Metadata = "none"
+	ColorMetadata  Metadata = "color"            // the colour space
+	MostOfMetadata Metadata = "all-but-location" // and EXIF and XMP, without places
+)
+
+var metadatas = []Metadata{NoMetadata, ColorMetadata, MostOfMetadata}
+
+// UnmarshalText reads a choice's name.
+func (m *Metadata) UnmarshalText(text []byte) error { return choose(m, text, metadatas) }
+
 // A Format is an image format of responses.
 type Format string
 

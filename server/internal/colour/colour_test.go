@@ -1,0 +1,318 @@
+package colour_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"image/png"
+	"math"
+	"testing"
+
+	"github.com/torchherd/torchherd/internal/goldens"
+	"github.com/torchherd/torchherd/server/internal/colour"
+)
+
+// An expectation is an image in the colours of a profile, and what Little CMS makes of its patches.
+type expectation struct {
+	Name, File string
+	SRGB       [][3]float64
+}
+
+func expectations(t testing.TB) []expectation {
+	t.Helper()
+	var e []expectation
+	if err := json.Unmarshal(goldens.Read(t, "colour/expected.json"), &e); err != nil || len(e) < 8 {
+		t.Fatal(len(e), err)
+	}
+	return e
+}
+
+func profile(t testing.TB, name string) []byte {
+	t.Helper()
+	return goldens.Read(t, "colour/"+name+".icc")
+}
+
+// pixels returns the patches of a PNG of 16x16 pixels.
+func pixels(t testing.TB, file string) []byte {
+	t.Helper()
+	img, err := png.Decode(bytes.NewReader(goldens.Read(t, "colour/"+file)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []byte
+	for i := range 256 {
+		r, g, b, _ := img.At(i%16, i/16).RGBA()
+		out = append(out, byte(r>>8), byte(g>>8), byte(b>>8))
+	}
+	return out
+}
+
+// Each patch is within a level of what Little CMS computes in floating point.
+func TestEqualsLittleCMS(t *testing.T) {
+	for _, e := range expectations(t) {
+		if e.Name == "cmyk" {
+			continue // in a JPEG, which package imagecodec decodes
+		}
+		channels := colour.RGB
+		if e.Name == "gray" {
+			channels = colour.Gray
+		}
+		transform, err := colour.FromICC(t.Context(), profile(t, e.Name), channels)
+		if err != nil {
+			t.Fatalf("%s: %v", e.Name, err)
+		}
+		if (transform == nil) != (e.Name == "srgb") {
+			t.Errorf("%s: does nothing: %v", e.Name, transform == nil)
+		}
+		got := pixels(t, e.File)
+		transform.Apply(got)
+		worst := 0.0
+		for i, want := range e.SRGB {
+			for c, v := range want {
+				d := math.Abs(float64(got[3*i+c]) - v)
+				worst = max(worst, d)
+				if d > 1 {
+					t.Errorf("%s, patch %d: %v, want %v", e.Name, i, got[3*i:3*i+3], want)
+					break
+				}
+			}
+		}
+		t.Logf("%s: at most %.2f", e.Name, worst)
+	}
+}
+
+// The profile for responses is sRGB.
+func TestSRGB(t *testing.T) {
+	if transform, err := colour.FromICC(t.Context(), colour.SRGB(), colour.RGB); transform != nil || err != nil {
+		t.Errorf("does nothing: %v, %v", transform == nil, err)
+	}
+}
+
+// Code points of H.273 that stand for the colours of a profile give its conversion.
+func TestCICP(t *testing.T) {
+	for _, same := range []struct {
+		primaries, transfer uint8
+		profile             string
+	}{{12, 13, "display-p3"}, {1, 13, "srgb"}, {2, 2, "srgb"}, {1, 1, "srgb"}} {
+		byProfile, err := colour.FromICC(t.Context(), profile(t, same.profile), colour.RGB)
+		if err != nil {
+			t.Fatal(err)
+		}
+		byNumbers, err := colour.FromCICP(same.primaries, same.transfer)
+		if err != nil || (byNumbers == nil) != (byProfile == nil) {
+			t.Fatal(same, byNumbers == nil, err)
+		}
+		want, got := pixels(t, same.profile+".png"), pixels(t, same.profile+".png")
+		byProfile.Apply(want)
+		byNumbers.Apply(got)
+		for i := range got {
+			if d := int(got[i]) - int(want[i]); d < -1 || d > 1 {
+				t.Errorf("%v: byte %d is %d, want %d", same, i, got[i], want[i])
+			}
+		}
+	}
+	for _, transfer := range []uint8{16, 18} {
+		if _, err := colour.FromCICP(9, transfer); !errors.Is(err, colour.ErrHDR) {
+			t.Errorf("transfer %d: %v", transfer, err)
+		}
+	}
+	for primaries := range 256 {
+		for transfer := range 256 {
+			transform, err := colour.FromCICP(uint8(primaries), uint8(transfer))
+			white := []byte{255, 255, 255}
+			transform.Apply(white)
+			if err == nil && !bytes.Equal(white, []byte{255, 255, 255}) {
+				t.Errorf("%d/%d: white becomes %v", primaries, transfer, white)
+			}
+		}
+	}
+}
+
+// A gamma of 1/2.2 is sRGB's curve; other gammas are powers.
+func TestGamma(t *testing.T) {
+	for _, test := range []struct {
+		gamma     float64
+		primaries *colour.Primaries
+		want      string
+	}{
+		{0.45455, nil, "[64 128 192]"},
+		{1, nil, "[137 188 225]"},
+		{1 / 1.8, nil, "[81 146 203]"},
+		{0.45455, &colour.Primaries{Red: colour.Chromaticity{X: 0.64, Y: 0.33}, Green: colour.Chromaticity{X: 0.3, Y: 0.6}, Blue: colour.Chromaticity{X: 0.15, Y: 0.06}, White: colour.Chromaticity{X: 0.3127, Y: 0.329}}, "[64 128 192]"},
+	} {
+		transform, err := colour.FromGamma(test.gamma, test.primaries)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := []byte{64, 128, 192}
+		transform.Apply(got)
+		if fmt.Sprint([3]byte(got)) != test.want {
+			t.Errorf("gamma %v: %v, want %s", test.gamma, got, test.want)
+		}
+	}
+	for _, gamma := range []float64{0, -1, math.NaN(), 1e9} {
+		if _, err := colour.FromGamma(gamma, nil); err == nil {
+			t.Errorf("gamma %v is accepted", gamma)
+		}
+	}
+	if _, err := colour.FromGamma(1, &colour.Primaries{}); err == nil {
+		t.Error("primaries of zeros are accepted")
+	}
+}
+
+// What is wrong with a profile is an error.
+func TestBrokenProfiles(t *testing.T) {
+	p3 := profile(t, "display-p3")
+	for n := range p3 {
+		if transform, err := colour.FromICC(t.Context(), p3[:n], colour.RGB); err == nil && transform == nil {
+			t.Errorf("cut at %d: nothing to do", n)
+		}
+	}
+	for name, test := range map[string]struct {
+		profile  []byte
+		channels colour.Channels
+	}{
+		"empty": {nil, colour.RGB}, "text": {bytes.Repeat([]byte("no profile "), 50), colour.RGB},
+		"gray for RGB": {profile(t, "gray"), colour.RGB}, "CMYK for RGB": {profile(t, "cmyk"), colour.RGB}, "RGB for CMYK": {p3, colour.CMYK},
+		"too large": {append(bytes.Clone(p3), make([]byte, colour.MaxProfile)...), colour.RGB},
+	} {
+		if _, err := colour.FromICC(t.Context(), test.profile, test.channels); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+}
+
+// A Cache returns the same Transform for the same Space, also after others, and keeps a bounded number.
+func TestCache(t *testing.T) {
+	var cache colour.Cache
+	get := func(s colour.Space, channels colour.Channels) *colour.Transform {
+		t.Helper()
+		transform, err := cache.Transform(t.Context(), s, channels)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return transform
+	}
+	p3, adobe := colour.Space{Profile: profile(t, "display-p3")}, colour.Space{Profile: profile(t, "adobe-rgb")}
+	first, other := get(p3, colour.RGB), get(adobe, colour.RGB)
+	if first == nil || first == other || get(p3, colour.RGB) != first || get(adobe, colour.RGB) != other {
+		t.Error("not the Transform of its profile")
+	}
+	if get(p3, colour.Gray) == first {
+		t.Error("the Transform of other pixels")
+	}
+	if get(colour.Space{Primaries: 9, Transfer: 13}, colour.RGB) == get(colour.Space{Gamma: 1}, colour.RGB) {
+		t.Error("the Transform of another Space")
+	}
+	if allocs := testing.AllocsPerRun(10, func() { get(p3, colour.RGB) }); allocs > 0 {
+		t.Errorf("%v allocations for a Transform that is kept", allocs)
+	}
+	broken := colour.Space{Profile: []byte("broken")}
+	_, err := cache.Transform(t.Context(), broken, colour.RGB)
+	if _, again := cache.Transform(t.Context(), broken, colour.RGB); err == nil || !errors.Is(again, err) {
+		t.Errorf("%v, then %v", err, again)
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	cmyk := colour.Space{Profile: profile(t, "cmyk")}
+	if _, err := cache.Transform(ended, cmyk, colour.CMYK); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	get(cmyk, colour.CMYK) // the error of a request that ended isn't kept
+	for i := range 100 {
+		get(colour.Space{Gamma: 1 + float64(i)/100}, colour.RGB)
+	}
+	if get(p3, colour.RGB) == first {
+		t.Error("a Transform is kept after 100 others")
+	}
+}
+
+// A profile that announces more than it has is refused before memory is allocated for it.
+func TestProfilesOfBombs(t *testing.T) {
+	tag := func(name string, sig, kind string, at int, value ...byte) []byte {
+		data := bytes.Clone(profile(t, name))
+		table := bytes.Index(data[132:], []byte(sig)) + 132
+		offset := int(data[table+6])<<8 | int(data[table+7])
+		copy(data[offset:], kind)
+		copy(data[offset+at:], value)
+		return data
+	}
+	count := bytes.Clone(profile(t, "display-p3"))
+	copy(count[128:], []byte{0xff, 0xff, 0xff, 0xff})
+	for name, data := range map[string][]byte{
+		"tags":                        count,
+		"entries of a curve":          tag("table", "rTRC", "curv", 8, 0xff, 0xff, 0xff, 0xf0),
+		"entries of a lut16's curves": tag("rgb-lut16", "A2B0", "mft2", 48, 0xff, 0xff),
+		"a lut16 of 255 inputs":       tag("rgb-lut16", "A2B0", "mft2", 8, 255),
+		"a table of no bytes":         tag("rgb-lut16", "A2B0", "mAB ", 24, 0, 0, 0, 64, 0, 0, 0, 0, 0, 0, 0, 0),
+	} {
+		if _, err := colour.FromICC(t.Context(), data, colour.RGB); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+}
+
+// Making a Transform ends with its context.
+func TestFromICCEndsWithItsContext(t *testing.T) {
+	left := errors.New("the client left")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(left)
+	if _, err := colour.FromICC(ctx, profile(t, "cmyk"), colour.CMYK); !errors.Is(err, left) {
+		t.Error(err)
+	}
+}
+
+// FuzzICC looks for profiles that break or take memory, and for Transforms that leave their pixels.
+func FuzzICC(f *testing.F) {
+	for _, e := range expectations(f) {
+		f.Add(profile(f, e.Name), uint8(0))
+	}
+	f.Fuzz(func(t *testing.T, data []byte, kind uint8) {
+		channels := []colour.Channels{colour.RGB, colour.Gray, colour.CMYK}[kind%3]
+		transform, err := colour.FromICC(t.Context(), data, channels)
+		if err != nil {
+			return
+		}
+		pixels := goldens.Noise(1, 3*64)
+		if channels == colour.CMYK {
+			transform.ApplyInks(pixels, bytes.Clone(pixels), bytes.Clone(pixels))
+			return
+		}
+		transform.Apply(pixels)
+	})
+}
+
+func BenchmarkFromICC(b *testing.B) {
+	for name, channels := range map[string]colour.Channels{"display-p3": colour.RGB, "rgb-lut16": colour.RGB, "cmyk": colour.CMYK, "gray": colour.Gray} {
+		data := profile(b, name)
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := colour.FromICC(b.Context(), data, channels); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+func BenchmarkApply(b *testing.B) {
+	pixels := goldens.Noise(1, 3*1000*1000)
+	for name, channels := range map[string]colour.Channels{"display-p3": colour.RGB, "rgb-lut16": colour.RGB, "cmyk": colour.CMYK, "gray": colour.Gray} {
+		transform, err := colour.FromICC(b.Context(), profile(b, name), channels)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				if channels == colour.CMYK {
+					transform.ApplyInks(pixels, pixels, pixels)
+				} else {
+					transform.Apply(pixels)
+				}
+			}
+		})
+	}
+}
