@@ -107,7 +107,8 @@ type Reason int
 // The reasons.
 const (
 	UnknownFormat Reason = iota
-	Broken               // damaged, truncated, or of an unsupported kind
+	Broken               // damaged or truncated
+	Unsupported          // of a kind that its format has and this package doesn't decode
 	TooManyPixels        // more than Config.MaxPixels, or a side longer than torch.MaxSide
 	NotRGB               // grayscale, and Config.Grayscale refuses it
 	TooMuchWork          // more than the work that a file of its size may cost; see work.go
@@ -125,6 +126,11 @@ func (e *Error) Error() string { return e.Text }
 
 func broken(format string, err error) error {
 	return &Error{Broken, fmt.Sprintf("broken %s: %v", format, err)}
+}
+
+// unsupported returns the error for a file with something that this package doesn't decode.
+func unsupported(format, what string) error {
+	return &Error{Unsupported, fmt.Sprintf("a %s with %s isn't supported: send %s", format, what, advised)}
 }
 
 // A Memory is where the pixels of images lie. It is safe for concurrent use.
@@ -249,7 +255,11 @@ func (c *Codec) prepare(in *Input, data []byte) error {
 // readHeader sets the Input's header and the size of its result.
 func (c *Codec) readHeader(in *Input) (err error) {
 	in.header, err = in.format.header(in.data)
-	if err != nil {
+	var failure *Error
+	switch {
+	case errors.As(err, &failure):
+		return failure
+	case err != nil:
 		return broken(in.format.name, err)
 	}
 	h := &in.header

@@ -1,13 +1,7 @@
 package imagecodec
 
 import (
-	"bytes"
-	"encoding/binary"
 	"errors"
-	"image"
-	"image/gif"
-
-	"golang.org/x/image/bmp"
 
 	"github.com/torchherd/torchherd/torch"
 )
@@ -33,7 +27,12 @@ type header struct {
 	png           *pngFile
 	tiff          *tiff
 	webp          *webp
+	gif           *gifFile
+	bmp           *bmpFile
 }
+
+// advised are the formats that error texts advise in place of what isn't supported.
+const advised = "a JPEG or PNG"
 
 const formatNames = "JPEG, PNG, WebP, GIF, BMP or TIFF"
 
@@ -45,7 +44,7 @@ var formats = []format{
 	{name: "PNG", starts: []string{"\x89PNG\r\n\x1a\n"}, header: pngHeader, decode: decodePNG},
 	{name: "WebP", starts: []string{"RIFF????WEBPVP8"}, header: webpHeader, decode: decodeWebP},
 	{name: "GIF", starts: []string{"GIF87a", "GIF89a"}, header: gifHeader, decode: decodeGIF},
-	{name: "BMP", starts: []string{"BM????\x00\x00\x00\x00"}, header: bmpHeader, decode: decodeBMP},
+	{name: "BMP", starts: []string{"BM????????????"}, header: bmpHeader, decode: decodeBMP},
 	{name: "TIFF", starts: []string{"II*\x00", "MM\x00*"}, header: tiffHeader, decode: decodeTIFF},
 }
 
@@ -101,64 +100,4 @@ func jpegHeader(data []byte) (header, error) {
 // rowsWork returns the work of converting rows to RGB and handing them to the resize.
 func rowsWork(width, height int) picoseconds {
 	return picoseconds(height)*perRow + picoseconds(width)*picoseconds(height)*(perPixel+perConverted)
-}
-
-func gifHeader(data []byte) (header, error) {
-	config, err := gif.DecodeConfig(bytes.NewReader(data))
-	if err != nil {
-		return header{}, err
-	}
-	h := header{kind: "a GIF", width: config.Width, height: config.Height, orientation: torch.Upright, palette: true}
-	pixels := int64(h.width) * int64(h.height)
-	h.memory = 3 * pixels // the frame, its rows in order if they are interlaced, and the frame within its area
-	h.work = rowsWork(h.width, h.height) + picoseconds(len(data))*perGIFByte + picoseconds(pixels)*perGIFPixel
-	h.step = picoseconds(pixels) * (nanosecond / 2) // the check of the colours
-	return h, nil
-}
-
-// decodeGIF decodes a GIF's first frame, extended to the GIF's whole area.
-func decodeGIF(in *Input, s *sink) error {
-	frame, err := gif.Decode(&reader{s, in.data})
-	if err != nil {
-		return err
-	}
-	area := image.Rect(0, 0, in.header.width, in.header.height)
-	paletted, ok := frame.(*image.Paletted)
-	if !ok || frame.Bounds() == area {
-		return s.pushImage(frame)
-	}
-	whole := image.NewPaletted(area, paletted.Palette)
-	bounds := paletted.Bounds()
-	for y := bounds.Min.Y; y < bounds.Max.Y; y++ {
-		from := paletted.Pix[paletted.PixOffset(bounds.Min.X, y):][:bounds.Dx()]
-		copy(whole.Pix[whole.PixOffset(bounds.Min.X, y):], from)
-	}
-	return s.pushImage(whole)
-}
-
-func bmpHeader(data []byte) (header, error) {
-	config, err := bmp.DecodeConfig(bytes.NewReader(data))
-	if err != nil {
-		return header{}, err
-	}
-	const depthAt = 28
-	depth := int64(binary.LittleEndian.Uint16(data[depthAt:]))
-	h := header{kind: "a BMP", width: config.Width, height: config.Height, orientation: torch.Upright, palette: depth <= 8}
-	ofPixel := int64(4)
-	if h.palette {
-		ofPixel = 1
-	}
-	row := int64(h.width)*max(depth, 8)/8 + 4 // a palette's indices are unpacked to bytes
-	h.memory = ofPixel*int64(h.width)*int64(h.height) + row
-	h.step = picoseconds(row) * perBMPByte
-	h.work = rowsWork(h.width, h.height) + picoseconds(row)*picoseconds(h.height)*perBMPByte
-	return h, nil
-}
-
-func decodeBMP(in *Input, s *sink) error {
-	img, err := bmp.Decode(&reader{s, in.data})
-	if err != nil {
-		return err
-	}
-	return s.pushImage(img)
 }

@@ -24,26 +24,36 @@ import (
 var webpModule []byte
 
 // A webp is the frame of a WebP file: a VP8 or VP8L bitstream without its container. The alpha of a VP8 frame is a
-// bitstream beside it, which isn't decoded.
+// bitstream beside it, which isn't decoded. Of an animation it is the first frame.
 type webp struct {
-	frame         []byte
-	lossless      bool
-	width, height int
+	frame                     []byte
+	lossless                  bool
+	width, height             int
+	left, top                 int // of the frame in the image
+	canvasWidth, canvasHeight int // of the image
 }
 
 var errWebP = errors.New("webp: invalid format")
 
-// parseWebP finds the frame in a WebP file. Animations have none at this place.
+// parseWebP finds the first frame in a WebP file.
 func parseWebP(data []byte) (*webp, error) {
-	const container, chunkHeader, canvas = 12, 8, 10 // bytes
+	const container, chunkHeader, canvas, animated = 12, 8, 10, 16 // bytes
 	end := min(len(data), int(binary.LittleEndian.Uint32(data[4:]))+8)
 	var width, height int // of the canvas, if the file states it
+	var inCanvas [4]int   // of an animation's frame: left, top, width, height
 	for at := container; ; {
 		if end-at < chunkHeader {
 			return nil, io.ErrUnexpectedEOF
 		}
 		kind, size := string(data[at:at+4]), int(binary.LittleEndian.Uint32(data[at+4:]))
 		at += chunkHeader
+		if kind == "ANMF" && width != 0 && min(size, end-at) >= animated { // its frame is in chunks inside of it
+			f := data[at:]
+			inCanvas = [4]int{2 * little24(f), 2 * little24(f[3:]), 1 + little24(f[6:]), 1 + little24(f[9:])}
+			end = at + min(size, end-at)
+			at += animated
+			continue
+		}
 		if size > end-at {
 			return nil, io.ErrUnexpectedEOF
 		}
@@ -59,13 +69,26 @@ func parseWebP(data []byte) (*webp, error) {
 			if err := w.readSize(); err != nil {
 				return nil, err
 			}
-			if width != 0 && (width != w.width || height != w.height) {
-				return nil, errWebP
-			}
-			return w, nil
+			return w, w.place(width, height, inCanvas)
 		}
 		at += size + size%2
 	}
+}
+
+// place puts the frame into the canvas, if the file has one. A frame of no animation must fill it.
+func (w *webp) place(width, height int, inCanvas [4]int) error {
+	if w.canvasWidth, w.canvasHeight = w.width, w.height; width == 0 {
+		return nil
+	}
+	w.canvasWidth, w.canvasHeight = width, height
+	whole := [4]int{0, 0, width, height}
+	if inCanvas[2] != 0 {
+		whole, w.left, w.top = inCanvas, inCanvas[0], inCanvas[1]
+	}
+	if whole[2] != w.width || whole[3] != w.height || w.left+w.width > width || w.top+w.height > height {
+		return errWebP
+	}
+	return nil
 }
 
 func little24(b []byte) int { return int(b[0]) | int(b[1])<<8 | int(b[2])<<16 }
@@ -109,12 +132,15 @@ func webpHeader(data []byte) (header, error) {
 	if err != nil {
 		return header{}, err
 	}
-	h := header{kind: "a WebP", width: w.width, height: w.height, orientation: torch.Upright, memory: w.memory(), webp: w}
+	h := header{kind: "a WebP", width: w.canvasWidth, height: w.canvasHeight, orientation: torch.Upright, memory: w.memory(), webp: w}
 	of, ofByte := perVP8Pixel, perVP8Byte
 	if w.lossless {
 		h.kind, of, ofByte = "a lossless WebP", perVP8LPixel, perVP8LByte
 	}
 	h.work = picoseconds(len(data))*ofByte + picoseconds(w.width*w.height)*(of+perPixel)
+	if w.canvasWidth != w.width || w.canvasHeight != w.height {
+		h.work += rowsWork(w.canvasWidth, w.canvasHeight)
+	}
 	return h, nil
 }
 
@@ -192,7 +218,28 @@ func decodeWebP(in *Input, s *sink) error {
 	if err != nil {
 		return err
 	}
-	return s.push(pixels, 3)
+	return w.push(s, pixels)
+}
+
+// push resizes the canvas: the frame's pixels, and black around them, as Pillow has it.
+func (w *webp) push(s *sink, pixels []byte) error {
+	if w.canvasWidth == w.width && w.canvasHeight == w.height {
+		return s.push(pixels, 3)
+	}
+	for y := 0; y < w.canvasHeight; y += s.rows {
+		n := min(s.rows, w.canvasHeight-y)
+		band := s.reusable(n)
+		clear(band)
+		for k := range n {
+			if inFrame := y + k - w.top; inFrame >= 0 && inFrame < w.height {
+				copy(band[3*(k*w.canvasWidth+w.left):], pixels[3*inFrame*w.width:][:3*w.width])
+			}
+		}
+		if err := s.push(band, 3); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 var errOutOfMemory = errors.New("webp: out of memory")
