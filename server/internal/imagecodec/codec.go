@@ -333,7 +333,7 @@ func (c *Codec) decodeOther(ctx context.Context, in Input, p Image) error {
 		return err
 	}
 	defer resizer.Close()
-	err = in.format.decode(&in, &sink{ctx: ctx, resizer: resizer, width: in.header.width, rows: in.rows})
+	err = in.format.decode(&in, &sink{ctx: ctx, resizer: resizer, width: in.header.width, height: in.header.height, rows: in.rows})
 	var failure *Error
 	switch {
 	case err == nil:

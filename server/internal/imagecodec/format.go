@@ -45,7 +45,7 @@ var formats = []format{
 	{name: "WebP", starts: []string{"RIFF????WEBPVP8"}, header: webpHeader, decode: decodeWebP},
 	{name: "GIF", starts: []string{"GIF87a", "GIF89a"}, header: gifHeader, decode: decodeGIF},
 	{name: "BMP", starts: []string{"BM????????????"}, header: bmpHeader, decode: decodeBMP},
-	{name: "TIFF", starts: []string{"II*\x00", "MM\x00*"}, header: tiffHeader, decode: decodeTIFF},
+	{name: "TIFF", starts: []string{"II*\x00", "MM\x00*", "II+\x00", "MM\x00+"}, header: tiffHeader, decode: decodeTIFF},
 }
 
 // sniff returns the format of a file, or nil if it is unknown. It ignores the Content-Type, as the Sanic demo does: curl -T

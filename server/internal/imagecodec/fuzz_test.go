@@ -41,8 +41,8 @@ func FuzzDecode(f *testing.F) {
 
 // starts are the first bytes of the formats, by which files are recognized.
 var starts = []struct{ name, bytes string }{
-	{"JPEG", "\xff\xd8\xff"}, {"PNG", "\x89PNG\r\n\x1a\n"}, {"WebP", "RIFF????WEBPVP8"}, {"GIF", "GIF89a"}, {"BMP", "BM????\x00\x00\x00\x00"},
-	{"TIFF", "II*\x00"}, {"TIFF", "MM\x00*"},
+	{"JPEG", "\xff\xd8\xff"}, {"PNG", "\x89PNG\r\n\x1a\n"}, {"WebP", "RIFF????WEBPVP8"}, {"GIF", "GIF89a"}, {"BMP", "BM"},
+	{"TIFF", "II*\x00"}, {"TIFF", "MM\x00*"}, {"TIFF", "II+\x00"},
 }
 
 // begun returns a copy of the data that begins as the format does. '?' keeps the data's byte.

@@ -291,7 +291,7 @@ func (p *pngFile) convert(out, row []byte) {
 	case p.channels == 3:
 		copy(out, row)
 	case p.channels == 4:
-		fromFour(out, row, false)
+		fromFour(out, row)
 	case p.depth >= 8 && !p.palette:
 		fromGray(out, row, p.channels*p.depth/8)
 	case p.depth == 8:

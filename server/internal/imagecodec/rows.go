@@ -14,6 +14,7 @@ type sink struct {
 	ctx     context.Context
 	resizer *torch.Resizer
 	width   int    // of the rows, in pixels
+	height  int    // of the image, in rows
 	rows    int    // to take at a time
 	buffer  []byte // for rows that are converted, of 3*width*rows bytes
 }
@@ -128,6 +129,13 @@ func rgb(c color.Color) [3]byte {
 func fromGray(out, pixels []byte, bytes int) {
 	for at := 0; len(out) >= 3; at, out = at+bytes, out[3:] {
 		out[0], out[1], out[2] = pixels[at], pixels[at], pixels[at]
+	}
+}
+
+// fromFour drops the fourth sample, which is the alpha.
+func fromFour(out, row []byte) {
+	for ; len(out) > 0; out, row = out[3:], row[4:] {
+		out[0], out[1], out[2] = row[0], row[1], row[2]
 	}
 }
 

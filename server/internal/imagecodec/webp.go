@@ -2,26 +2,14 @@ package imagecodec
 
 import (
 	"context"
-	_ "embed"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"io"
-	"sync"
 
-	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
-	"github.com/tetratelabs/wazero/experimental"
-	"golang.org/x/sys/unix"
 
 	"github.com/torchherd/torchherd/torch"
 )
-
-// libwebp's decoder as WebAssembly, made by scripts/webp.sh. Go's own decoder of a WebP can't be stopped: a frame of one
-// colour takes no bytes, so the decoder never reads. libwebp's calls host.continue every 16 rows.
-//
-//go:embed webp/decoder.wasm
-var webpModule []byte
 
 // A webp is the frame of a WebP file: a VP8 or VP8L bitstream without its container. The alpha of a VP8 frame is a
 // bitstream beside it, which isn't decoded. Of an animation it is the first frame.
@@ -150,75 +138,22 @@ const (
 	webpTruncated   = 7
 )
 
-// webpRuntime returns the compiled decoder. It is compiled once per process, for the first WebP.
-var webpRuntime = sync.OnceValues(func() (*webpDecoder, error) {
-	ctx := context.Background()
-	runtime := wazero.NewRuntimeWithConfig(ctx, wazero.NewRuntimeConfig())
-	_, err := runtime.NewHostModuleBuilder("host").NewFunctionBuilder().
-		WithGoFunction(api.GoFunc(proceed), []api.ValueType{api.ValueTypeI32}, []api.ValueType{api.ValueTypeI32}).Export("continue").Instantiate(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("webp: %w", err)
-	}
-	compiled, err := runtime.CompileModule(ctx, webpModule)
-	if err != nil {
-		return nil, fmt.Errorf("webp: %w", err)
-	}
-	return &webpDecoder{runtime, compiled}, nil
-})
-
-// A webpMeter counts what the decoder can tell only while it decodes. It is in the context of the call.
-type webpMeter struct {
-	left     picoseconds
-	exceeded bool
-}
-
-type webpMeterKey struct{}
-
-// proceed is host.continue: it takes the coefficients decoded since its last call, and returns whether to go on.
-func proceed(ctx context.Context, stack []uint64) {
-	meter := ctx.Value(webpMeterKey{}).(*webpMeter)
-	meter.left -= picoseconds(uint32(stack[0])) * perCoefficient
-	meter.exceeded = meter.left < 0
-	stack[0] = 1
-	if meter.exceeded || ctx.Err() != nil {
-		stack[0] = 0
-	}
-}
-
-// A webpDecoder makes instances of the module, each with a memory of its own.
-type webpDecoder struct {
-	runtime wazero.Runtime
-	module  wazero.CompiledModule
-}
-
+// decodeWebP decodes by libwebp. Go's own decoder of a WebP can't be stopped: a frame of one colour takes no bytes, so the
+// decoder never reads. libwebp's calls host.continue every 16 rows, with the coefficients that it decoded.
 func decodeWebP(in *Input, s *sink) error {
-	decoder, err := webpRuntime()
-	if err != nil {
-		return err
-	}
 	w := in.header.webp
-	memory, err := newLinearMemory(int(w.memory()))
-	if err != nil {
-		return fmt.Errorf("webp: %w", err)
-	}
-	defer memory.release()
-	allocator := experimental.MemoryAllocatorFunc(func(_, _ uint64) experimental.LinearMemory { return memory })
-	meter := &webpMeter{left: in.limit - in.work}
-	ctx := context.WithValue(experimental.WithMemoryAllocator(s.ctx, allocator), webpMeterKey{}, meter)
-	config := wazero.NewModuleConfig().WithName("").WithStartFunctions("_initialize")
-	instance, err := decoder.runtime.InstantiateModule(ctx, decoder.module, config)
-	if err != nil {
-		return fmt.Errorf("webp: %w", err)
-	}
-	defer func() { _ = instance.Close(context.WithoutCancel(ctx)) }()
-	pixels, err := w.decode(ctx, instance)
-	if meter.exceeded || errors.Is(err, errOutOfMemory) {
+	host := &wasmHost{left: in.limit - in.work, per: perCoefficient}
+	err := webpDecoder.run(s, host, w.memory(), func(ctx context.Context, instance api.Module) error {
+		pixels, err := w.decode(ctx, instance)
+		if err != nil {
+			return err
+		}
+		return w.push(s, pixels)
+	})
+	if host.exceeded || errors.Is(err, errOutOfMemory) {
 		return tooMuchWork(&in.header, len(in.data))
 	}
-	if err != nil {
-		return err
-	}
-	return w.push(s, pixels)
+	return err
 }
 
 // push resizes the canvas: the frame's pixels, and black around them, as Pillow has it.
@@ -242,8 +177,6 @@ func (w *webp) push(s *sink, pixels []byte) error {
 	return nil
 }
 
-var errOutOfMemory = errors.New("webp: out of memory")
-
 // decode returns the frame's pixels, in the instance's memory.
 func (w *webp) decode(ctx context.Context, instance api.Module) ([]byte, error) {
 	length := 3 * w.width * w.height
@@ -256,11 +189,11 @@ func (w *webp) decode(ctx context.Context, instance api.Module) ([]byte, error) 
 		return nil, err
 	}
 	instance.Memory().Write(frame, w.frame)
-	status, err := instance.ExportedFunction("decode").Call(ctx, uint64(frame), uint64(len(w.frame)), uint64(out), uint64(w.width), uint64(w.height))
-	if err != nil { // a trap, whose text is of no use to a client
+	status, err := call(ctx, instance, "decode", uint64(frame), uint64(len(w.frame)), uint64(out), uint64(w.width), uint64(w.height))
+	if err != nil {
 		return nil, errWebP
 	}
-	switch status[0] {
+	switch status {
 	case 0:
 		pixels, _ := instance.Memory().Read(out, uint32(length))
 		return pixels, nil
@@ -271,35 +204,3 @@ func (w *webp) decode(ctx context.Context, instance api.Module) ([]byte, error) 
 	}
 	return nil, errWebP
 }
-
-func allocateIn(ctx context.Context, instance api.Module, size int) (uint32, error) {
-	result, err := instance.ExportedFunction("allocate").Call(ctx, uint64(size))
-	if err != nil {
-		return 0, fmt.Errorf("webp: %w", err)
-	}
-	if result[0] == 0 {
-		return 0, errOutOfMemory
-	}
-	return uint32(result[0]), nil
-}
-
-// linearMemory is the memory of a WebAssembly instance. It comes from the system and goes back at once.
-type linearMemory struct{ mapped []byte }
-
-func newLinearMemory(size int) (*linearMemory, error) {
-	mapped, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
-	return &linearMemory{mapped}, err
-}
-
-// Reallocate returns the first size bytes of the memory, or nil if it is smaller.
-func (m *linearMemory) Reallocate(size uint64) []byte {
-	if size > uint64(len(m.mapped)) {
-		return nil
-	}
-	return m.mapped[:size]
-}
-
-// Free does nothing: decodeWebP releases the memory.
-func (m *linearMemory) Free() {}
-
-func (m *linearMemory) release() { _ = unix.Munmap(m.mapped) }
