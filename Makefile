@@ -151,6 +151,7 @@ showcase: build python ## the before-and-after images of the README and of the b
 goldens: python ## make testdata/ and its goldens again
 	$(TOOLS) fixtures
 	$(TOOLS) goldens
+	$(TOOLS) formats
 
 dist: build ## pack a tarball that runs without Go and Python
 	@scripts/dist.sh $(VERSION)

@@ -40,7 +40,7 @@ fetch() {
 module() {
   local name=$1
   shift
-  clang-16 --target=wasm32-wasi -mexec-model=reactor -O3 -DNDEBUG "-ffile-prefix-map=$work=." "-ffile-prefix-map=$here=codecs" \
+  clang-16 --target=wasm32-wasi -mexec-model=reactor -O3 -msimd128 -DNDEBUG "-ffile-prefix-map=$work=." "-ffile-prefix-map=$here=codecs" \
     -I"$here" -I"$here/include" -Wno-everything -Wl,--no-entry,--strip-all,--gc-sections,--unresolved-symbols=ignore-all,-z,stack-size=65536 \
     "$here/system.c" "$here/$name/decode.c" "$@" -o "$target/$name.wasm"
   chmod 644 "$target/$name.wasm"
@@ -73,6 +73,21 @@ module tiff -I"$here/tiff" -Itiff/libtiff -Izlib -Ilibjpeg-turbo "${files[@]}"
 cp tiff/LICENSE.md "$target/LICENSE.libtiff" 2>/dev/null || cp tiff/COPYRIGHT "$target/LICENSE.libtiff"
 sed -n '/^Copyright notice:/,$p' zlib/README >"$target/LICENSE.zlib"
 cp libjpeg-turbo/LICENSE.md "$target/LICENSE.libjpeg-turbo"
+
+fetch dav1d 1.0.0-2+deb12u1 dav1d_1.0.0.orig.tar.xz 51737db7e4897e599684f873a4725176dd3c779e639411d7c4fce134bb5ebb82 \
+  dav1d_1.0.0-2+deb12u1.debian.tar.xz ae53e2bda2a18275cc66570194fced9b9681df2b3b8e041586a26a59d69a727e
+patch -d dav1d -s -p1 <"$here/avif/dav1d.patch"
+files=()
+for name in cdef_apply cdef fg_apply filmgrain ipred_prepare ipred itx lf_apply loopfilter looprestoration lr_apply mc recon; do
+  for depth in 8 16; do
+    printf '#define BITDEPTH %s\n#include "src/%s_tmpl.c"\n' "$depth" "$name" >"dav1d/$name-$depth.c"
+    files+=("dav1d/$name-$depth.c")
+  done
+done
+mapfile -t -O "${#files[@]}" files < <(sources dav1d/src '' cdf cpu data decode dequant_tables getbits intra_edge itx_1d lf_mask lib log mem \
+  msac obu picture qm ref refmvs scan tables thread_task warpmv wedge)
+module avif -Wl,-z,stack-size=1048576 -DHOST_WORK_PER_SB64=20480 -I"$here/avif" -I"$here/avif/dav1d" -Idav1d -Idav1d/include "${files[@]}"
+cp dav1d/COPYING "$target/LICENSE.dav1d"
 
 chmod 644 "$target"/LICENSE.*
 (cd "$target" && sha256sum ./*.wasm)

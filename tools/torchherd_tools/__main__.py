@@ -14,6 +14,7 @@ COMMANDS = {
     "evaluate": ("training.evaluate", "evaluate a trained model on held-out photographs"),
     "fixtures": ("testdata.fixtures", "make testdata/modules"),
     "goldens": ("testdata.goldens", "make testdata/pictures and testdata/goldens"),
+    "formats": ("testdata.formats", "make testdata/formats"),
     "parity": ("parity.compare", "compare a server's responses with a reference server's"),
     "reference": ("parity.reference", "run the Python reference server"),
     "bench": ("bench.comparison", "compare torchherd with other servers"),

@@ -216,10 +216,7 @@ func (c *Codec) PrepareTo(data []byte, size settings.Size, forced bool) (*Input,
 func (c *Codec) prepare(in *Input, data []byte) error {
 	in.data, in.format = data, sniff(data)
 	if in.format == nil {
-		if len(data) == 0 {
-			return &Error{UnknownFormat, "the body is empty: send the image as the request body (" + formatNames + ")"}
-		}
-		return &Error{UnknownFormat, "unknown image format: send " + formatNames}
+		return refusal(data)
 	}
 	err := c.readHeader(in)
 	if err != nil {
@@ -328,7 +325,7 @@ func (c *Codec) decode(ctx context.Context, in *Input, p Image) error {
 }
 
 func (c *Codec) decodeOther(ctx context.Context, in Input, p Image) error {
-	resizer, err := torch.NewResizer(in.header.width, in.header.height, torch.Upright, c.config.ResizeFilter, in.width, in.height, p.Pixels)
+	resizer, err := torch.NewResizer(in.header.width, in.header.height, in.header.orientation, c.config.ResizeFilter, in.width, in.height, p.Pixels)
 	if err != nil {
 		return err
 	}

@@ -1,7 +1,9 @@
 package imagecodec
 
 import (
+	"encoding/binary"
 	"errors"
+	"fmt"
 
 	"github.com/torchherd/torchherd/torch"
 )
@@ -23,10 +25,12 @@ type header struct {
 	twoChannels   bool        // a JPEG of a kind that has no colours to speak of
 	memory        int64       // bytes that the decoder allocates, without the resize and its result
 	work, step    picoseconds // without the resize; step: the longest part that nothing interrupts
+	budgets       int         // how many budgets of work the format has; 0: one
 	jpeg          torch.JPEGHeader
 	png           *pngFile
 	tiff          *tiff
 	webp          *webp
+	avif          *avifFile
 	gif           *gifFile
 	bmp           *bmpFile
 }
@@ -34,7 +38,7 @@ type header struct {
 // advised are the formats that error texts advise in place of what isn't supported.
 const advised = "a JPEG or PNG"
 
-const formatNames = "JPEG, PNG, WebP, GIF, BMP or TIFF"
+const formatNames = "JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF"
 
 // memoryOfDecode is the memory of the small objects of a decode: readers, tables and buffers of fixed size.
 const memoryOfDecode = 256 << 10
@@ -43,9 +47,35 @@ var formats = []format{
 	{name: "JPEG", starts: []string{"\xff\xd8\xff"}, header: jpegHeader},
 	{name: "PNG", starts: []string{"\x89PNG\r\n\x1a\n"}, header: pngHeader, decode: decodePNG},
 	{name: "WebP", starts: []string{"RIFF????WEBPVP8"}, header: webpHeader, decode: decodeWebP},
+	{name: "AVIF", starts: []string{"????ftyp"}, header: avifHeader, decode: decodeAVIF},
 	{name: "GIF", starts: []string{"GIF87a", "GIF89a"}, header: gifHeader, decode: decodeGIF},
 	{name: "BMP", starts: []string{"BM????????????"}, header: bmpHeader, decode: decodeBMP},
 	{name: "TIFF", starts: []string{"II*\x00", "MM\x00*", "II+\x00", "MM\x00+"}, header: tiffHeader, decode: decodeTIFF},
+}
+
+// refused are formats that are recognized in order to name them, with what to do in place of sending them.
+var refused = []struct{ name, start string }{
+	{"JPEG XL", "\xff\x0a"}, {"JPEG XL", "\x00\x00\x00\x0cJXL \r\n"}, {"JPEG 2000", "\x00\x00\x00\x0cjP  \r\n"}, {"JPEG 2000", "\xff\x4f\xff\x51"},
+	{"Photoshop", "8BPS"}, {"ICO", "\x00\x00\x01\x00"}, {"QOI", "qoif"}, {"JPEG XR", "II\xbc"}, {"EXR", "v/1\x01"}, {"Radiance HDR", "#?RADIANCE"},
+	{"PNM", "P1\n"}, {"PNM", "P2\n"}, {"PNM", "P3\n"}, {"PNM", "P4\n"}, {"PNM", "P5\n"}, {"PNM", "P6\n"}, {"PNM", "P7\n"},
+	{"PDF", "%PDF-"}, {"SVG", "<svg"}, {"MNG", "\x8aMNG"}, {"DDS", "DDS "}, {"XCF", "gimp xcf"},
+}
+
+// refusal returns the error for a file that no decoder is for.
+func refusal(data []byte) error {
+	if len(data) == 0 {
+		return &Error{UnknownFormat, "the body is empty: send the image as the request body (" + formatNames + ")"}
+	}
+	name := isobmffKind(data)
+	for _, r := range refused {
+		if name == "" && startsWith(data, r.start) {
+			name = r.name
+		}
+	}
+	if name != "" {
+		return &Error{UnknownFormat, "the format " + name + " isn't supported: send " + formatNames}
+	}
+	return &Error{UnknownFormat, "unknown image format: send " + formatNames}
 }
 
 // sniff returns the format of a file, or nil if it is unknown. It ignores the Content-Type, as the Sanic demo does: curl -T
@@ -53,7 +83,7 @@ var formats = []format{
 func sniff(data []byte) *format {
 	for i := range formats {
 		for _, start := range formats[i].starts {
-			if startsWith(data, start) {
+			if startsWith(data, start) && (formats[i].name != "AVIF" || isobmffKind(data) == "AVIF") {
 				return &formats[i]
 			}
 		}
@@ -80,6 +110,9 @@ func jpegHeader(data []byte) (header, error) {
 		if errors.As(err, &failure) {
 			err = errors.New(failure.Detail)
 		}
+		if what := unsupportedJPEG(data); what != "" {
+			err = unsupported("JPEG", what)
+		}
 		return header{}, err
 	}
 	h := header{
@@ -95,6 +128,30 @@ func jpegHeader(data []byte) (header, error) {
 	h.work = picoseconds(len(data))*perByte + picoseconds(read.Blocks+torch.JPEGScanBlocks)*per +
 		picoseconds(read.Width*read.Height)*perJPEGPixel
 	return h, nil
+}
+
+// unsupportedJPEG returns what a JPEG has that libjpeg-turbo may not decode, or "".
+func unsupportedJPEG(data []byte) string {
+	for at := 2; at+5 <= len(data) && data[at] == 0xff; {
+		switch marker := data[at+1]; marker {
+		case 0xff:
+			at++
+			continue
+		case 0xc3, 0xcb:
+			return "lossless compression"
+		case 0xc5, 0xc6, 0xc7, 0xcd, 0xce, 0xcf:
+			return "a hierarchy of sizes"
+		case 0xc0, 0xc1, 0xc2, 0xc9, 0xca:
+			if bits := data[at+4]; bits != 8 {
+				return fmt.Sprintf("samples of %d bits", bits)
+			}
+			return ""
+		case 0xd9, 0xda:
+			return ""
+		}
+		at += 2 + int(binary.BigEndian.Uint16(data[at+2:]))
+	}
+	return ""
 }
 
 // rowsWork returns the work of converting rows to RGB and handing them to the resize.

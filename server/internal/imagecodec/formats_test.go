@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/torchherd/torchherd/internal/goldens"
@@ -43,7 +44,14 @@ func TestFormats(t *testing.T) {
 			t.Parallel()
 			img, err := decode(t, codec, goldens.Read(t, filepath.Join("formats", test.File)))
 			if test.Refused != "" {
-				expectReason(t, err, imagecodec.Unsupported, test.Refused)
+				reason := imagecodec.Unsupported
+				if test.Kind == "every kind" {
+					reason = imagecodec.UnknownFormat
+				}
+				expectReason(t, err, reason, test.Refused)
+				if strings.Contains(err.Error(), "broken") {
+					t.Errorf("the error says broken: %v", err)
+				}
 				return
 			}
 			if err != nil {

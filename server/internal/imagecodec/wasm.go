@@ -25,7 +25,11 @@ var webpModule []byte
 //go:embed codecs/tiff.wasm
 var tiffModule []byte
 
+//go:embed codecs/avif.wasm
+var avifModule []byte
+
 var (
+	avifDecoder = newWasmDecoder("avif", avifModule)
 	webpDecoder = newWasmDecoder("webp", webpModule)
 	tiffDecoder = newWasmDecoder("tiff", tiffModule)
 )

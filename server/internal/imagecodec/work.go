@@ -59,6 +59,10 @@ const (
 	perFaxByte         = 60 * nanosecond
 	perHuffmanTables   = 5000 * nanosecond // of a block of deflated data, counted while it is decoded
 	perTIFFJPEGSample  = 25 * nanosecond
+	perYCbCr           = 15 * nanosecond // a pixel of an AVIF, converted to RGB
+	perAV1Symbol       = 20 * nanosecond // of AVIF
+	perAV1Filtered     = 15 * nanosecond // a pixel in one of AV1's filters
+	unitsOfAV1Block    = 20480           // what a block of 64x64 pixels costs besides its symbols, in symbols; see scripts/codecs.sh
 	perVP8Pixel        = 22 * nanosecond
 	perCoefficient     = 20 * nanosecond // of VP8
 	perVP8LPixel       = 34 * nanosecond
@@ -75,7 +79,7 @@ func budget(size int) picoseconds {
 func (c *Codec) checkWork(in *Input) error {
 	h := &in.header
 	in.work = h.work + c.setup(in) + picoseconds(in.resize.Products+in.sent.Products)*perProduct
-	in.limit = budget(len(in.data))
+	in.limit = budget(len(in.data)) * picoseconds(max(1, h.budgets))
 	if !c.config.Size.Keep() {
 		// Whoever sets the size of the results accepts what results of that size cost: two passes of up to 7 products.
 		in.limit += picoseconds(in.width*in.height) * 14 * perProduct
