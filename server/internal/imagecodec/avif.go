@@ -13,8 +13,8 @@ import (
 type avifFile struct {
 	width, height int    // as stored
 	data          []byte // AV1
-	matrix        int    // the matrix coefficients of the container, by ITU-T H.273; -1: those of the data
-	full          bool   // samples have their full range
+	stated        bool   // the container states the kind of the colours; else the data do
+	details       details
 	orientation   torch.Orientation
 	deep          bool // more than 8 bits
 	samples       int  // of two pixels by two: 4 without chroma, to 12
@@ -107,6 +107,7 @@ type container struct {
 	properties []box
 	used       []int // indices of the primary item's properties, from 0
 	premul     bool  // its colours are multiplied by its alpha
+	auxiliary  bool  // there is an image beside it, which is its alpha or a map of its depth
 	inner      []byte
 	pieces     []piece
 	innerData  bool // the pieces lie in inner
@@ -164,7 +165,7 @@ func parseAVIF(data []byte) (*avifFile, error) {
 	if c.premul {
 		return nil, unsupported("AVIF", "colours multiplied by their alpha")
 	}
-	a := &avifFile{matrix: -1, orientation: torch.Upright, samples: 12}
+	a := &avifFile{orientation: torch.Upright, samples: 12}
 	if err := a.readProperties(c); err != nil {
 		return nil, err
 	}
@@ -340,6 +341,7 @@ func (c *container) readReferences(data []byte) error {
 	f.full()
 	return eachBox(f.data, func(b box) error {
 		c.premul = c.premul || b.kind == "prem"
+		c.auxiliary = c.auxiliary || b.kind == "auxl"
 		return nil
 	})
 }
@@ -370,9 +372,17 @@ func (a *avifFile) readProperties(c *container) error {
 				a.samples = 8
 			}
 		case "colr":
-			if f.number(4) == uint64(binary.BigEndian.Uint32([]byte("nclx"))) {
-				f.number(4) // primaries and transfer
-				a.matrix, a.full = int(f.number(2)), f.number(1)&0x80 != 0
+			if len(f.data) < 4 {
+				return io.ErrUnexpectedEOF
+			}
+			kind := string(f.data[:4])
+			switch f.data = f.data[4:]; kind {
+			case "nclx":
+				a.stated = true
+				a.details.primaries, a.details.transfer, a.details.matrix = int(f.number(2)), int(f.number(2)), int(f.number(2))
+				a.details.full = f.number(1)&0x80 != 0
+			case "prof", "rICC":
+				a.details.icc = f.data
 			}
 		case "irot":
 			turns = int(f.number(1)) & 3
@@ -384,6 +394,7 @@ func (a *avifFile) readProperties(c *container) error {
 		}
 	}
 	a.orientation = turned(turns, mirror)
+	a.details.alpha = c.auxiliary
 	return nil
 }
 
@@ -420,7 +431,7 @@ func avifHeader(data []byte) (header, error) {
 	if err != nil {
 		return header{}, err
 	}
-	h := header{kind: "an AVIF", width: a.width, height: a.height, orientation: a.orientation, avif: a}
+	h := header{kind: "an AVIF", width: a.width, height: a.height, orientation: a.orientation, avif: a, details: a.details}
 	if a.width < 1 || a.height < 1 || a.width > torch.MaxSide || a.height > torch.MaxSide {
 		return h, nil // checkPixels refuses it
 	}
@@ -443,11 +454,14 @@ func (a *avifFile) decoding() picoseconds {
 
 func decodeAVIF(in *Input, s *sink) error {
 	a := in.header.avif
-	full := uint64(0)
-	if a.full {
+	matrix, full := int32(-1), uint64(0) // those of the data
+	if a.stated {
+		matrix = int32(a.details.matrix)
+	}
+	if a.details.full {
 		full = 1
 	}
 	counted := *in
 	counted.work -= a.decoding()
-	return avifDecoder.decodeRows(&counted, s, perAV1Symbol, [][]byte{a.data}, uint64(a.width), uint64(a.height), uint64(uint32(int32(a.matrix))), full, uint64(a.rowsAtATime()))
+	return avifDecoder.decodeRows(&counted, s, perAV1Symbol, [][]byte{a.data}, uint64(a.width), uint64(a.height), uint64(uint32(matrix)), full, uint64(a.rowsAtATime()))
 }

@@ -394,6 +394,15 @@ func formatFile(name string) func() []byte {
 	}
 }
 
+// claimedAVIF returns an AVIF that states a size that it hasn't.
+func claimedAVIF(width, height int) []byte {
+	out := formatFile("large.avif")()
+	at := bytes.Index(out, []byte("ispe")) + 8
+	binary.BigEndian.PutUint32(out[at:], uint32(width))
+	binary.BigEndian.PutUint32(out[at+4:], uint32(height))
+	return out
+}
+
 // clearedLZW returns LZW codes of a table that is cleared after each byte.
 func clearedLZW(count int) []byte {
 	var out []byte

@@ -31,12 +31,24 @@ type header struct {
 	tiff          *tiff
 	webp          *webp
 	avif          *avifFile
+	details       details
 	gif           *gifFile
 	bmp           *bmpFile
 }
 
 // advised are the formats that error texts advise in place of what isn't supported.
 const advised = "a JPEG or PNG"
+
+// details are what the header of a file says beside the pixels.
+type details struct {
+	orientation int    // TIFF's tag and EXIF's: 1 to 8; 0: not stated
+	icc         []byte // the ICC profile, part of the file; nil: none
+	primaries   int    // by ITU-T H.273; 0: not stated
+	transfer    int
+	matrix      int
+	full        bool // samples have their full range
+	alpha       bool // there is an alpha, which isn't decoded
+}
 
 const formatNames = "JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF"
 

@@ -336,6 +336,20 @@ func (t *tiff) readLayout() error {
 	return nil
 }
 
+func (t *tiff) details() details {
+	d := details{orientation: t.number(tiffOrientation, 0)}
+	if d.orientation > 8 {
+		d.orientation = 0
+	}
+	if icc := t.fields[tiffICC]; icc.size == 1 && icc.count > 0 {
+		d.icc = icc.data[:icc.count]
+	}
+	const associated, unassociated = 1, 2
+	extra := t.number(tiffExtra, 0)
+	d.alpha = extra == associated || extra == unassociated
+	return d
+}
+
 // blockSize returns the number of compressed bytes of a block. libtiff estimates missing ones.
 func (t *tiff) blockSize(i int) int {
 	at := min(t.offsets.at(i), len(t.data))
@@ -364,6 +378,7 @@ func tiffHeader(data []byte) (header, error) {
 		kind: "a TIFF", width: t.width, height: t.height, orientation: torch.Upright,
 		gray: t.photometric == tiffWhiteIsZero || t.photometric == tiffBlackIsZero, palette: t.photometric == tiffPalette, tiff: t,
 	}
+	h.details = t.details()
 	if t.across == 0 {
 		return h, nil
 	}

@@ -89,7 +89,7 @@ def refused_files() -> list[tuple[str, str, str, bytes, str]]:
     lossless = bytes.fromhex("ffd8ffc3001108002000300301110002110003110100") + bytes(8)
     return [
         ("lossless.jpg", "JPEG", "lossless compression", lossless, "lossless compression"),
-        ("lab.tiff", "TIFF", "CIE L*a*b* colours", saved(Image.new("LAB", (8, 8)), "TIFF"), "CIE L*a*b*"),
+        ("lab.tiff", "TIFF", "CIE Lab colours", saved(Image.new("LAB", (8, 8)), "TIFF"), "CIE L*a*b*"),
         ("float.tiff", "TIFF", "floating-point samples", saved(Image.new("F", (8, 8)), "TIFF"), "floating-point"),
         ("zstd.tiff", "TIFF", "Zstandard compression", saved(rgb, "TIFF", compression="zstd"), "Zstandard"),
         ("lzma.tiff", "TIFF", "LZMA compression", saved(rgb, "TIFF", compression="lzma"), "LZMA"),
