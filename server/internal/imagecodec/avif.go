@@ -140,17 +140,17 @@ func isobmffKind(data []byte) string {
 func parseAVIF(data []byte) (*avifFile, error) {
 	c := &container{file: data}
 	found := false
+	var ofMeta error
 	err := eachBox(data, func(b box) error {
-		if b.kind != "meta" || found {
-			return nil
+		if b.kind == "meta" && !found {
+			found, ofMeta = true, c.readMeta(b.data)
 		}
-		found = true
-		return c.readMeta(b.data)
+		return ofMeta
 	})
-	if err != nil && !found { // what follows may be cut off
-		return nil, err
+	if found { // what follows may be cut off
+		err = ofMeta
 	}
-	if found && c.kind == "" && err != nil {
+	if err != nil {
 		return nil, err
 	}
 	switch c.kind {
