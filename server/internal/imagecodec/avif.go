@@ -20,9 +20,7 @@ type avifFile struct {
 	samples       int  // of two pixels by two: 4 without chroma, to 12
 }
 
-func avifError(format string, arguments ...any) error {
-	return fmt.Errorf("avif: "+format, arguments...)
-}
+func avifError(text string) error { return errors.New("avif: " + text) }
 
 // A box is a part of a file by ISO/IEC 14496-12.
 type box struct {
