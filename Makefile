@@ -156,6 +156,7 @@ goldens: python ## make testdata/ and its goldens again
 	$(TOOLS) fixtures
 	$(TOOLS) goldens
 	$(TOOLS) colour
+	$(TOOLS) formats
 
 dist: build ## pack a tarball that runs without Go and Python
 	@scripts/dist.sh $(VERSION)

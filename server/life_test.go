@@ -187,7 +187,7 @@ func TestBadModelsAreReportedBeforeListening(t *testing.T) {
 		{photographPath("jpeg-420.jpg"), "not a module"},
 		{module("garbage.pt"), "not a module"},
 		{module("truncated.pt"), "not a module"},
-		{module("checkpoint.pth"), "export it"},
+		{module("checkpoint.pth"), "torchherd_tools export"},
 		{invalidSettings, `unknown setting "qualty"`},
 	} {
 		expectFailure(t, test.text, "--listen", taken.Addr().String(), test.model)

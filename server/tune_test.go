@@ -185,7 +185,7 @@ func TestTuneModelThatCantBeServed(t *testing.T) {
 	t.Parallel()
 	tu := startTune(t, append(short, module("checkpoint.pth"))...)
 	tu.expect(1, "", "torchherd: can't serve "+module("checkpoint.pth"))
-	if tu.out.Len() > 0 || !strings.Contains(tu.stderr[len(tu.stderr)-1], "export it") {
+	if tu.out.Len() > 0 || !strings.Contains(tu.stderr[len(tu.stderr)-1], "torchherd_tools export") {
 		t.Error("the last line isn't the reason that serve gave")
 	}
 }

@@ -168,7 +168,7 @@ func TestLoadErrors(t *testing.T) {
 		t.Errorf("the error of a missing file isn't fs.ErrNotExist: %v", err)
 	}
 	_, err = torch.Load(goldens.Path("modules/checkpoint.pth"), torch.Options{})
-	if err == nil || !strings.Contains(err.Error(), "export it") {
+	if err == nil || !strings.Contains(err.Error(), "torchherd_tools export") {
 		t.Errorf("the error of a checkpoint doesn't say what to do: %v", err)
 	}
 }

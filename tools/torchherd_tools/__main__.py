@@ -15,6 +15,7 @@ COMMANDS = {
     "fixtures": ("testdata.fixtures", "make testdata/modules"),
     "goldens": ("testdata.goldens", "make testdata/pictures and testdata/goldens"),
     "colour": ("testdata.colour", "make testdata/colour with Little CMS's transicc"),
+    "formats": ("testdata.formats", "make testdata/formats"),
     "parity": ("parity.compare", "compare a server's responses with a reference server's"),
     "reference": ("parity.reference", "run the Python reference server"),
     "bench": ("bench.comparison", "compare torchherd with other servers"),

@@ -79,6 +79,7 @@ func versionNotServed(version string, model *lifecycle.Model) *failure {
 var imageStatuses = map[imagecodec.Reason]int{
 	imagecodec.UnknownFormat: http.StatusUnsupportedMediaType,
 	imagecodec.Broken:        http.StatusUnprocessableEntity,
+	imagecodec.Unsupported:   http.StatusUnprocessableEntity,
 	imagecodec.NotRGB:        http.StatusUnprocessableEntity,
 	imagecodec.TooManyPixels: http.StatusRequestEntityTooLarge,
 	imagecodec.TooMuchWork:   http.StatusUnprocessableEntity,

@@ -7,6 +7,8 @@ import (
 	"encoding/binary"
 	"hash/adler32"
 	"hash/crc32"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -342,7 +344,7 @@ var bombs = []struct {
 	{"PNG of Huffman tables", sync.OnceValue(func() []byte { return pngOf(1, 1, 8, 2, 0, emptyTables(50_000, make([]byte, 4))) }), decodes, false},
 	{"GIF", sync.OnceValue(func() []byte { return blackGIF(2500, 2500, false) }), decodes, false},
 	{"interlaced GIF", sync.OnceValue(func() []byte { return blackGIF(2500, 2500, true) }), decodes, false},
-	{"GIF of 89 megapixels", sync.OnceValue(func() []byte { return claimingGIF(9459, 9459) }), imagecodec.TooMuchWork, false},
+	{"GIF of 89 megapixels", sync.OnceValue(func() []byte { return claimingGIF(9459, 9459) }), decodes, false},
 	{"BMP of a bit per pixel", sync.OnceValue(func() []byte { return bmpFile(5700, 5700, 1, 5700) }), decodes, false},
 	{"BMP without pixels", sync.OnceValue(func() []byte { return bmpFile(9459, 9459, 1, 0) }), imagecodec.Broken, false},
 	{"TIFF of strips of empty deflate blocks", sync.OnceValue(func() []byte { return sharedStrips(tiffFile{compression: 8, block: emptyTables(1000, []byte("abc"))}) }), imagecodec.TooMuchWork, false},
@@ -366,10 +368,53 @@ var bombs = []struct {
 	{"TIFF of a fax", func() []byte {
 		return tiffFile{width: 4000, height: 4000, rowsPerStrip: 4000, bits: 1, samples: 1, compression: 4, photometric: 0, block: repeated("\xff", 4000/8+100)}.bytes()
 	}, decodes, false},
+	{"AVIF", formatFile("large.avif"), decodes, false},
+	{"TIFF of JPEG", formatFile("tiff-jpeg.tiff"), decodes, true},
+	{"TIFF of planes in tiles", formatFile("tiff-planar-large-tiles.tiff"), decodes, true},
+	{"TIFF of LZW that only clears its table", sync.OnceValue(func() []byte {
+		return tiffFile{width: 1300, height: 1300, rowsPerStrip: 1300, bits: 8, samples: 1, compression: 5, photometric: 1, block: clearedLZW(1_700_000)}.bytes()
+	}), decodes, false},
+	{"TIFF of Huffman tables", sync.OnceValue(func() []byte {
+		return tiffFile{width: 1, height: 1, rowsPerStrip: 1, bits: 8, samples: 3, compression: 8, photometric: 2, block: emptyTables(50_000, make([]byte, 4))}.bytes()
+	}), decodes, false},
 	{"lossless WebP of one colour", sync.OnceValue(func() []byte { return flatVP8L(3000, 3000) }), decodes, false},
 	{"lossless WebP of 89 megapixels", sync.OnceValue(func() []byte { return flatVP8L(9459, 9459) }), imagecodec.TooMuchWork, false},
 	{"lossy WebP of 89 megapixels", sync.OnceValue(func() []byte { return flatVP8(9459, 9459, 100) }), imagecodec.TooMuchWork, false},
 	{"lossy WebP", sync.OnceValue(func() []byte { return flatVP8(3000, 3000, 1<<18) }), decodes, false},
+}
+
+// formatFile returns a reader of a file of testdata/formats.
+func formatFile(name string) func() []byte {
+	return func() []byte {
+		data, err := os.ReadFile(filepath.Join("..", "..", "..", "testdata", "formats", name))
+		if err != nil {
+			panic(err)
+		}
+		return data
+	}
+}
+
+// claimedAVIF returns an AVIF that states a size that it hasn't.
+func claimedAVIF(width, height int) []byte {
+	out := formatFile("large.avif")()
+	at := bytes.Index(out, []byte("ispe")) + 8
+	binary.BigEndian.PutUint32(out[at:], uint32(width))
+	binary.BigEndian.PutUint32(out[at+4:], uint32(height))
+	return out
+}
+
+// clearedLZW returns LZW codes of a table that is cleared after each byte.
+func clearedLZW(count int) []byte {
+	var out []byte
+	var last uint64
+	n := 0
+	for range count {
+		last, n = last<<18|256<<9|7, n+18
+		for ; n >= 8; n -= 8 {
+			out = append(out, byte(last>>(n-8)))
+		}
+	}
+	return out
 }
 
 const decodes imagecodec.Reason = -1

@@ -1,8 +1,9 @@
 // Package imagecodec decodes the images that clients send into the pixels that a model takes, and encodes the model's
 // output.
 //
-// JPEG goes through libjpeg-turbo, in C. All other formats have decoders written in Go, so that only one C parser reads
-// bytes from the network. The resize is the same for all formats; see package torch.
+// JPEG goes through libjpeg-turbo, in C. PNG, GIF and BMP have decoders written in Go; WebP, AVIF and TIFF have decoders in C
+// that run as WebAssembly, with memory of their own. So only one C parser of bytes from the network is part of the process.
+// The resize is the same for all formats; see package torch.
 //
 // All Codecs together decode and encode in as many goroutines at a time as there are cpu.Slots: the work is pure
 // computation, so more of them would cost memory and save no time. Encoding has priority over decoding.
@@ -117,7 +118,8 @@ type Reason int
 // The reasons.
 const (
 	UnknownFormat Reason = iota
-	Broken               // damaged, truncated, or of an unsupported kind
+	Broken               // damaged or truncated
+	Unsupported          // of a kind that its format has and this package doesn't decode
 	TooManyPixels        // more than Config.MaxPixels, or a side longer than torch.MaxSide
 	NotRGB               // grayscale, and Config.Grayscale refuses it
 	TooMuchWork          // more than the work that a file of its size may cost; see work.go
@@ -135,6 +137,11 @@ func (e *Error) Error() string { return e.Text }
 
 func broken(format string, err error) error {
 	return &Error{Broken, fmt.Sprintf("broken %s: %v", format, err)}
+}
+
+// unsupported returns the error for a file with something that this package doesn't decode.
+func unsupported(format, what string) error {
+	return &Error{Unsupported, fmt.Sprintf("a %s with %s isn't supported: send %s", format, what, advised)}
 }
 
 // A Memory is where the pixels of images lie. It is safe for concurrent use.
@@ -225,10 +232,7 @@ func (c *Codec) PrepareTo(data []byte, size settings.Size, forced bool) (*Input,
 func (c *Codec) prepare(in *Input, data []byte) error {
 	in.data, in.format = data, sniff(data)
 	if in.format == nil {
-		if len(data) == 0 {
-			return &Error{UnknownFormat, "the body is empty: send the image as the request body (" + formatNames + ")"}
-		}
-		return &Error{UnknownFormat, "unknown image format: send " + formatNames}
+		return refusal(data)
 	}
 	err := c.readHeader(in)
 	if err != nil {
@@ -287,7 +291,11 @@ func (c *Codec) prepare(in *Input, data []byte) error {
 // readHeader sets the Input's header and the size of its result.
 func (c *Codec) readHeader(in *Input) (err error) {
 	in.header, err = in.format.header(in.data)
-	if err != nil {
+	var failure *Error
+	switch {
+	case errors.As(err, &failure):
+		return failure
+	case err != nil:
 		return broken(in.format.name, err)
 	}
 	h := &in.header
@@ -300,7 +308,7 @@ func (c *Codec) readHeader(in *Input) (err error) {
 	if in.format.details != nil {
 		h.details = in.format.details(in.data)
 	}
-	if in.format.turned || c.config.EXIF != settings.Ignore {
+	if in.format.turned || in.format.details != nil && c.config.EXIF != settings.Ignore {
 		h.orientation = h.details.orientation()
 	}
 	h.alpha = h.alpha || h.details.transparency != nil
@@ -385,7 +393,7 @@ func (c *Codec) decodeOther(ctx context.Context, in Input, p *Image) error {
 		return err
 	}
 	defer resizer.Close()
-	s := &sink{ctx: ctx, resizer: resizer, width: in.header.width, rows: in.rows}
+	s := &sink{ctx: ctx, resizer: resizer, width: in.header.width, height: in.header.height, rows: in.rows}
 	switch {
 	case c.keepsAlpha(&in):
 		if s.alpha, err = c.alphaResizer(&in, p); err != nil {

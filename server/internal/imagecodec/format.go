@@ -1,13 +1,9 @@
 package imagecodec
 
 import (
-	"bytes"
 	"encoding/binary"
 	"errors"
-	"image"
-	"image/gif"
-
-	"golang.org/x/image/bmp"
+	"fmt"
 
 	"github.com/torchherd/torchherd/torch"
 )
@@ -18,7 +14,7 @@ type format struct {
 	starts []string // alternatives; '?' stands for any byte
 	header func(data []byte) (header, error)
 	decode func(in *Input, s *sink) error // nil for JPEG, which decodeJPEG decodes
-	// details reads what the file states beside its pixels; nil: nothing.
+	// details reads what the file states beside its pixels; nil: the header has it.
 	details func(data []byte) details
 	// turned says that the pixels' orientation is a part of the format, and not of EXIF data in it.
 	turned bool
@@ -35,13 +31,20 @@ type header struct {
 	twoChannels   bool        // a JPEG of a kind that has no colours to speak of
 	memory        int64       // bytes that the decoder allocates, without the resize and its result
 	work, step    picoseconds // without the resize; step: the longest part that nothing interrupts
+	budgets       int         // how many budgets of work the format has; 0: one
 	jpeg          torch.JPEGHeader
 	png           *pngFile
 	tiff          *tiff
 	webp          *webp
+	avif          *avifFile
+	gif           *gifFile
+	bmp           *bmpFile
 }
 
-const formatNames = "JPEG, PNG, WebP, GIF, BMP or TIFF"
+// advised are the formats that error texts advise in place of what isn't supported.
+const advised = "a JPEG or PNG"
+
+const formatNames = "JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF"
 
 // memoryOfDecode is the memory of the small objects of a decode: readers, tables and buffers of fixed size.
 const memoryOfDecode = 256 << 10
@@ -50,9 +53,35 @@ var formats = []format{
 	{name: "JPEG", starts: []string{"\xff\xd8\xff"}, header: jpegHeader, details: jpegDetails},
 	{name: "PNG", starts: []string{"\x89PNG\r\n\x1a\n"}, header: pngHeader, decode: decodePNG, details: pngDetails},
 	{name: "WebP", starts: []string{"RIFF????WEBPVP8"}, header: webpHeader, decode: decodeWebP, details: webpDetails},
+	{name: "AVIF", starts: []string{"????ftyp"}, header: avifHeader, decode: decodeAVIF},
 	{name: "GIF", starts: []string{"GIF87a", "GIF89a"}, header: gifHeader, decode: decodeGIF, details: gifDetails},
-	{name: "BMP", starts: []string{"BM????\x00\x00\x00\x00"}, header: bmpHeader, decode: decodeBMP},
-	{name: "TIFF", starts: []string{"II*\x00", "MM\x00*"}, header: tiffHeader, decode: decodeTIFF, details: tiffDetails, turned: true},
+	{name: "BMP", starts: []string{"BM????????????"}, header: bmpHeader, decode: decodeBMP},
+	{name: "TIFF", starts: []string{"II*\x00", "MM\x00*", "II+\x00", "MM\x00+"}, header: tiffHeader, decode: decodeTIFF, details: tiffDetails, turned: true},
+}
+
+// refused are formats that are recognized in order to name them, with what to do in place of sending them.
+var refused = []struct{ name, start string }{
+	{"JPEG XL", "\xff\x0a"}, {"JPEG XL", "\x00\x00\x00\x0cJXL \r\n"}, {"JPEG 2000", "\x00\x00\x00\x0cjP  \r\n"}, {"JPEG 2000", "\xff\x4f\xff\x51"},
+	{"Photoshop", "8BPS"}, {"ICO", "\x00\x00\x01\x00"}, {"QOI", "qoif"}, {"JPEG XR", "II\xbc"}, {"EXR", "v/1\x01"}, {"Radiance HDR", "#?RADIANCE"},
+	{"PNM", "P1\n"}, {"PNM", "P2\n"}, {"PNM", "P3\n"}, {"PNM", "P4\n"}, {"PNM", "P5\n"}, {"PNM", "P6\n"}, {"PNM", "P7\n"},
+	{"PDF", "%PDF-"}, {"SVG", "<svg"}, {"MNG", "\x8aMNG"}, {"DDS", "DDS "}, {"XCF", "gimp xcf"},
+}
+
+// refusal returns the error for a file that no decoder is for.
+func refusal(data []byte) error {
+	if len(data) == 0 {
+		return &Error{UnknownFormat, "the body is empty: send the image as the request body (" + formatNames + ")"}
+	}
+	name := isobmffKind(data)
+	for _, r := range refused {
+		if name == "" && startsWith(data, r.start) {
+			name = r.name
+		}
+	}
+	if name != "" {
+		return &Error{UnknownFormat, "the format " + name + " isn't supported: send " + formatNames}
+	}
+	return &Error{UnknownFormat, "unknown image format: send " + formatNames}
 }
 
 // sniff returns the format of a file, or nil if it is unknown. It ignores the Content-Type, as the Sanic demo does: curl -T
@@ -60,7 +89,7 @@ var formats = []format{
 func sniff(data []byte) *format {
 	for i := range formats {
 		for _, start := range formats[i].starts {
-			if startsWith(data, start) {
+			if startsWith(data, start) && (formats[i].name != "AVIF" || isobmffKind(data) == "AVIF") {
 				return &formats[i]
 			}
 		}
@@ -87,6 +116,9 @@ func jpegHeader(data []byte) (header, error) {
 		if errors.As(err, &failure) {
 			err = errors.New(failure.Detail)
 		}
+		if what := unsupportedJPEG(data); what != "" {
+			err = unsupported("JPEG", what)
+		}
 		return header{}, err
 	}
 	h := header{
@@ -104,67 +136,31 @@ func jpegHeader(data []byte) (header, error) {
 	return h, nil
 }
 
+// unsupportedJPEG returns what a JPEG has that libjpeg-turbo may not decode, or "".
+func unsupportedJPEG(data []byte) string {
+	for at := 2; at+5 <= len(data) && data[at] == 0xff; {
+		switch marker := data[at+1]; marker {
+		case 0xff:
+			at++
+			continue
+		case 0xc3, 0xcb:
+			return "lossless compression"
+		case 0xc5, 0xc6, 0xc7, 0xcd, 0xce, 0xcf:
+			return "a hierarchy of sizes"
+		case 0xc0, 0xc1, 0xc2, 0xc9, 0xca:
+			if bits := data[at+4]; bits != 8 {
+				return fmt.Sprintf("samples of %d bits", bits)
+			}
+			return ""
+		case 0xd9, 0xda:
+			return ""
+		}
+		at += 2 + int(binary.BigEndian.Uint16(data[at+2:]))
+	}
+	return ""
+}
+
 // rowsWork returns the work of converting rows to RGB and handing them to the resize.
 func rowsWork(width, height int) picoseconds {
 	return picoseconds(height)*perRow + picoseconds(width)*picoseconds(height)*(perPixel+perConverted)
-}
-
-func gifHeader(data []byte) (header, error) {
-	config, err := gif.DecodeConfig(bytes.NewReader(data))
-	if err != nil {
-		return header{}, err
-	}
-	h := header{kind: "a GIF", width: config.Width, height: config.Height, orientation: torch.Upright, palette: true}
-	pixels := int64(h.width) * int64(h.height)
-	h.memory = 3 * pixels // the frame, its rows in order if they are interlaced, and the frame within its area
-	h.work = rowsWork(h.width, h.height) + picoseconds(len(data))*perGIFByte + picoseconds(pixels)*perGIFPixel
-	h.step = picoseconds(pixels) * (nanosecond / 2) // the check of the colours
-	return h, nil
-}
-
-// decodeGIF decodes a GIF's first frame, extended to the GIF's whole area.
-func decodeGIF(in *Input, s *sink) error {
-	frame, err := gif.Decode(&reader{s, in.data})
-	if err != nil {
-		return err
-	}
-	area := image.Rect(0, 0, in.header.width, in.header.height)
-	paletted, ok := frame.(*image.Paletted)
-	if !ok || frame.Bounds() == area {
-		return s.pushImage(frame)
-	}
-	whole := image.NewPaletted(area, paletted.Palette)
-	bounds := paletted.Bounds()
-	for y := bounds.Min.Y; y < bounds.Max.Y; y++ {
-		from := paletted.Pix[paletted.PixOffset(bounds.Min.X, y):][:bounds.Dx()]
-		copy(whole.Pix[whole.PixOffset(bounds.Min.X, y):], from)
-	}
-	return s.pushImage(whole)
-}
-
-func bmpHeader(data []byte) (header, error) {
-	config, err := bmp.DecodeConfig(bytes.NewReader(data))
-	if err != nil {
-		return header{}, err
-	}
-	const depthAt = 28
-	depth := int64(binary.LittleEndian.Uint16(data[depthAt:]))
-	h := header{kind: "a BMP", width: config.Width, height: config.Height, orientation: torch.Upright, palette: depth <= 8}
-	ofPixel := int64(4)
-	if h.palette {
-		ofPixel = 1
-	}
-	row := int64(h.width)*max(depth, 8)/8 + 4 // a palette's indices are unpacked to bytes
-	h.memory = ofPixel*int64(h.width)*int64(h.height) + row
-	h.step = picoseconds(row) * perBMPByte
-	h.work = rowsWork(h.width, h.height) + picoseconds(row)*picoseconds(h.height)*perBMPByte
-	return h, nil
-}
-
-func decodeBMP(in *Input, s *sink) error {
-	img, err := bmp.Decode(&reader{s, in.data})
-	if err != nil {
-		return err
-	}
-	return s.pushImage(img)
 }

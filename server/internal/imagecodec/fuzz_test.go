@@ -23,6 +23,9 @@ func FuzzDecode(f *testing.F) {
 	for _, p := range goldens.Load(f).Images {
 		f.Add(goldens.Read(f, p.File))
 	}
+	for _, test := range formatCases(f) {
+		f.Add(goldens.Read(f, filepath.Join("formats", test.File)))
+	}
 	f.Add(claimingPNG(1<<31, 3))
 	c := config()
 	c.MaxPixels, c.Size = 1<<20, settings.Size{Width: 32, Height: 32}
@@ -41,8 +44,8 @@ func FuzzDecode(f *testing.F) {
 
 // starts are the first bytes of the formats, by which files are recognized.
 var starts = []struct{ name, bytes string }{
-	{"JPEG", "\xff\xd8\xff"}, {"PNG", "\x89PNG\r\n\x1a\n"}, {"WebP", "RIFF????WEBPVP8"}, {"GIF", "GIF89a"}, {"BMP", "BM????\x00\x00\x00\x00"},
-	{"TIFF", "II*\x00"}, {"TIFF", "MM\x00*"},
+	{"JPEG", "\xff\xd8\xff"}, {"PNG", "\x89PNG\r\n\x1a\n"}, {"WebP", "RIFF????WEBPVP8"}, {"GIF", "GIF89a"}, {"AVIF", "????ftypavif"}, {"BMP", "BM"},
+	{"TIFF", "II*\x00"}, {"TIFF", "MM\x00*"}, {"TIFF", "II+\x00"},
 }
 
 // begun returns a copy of the data that begins as the format does. '?' keeps the data's byte.
@@ -121,6 +124,9 @@ func FuzzWork(f *testing.F) {
 	}
 	for _, p := range goldens.Load(f).Images {
 		add(goldens.Read(f, p.File))
+	}
+	for _, test := range formatCases(f) {
+		add(goldens.Read(f, filepath.Join("formats", test.File)))
 	}
 	for _, b := range bombs {
 		if data := b.file(); len(data) <= 256<<10 {

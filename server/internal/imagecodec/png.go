@@ -31,8 +31,9 @@ func pngError(format string, arguments ...any) error { return fmt.Errorf("png: "
 
 var errPNGChecksum = errors.New("png: invalid checksum")
 
-// nextChunk returns the first chunk of the data and what follows it. For large chunks that nobody reads, check is false.
-func nextChunk(data []byte, check bool) (kind string, chunk, rest []byte, err error) {
+// nextChunk returns the first chunk of the data and what follows it. It checks the checksums of chunks without which an image
+// can't be understood, and not those of others, which GIMP 2.10 wrote wrongly: libpng and browsers ignore those chunks.
+func nextChunk(data []byte) (kind string, chunk, rest []byte, err error) {
 	const before, after = 8, 4 // length and kind; checksum
 	if len(data) < before+after {
 		return "", nil, nil, io.ErrUnexpectedEOF
@@ -42,7 +43,8 @@ func nextChunk(data []byte, check bool) (kind string, chunk, rest []byte, err er
 		return "", nil, nil, io.ErrUnexpectedEOF
 	}
 	kind, chunk = string(data[4:before]), data[before:before+length]
-	if check && crc32.ChecksumIEEE(data[4:before+length]) != binary.BigEndian.Uint32(data[before+length:]) {
+	const ancillary = 0x20 // of the first letter
+	if data[4]&ancillary == 0 && crc32.ChecksumIEEE(data[4:before+length]) != binary.BigEndian.Uint32(data[before+length:]) {
 		return "", nil, nil, errPNGChecksum
 	}
 	return kind, chunk, data[before+length+after:], nil
@@ -51,9 +53,12 @@ func nextChunk(data []byte, check bool) (kind string, chunk, rest []byte, err er
 // parsePNG reads the chunks before the pixels.
 func parsePNG(data []byte) (*pngFile, error) {
 	const signature = 8
-	kind, chunk, rest, err := nextChunk(data[signature:], true)
+	kind, chunk, rest, err := nextChunk(data[signature:])
 	if err != nil {
 		return nil, err
+	}
+	if kind == "CgBI" {
+		return nil, unsupported("PNG", "pixels as iOS applications store them (CgBI)")
 	}
 	if kind != "IHDR" || len(chunk) != 13 {
 		return nil, pngError("the first chunk isn't a header")
@@ -68,13 +73,13 @@ func parsePNG(data []byte) (*pngFile, error) {
 	p.interlaced = chunk[12] == 1
 	for hasPalette := !p.palette; ; {
 		p.idat = rest
-		if len(rest) >= 8 && string(rest[4:8]) == "IDAT" { // its checksum is checked as it is read
+		if len(rest) >= 8 && string(rest[4:8]) == "IDAT" {
 			if !hasPalette {
 				return nil, pngError("missing palette")
 			}
 			return p, nil
 		}
-		if kind, chunk, rest, err = nextChunk(rest, true); err != nil {
+		if kind, chunk, rest, err = nextChunk(rest); err != nil {
 			return nil, err
 		}
 		switch kind {
@@ -149,25 +154,15 @@ func decodePNG(in *Input, s *sink) error {
 	rows := &pngRows{file: p, sink: s, inflate: inflate, transparency: in.header.details.transparency}
 	switch {
 	case p.interlaced:
-		err = rows.passes()
+		return rows.passes()
 	case p.direct() && !s.wantsAlpha():
-		err = rows.direct()
-	default:
-		err = rows.converted()
+		return rows.direct()
 	}
-	if err != nil {
-		return err
-	}
-	var more [1]byte
-	if n, err := inflate.Read(more[:]); n != 0 {
-		return pngError("too many pixels")
-	} else if !errors.Is(err, io.EOF) {
-		return err
-	}
-	return chunks.end()
+	return rows.converted()
 }
 
-// An idatReader reads the contents of successive IDAT chunks and checks their checksums.
+// An idatReader reads the contents of successive IDAT chunks. As Pillow it doesn't look at their checksums, nor at what
+// follows the last row: many files lack their end, or have a stream of pixels that isn't ended or goes on.
 type idatReader struct {
 	sink  *sink
 	chunk reader
@@ -182,27 +177,12 @@ func (r *idatReader) Read(p []byte) (int, error) {
 		if len(r.rest) < 8 || string(r.rest[4:8]) != "IDAT" {
 			return 0, io.ErrUnexpectedEOF
 		}
-		_, chunk, rest, err := nextChunk(r.rest, true)
-		if err != nil {
-			return 0, err
-		}
-		r.chunk, r.rest = reader{r.sink, chunk}, rest
+		const before, after = 8, 4 // length and kind; checksum
+		length := int(binary.BigEndian.Uint32(r.rest))
+		chunk := r.rest[before:][:min(length, len(r.rest)-before)]
+		r.chunk, r.rest = reader{r.sink, chunk}, r.rest[min(before+length+after, len(r.rest)):]
 	}
 	return r.chunk.Read(p)
-}
-
-// end finds the end of the file.
-func (r *idatReader) end() error {
-	for rest := r.rest; ; {
-		if err := r.sink.err(); err != nil {
-			return err
-		}
-		kind, _, after, err := nextChunk(rest, false)
-		if err != nil || kind == "IEND" {
-			return err
-		}
-		rest = after
-	}
 }
 
 // pngRows reads the rows of an image and resizes them.
@@ -339,7 +319,7 @@ func (p *pngFile) convert(out, row []byte) {
 	case p.channels == 3:
 		copy(out, row)
 	case p.channels == 4:
-		fromFour(out, row, false)
+		fromFour(out, row)
 	case p.depth >= 8 && !p.palette:
 		fromGray(out, row, p.channels*p.depth/8)
 	case p.depth == 8:

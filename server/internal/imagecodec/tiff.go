@@ -1,44 +1,37 @@
 package imagecodec
 
 import (
-	"bufio"
+	"cmp"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
-
-	"github.com/klauspost/compress/zlib"
-	"golang.org/x/image/ccitt"
-	"golang.org/x/image/tiff/lzw"
+	"slices"
 
 	"github.com/torchherd/torchherd/torch"
 )
 
 // A tiff is the first image of a TIFF file. Its pixels lie in blocks: strips of its whole width, or tiles.
 //
-// The decoder is this package's own, over the decompressors of other packages, because golang.org/x/image/tiff decompresses
-// a block as a whole and then converts it as a whole. Files of one block are common, so it couldn't be stopped, and took
-// several times the image's memory. This one streams rows.
+// This package reads the directory, from which it computes what the decoding costs, and libtiff decodes. libtiff gets another
+// directory, of the fields that are checked here, so that no other field reaches it.
 type tiff struct {
 	data   []byte
 	order  binary.ByteOrder
+	big    bool // BigTIFF: counts and offsets of 64 bits
 	fields map[uint16]tiffField
 
 	width, height           int
 	bits, samples           int // of a sample; of a pixel
 	photometric             int
-	extra                   int // the meaning of the fourth sample
 	compression             int
-	predicted               bool // a row's samples are the differences to the pixel before
-	palette                 [256][3]byte
-	colours                 int // in the palette
+	planes                  int // 1 if a pixel's samples lie beside each other
 	blockWidth, blockHeight int
-	across, down            int // blocks
+	across, down            int // blocks of a plane
 	tiled                   bool
 	offsets, counts         tiffField // of the blocks, in bytes
 }
 
-// Tags and values of TIFF 6.0.
+// Tags and values of TIFF 6.0 and its supplements.
 const (
 	tiffWidth        = 256
 	tiffHeight       = 257
@@ -47,40 +40,75 @@ const (
 	tiffPhotometric  = 262
 	tiffFillOrder    = 266
 	tiffStripOffsets = 273
+	tiffSamples      = 277
 	tiffRowsPerStrip = 278
 	tiffStripCounts  = 279
 	tiffPlanar       = 284
+	tiffGroup3Flags  = 292
 	tiffPredictor    = 317
 	tiffColorMap     = 320
 	tiffTileWidth    = 322
 	tiffTileHeight   = 323
 	tiffTileOffsets  = 324
 	tiffTileCounts   = 325
+	tiffInkSet       = 332
 	tiffExtra        = 338
 	tiffSampleFormat = 339
+	tiffJPEGTables   = 347
+	tiffSubsampling  = 530
 
 	tiffWhiteIsZero = 0
 	tiffBlackIsZero = 1
 	tiffRGB         = 2
 	tiffPalette     = 3
+	tiffCMYK        = 5
+	tiffYCbCr       = 6
 
 	tiffNone       = 1
+	tiffHuffman    = 2
 	tiffGroup3     = 3
 	tiffGroup4     = 4
 	tiffLZW        = 5
+	tiffJPEG       = 7
 	tiffDeflate    = 8
+	tiffHuffman16  = 32771
 	tiffOldDeflate = 32946
 	tiffPackBits   = 32773
 )
 
+// tiffForDecoder are the tags that libtiff gets.
+var (
+	tiffForDecoder = []uint16{
+		tiffWidth, tiffHeight, tiffBits, tiffCompression, tiffPhotometric, tiffFillOrder, tiffStripOffsets, tiffSamples,
+		tiffRowsPerStrip, tiffStripCounts, tiffPlanar, tiffGroup3Flags, tiffPredictor, tiffColorMap, tiffTileWidth, tiffTileHeight,
+		tiffTileOffsets, tiffTileCounts, tiffInkSet, tiffExtra, tiffSampleFormat, tiffJPEGTables, tiffSubsampling,
+	}
+)
+
+// The names of what is refused.
+var (
+	tiffCompressions = map[int]string{
+		6: "JPEG compression of the old kind", 32766: "NeXT compression", 32809: "ThunderScan compression", 32909: "PixarLog compression",
+		33003: "JPEG 2000 compression", 33005: "JPEG 2000 compression", 34661: "JBIG compression", 34676: "LogLuv compression", 34677: "LogLuv compression",
+		34712: "JPEG 2000 compression", 34887: "LERC compression", 34892: "lossy JPEG compression of DNG", 34925: "LZMA compression",
+		50000: "Zstandard compression", 50001: "WebP compression", 50002: "JPEG XL compression", 52546: "JPEG XL compression",
+	}
+	tiffPhotometrics = map[int]string{
+		4: "a transparency mask", 8: "CIE L*a*b* colours", 9: "ICC L*a*b* colours", 10: "ITU L*a*b* colours", 32803: "the raw pixels of a camera",
+		32844: "LogL pixels", 32845: "LogLuv pixels", 34892: "the linear raw pixels of a camera",
+	}
+	tiffSampleFormats = map[int]string{2: "signed samples", 3: "floating-point samples", 5: "complex samples", 6: "complex samples"}
+)
+
 // A tiffField is an array of numbers in the file.
 type tiffField struct {
-	count, size int // numbers; bytes of each: 1, 2 or 4
+	count, size int // numbers; bytes of each: 1, 2, 4 or 8
 	data        []byte
 	order       binary.ByteOrder
+	entry       []byte // of the directory
 }
 
-// at returns a number, or 0 beyond the end.
+// at returns a number, or 0 beyond the end. Numbers above those of any file are cut off.
 func (f *tiffField) at(i int) int {
 	if i >= f.count {
 		return 0
@@ -90,13 +118,25 @@ func (f *tiffField) at(i int) int {
 		return int(b[0])
 	case 2:
 		return int(f.order.Uint16(b))
-	default:
+	case 4:
 		return int(f.order.Uint32(b))
+	default:
+		return int(min(f.order.Uint64(b), 1<<40))
 	}
 }
 
 func tiffError(format string, arguments ...any) error {
 	return fmt.Errorf("tiff: "+format, arguments...)
+}
+
+func unsupportedTIFF(what string) error { return unsupported("TIFF", what) }
+
+// named returns the name of a number, or the number after its kind.
+func named(names map[int]string, kind string, number int) string {
+	if name := names[number]; name != "" {
+		return name
+	}
+	return fmt.Sprintf("%s %d", kind, number)
 }
 
 // parseTIFF reads the first directory of a TIFF file and checks what it says.
@@ -105,17 +145,17 @@ func parseTIFF(data []byte) (*tiff, error) {
 	if data[0] == 'M' {
 		t.order = binary.BigEndian
 	}
+	t.big = t.order.Uint16(data[2:]) == 43
 	if err := t.readDirectory(); err != nil {
 		return nil, err
 	}
 	t.width, t.height = t.number(tiffWidth, 0), t.number(tiffHeight, 0)
-	t.bits, t.samples = t.number(tiffBits, 1), max(1, t.fields[tiffBits].count)
-	t.photometric, t.extra = t.number(tiffPhotometric, 0), t.number(tiffExtra, 0)
-	t.compression, t.predicted = t.number(tiffCompression, tiffNone), t.number(tiffPredictor, 1) == 2
-	if err := t.checkSamples(); err != nil {
-		return nil, err
+	t.bits, t.samples = t.number(tiffBits, 1), t.number(tiffSamples, 1)
+	t.photometric, t.compression = t.number(tiffPhotometric, 0), t.number(tiffCompression, tiffNone)
+	if t.planes = 1; t.number(tiffPlanar, 1) == 2 {
+		t.planes = t.samples
 	}
-	if err := t.readPalette(); err != nil {
+	if err := t.checkKind(); err != nil {
 		return nil, err
 	}
 	return t, t.readLayout()
@@ -130,27 +170,49 @@ func (t *tiff) number(tag uint16, absent int) int {
 	return f.at(0)
 }
 
+// offset reads an offset or count of the file's kind.
+func (t *tiff) offset(b []byte) int {
+	f := tiffField{count: 1, size: t.offsetSize(), data: b, order: t.order}
+	return f.at(0)
+}
+
+func (t *tiff) offsetSize() int {
+	if t.big {
+		return 8
+	}
+	return 4
+}
+
+// entrySize returns the bytes of an entry: tag, type, count, and the numbers or their offset.
+func (t *tiff) entrySize() int { return 4 + 2*t.offsetSize() }
+
+// firstAt returns where the offset of the first directory is.
+func (t *tiff) firstAt() int { return t.offsetSize() }
+
+// readDirectory reads the fields of interest. Of a tag that is there twice the first counts.
 func (t *tiff) readDirectory() error {
-	const header, entry = 8, 12 // bytes
-	data := t.data
-	if len(data) < header {
+	data, entry, ofCount := t.data, t.entrySize(), 2
+	if len(data) < t.firstAt()+t.offsetSize() {
 		return io.ErrUnexpectedEOF
 	}
-	at := int(t.order.Uint32(data[4:]))
-	if at > len(data)-2 {
+	at := t.offset(data[t.firstAt():])
+	if t.big {
+		ofCount = 8
+	}
+	if at > len(data)-ofCount {
 		return io.ErrUnexpectedEOF
 	}
 	entries := int(t.order.Uint16(data[at:]))
-	if at += 2; entries*entry > len(data)-at {
+	if t.big {
+		entries = t.offset(data[at:])
+	}
+	at += ofCount
+	if entries > (len(data)-at)/entry {
 		return io.ErrUnexpectedEOF
 	}
-	for previous := -1; entries > 0; entries, at = entries-1, at+entry {
+	for ; entries > 0; entries, at = entries-1, at+entry {
 		tag := t.order.Uint16(data[at:])
-		if int(tag) <= previous {
-			return tiffError("the tags of the directory are not in ascending order")
-		}
-		previous = int(tag)
-		if !t.reads(tag) {
+		if _, twice := t.fields[tag]; twice || !slices.Contains(tiffForDecoder, tag) {
 			continue
 		}
 		f, err := t.field(data[at:][:entry])
@@ -162,94 +224,85 @@ func (t *tiff) readDirectory() error {
 	return nil
 }
 
-// reads reports whether the decoder reads a tag.
-func (t *tiff) reads(tag uint16) bool {
-	switch tag {
-	case tiffWidth, tiffHeight, tiffBits, tiffCompression, tiffPhotometric, tiffFillOrder, tiffStripOffsets, tiffRowsPerStrip,
-		tiffStripCounts, tiffPlanar, tiffPredictor, tiffColorMap, tiffTileWidth, tiffTileHeight, tiffTileOffsets, tiffTileCounts,
-		tiffExtra, tiffSampleFormat:
-		return true
-	}
-	return false
-}
-
-// field reads an entry of the directory: tag, type, count, and the numbers or their offset.
 func (t *tiff) field(entry []byte) (tiffField, error) {
-	f := tiffField{count: int(t.order.Uint32(entry[4:])), order: t.order}
+	ofOffset := t.offsetSize()
+	f := tiffField{count: t.offset(entry[4:]), order: t.order, entry: entry}
 	switch kind := t.order.Uint16(entry[2:]); kind {
-	case 1:
+	case 1, 7: // 7: bytes of any meaning
 		f.size = 1
 	case 3:
 		f.size = 2
-	case 4:
+	case 4, 13:
 		f.size = 4
+	case 16, 18:
+		f.size = 8
 	default:
-		return f, tiffError("unsupported type of a field: %d", kind)
+		return f, tiffError("unknown type of a field: %d", kind)
 	}
-	if f.count*f.size <= 4 {
-		f.data = entry[8:]
+	value := entry[4+ofOffset:]
+	if f.count <= ofOffset/f.size {
+		f.data = value
 		return f, nil
 	}
-	at := int(t.order.Uint32(entry[8:]))
-	if at > len(t.data) || f.count*f.size > len(t.data)-at {
+	at := t.offset(value)
+	if at > len(t.data) || f.count > (len(t.data)-at)/f.size {
 		return f, io.ErrUnexpectedEOF
 	}
 	f.data = t.data[at:]
 	return f, nil
 }
 
-func (t *tiff) checkSamples() error {
-	wanted := 1
-	switch t.photometric {
-	case tiffRGB:
-		if wanted = 3; t.samples == 4 && (t.extra == 1 || t.extra == 2) {
-			wanted = 4
-		}
-	case tiffWhiteIsZero, tiffBlackIsZero, tiffPalette:
-	default:
-		return tiffError("unsupported color model: %d", t.photometric)
-	}
-	bits, format := t.fields[tiffBits], t.fields[tiffSampleFormat]
-	for i := range min(bits.count, 4) {
-		if bits.at(i) != t.bits {
-			return tiffError("the samples differ in their bits")
-		}
-	}
-	for i := range min(format.count, 4) {
-		if format.at(i) != 1 {
-			return tiffError("unsupported sample format: %d", format.at(i))
-		}
-	}
-	switch {
-	case t.samples != wanted:
-		return tiffError("unsupported number of samples per pixel: %d", t.samples)
-	case t.bits != 8 && t.bits != 16 && (t.bits != 1 || t.samples != 1), t.bits == 16 && t.photometric == tiffPalette:
-		return tiffError("unsupported bits per sample: %d", t.bits)
-	case t.bits == 1 && t.predicted:
-		return tiffError("a predictor with one bit per sample")
-	case t.samples > 1 && t.number(tiffPlanar, 1) != 1:
-		return tiffError("unsupported planar configuration")
+// checkKind refuses what this package or libtiff doesn't decode.
+func (t *tiff) checkKind() error {
+	wanted := map[int]int{tiffWhiteIsZero: 1, tiffBlackIsZero: 1, tiffPalette: 1, tiffRGB: 3, tiffYCbCr: 3, tiffCMYK: 4}[t.photometric]
+	if wanted == 0 {
+		return unsupportedTIFF(named(tiffPhotometrics, "the color model", t.photometric))
 	}
 	switch t.compression {
-	case 0, tiffNone, tiffGroup3, tiffGroup4, tiffLZW, tiffDeflate, tiffOldDeflate, tiffPackBits:
-		return nil
+	case tiffNone, tiffHuffman, tiffGroup3, tiffGroup4, tiffLZW, tiffJPEG, tiffDeflate, tiffOldDeflate, tiffPackBits, tiffHuffman16:
+	default:
+		return unsupportedTIFF(named(tiffCompressions, "the compression", t.compression))
 	}
-	return tiffError("unsupported compression: %d", t.compression)
+	bits, format := t.fields[tiffBits], t.fields[tiffSampleFormat]
+	for i := range min(bits.count, 8) {
+		if bits.at(i) != t.bits {
+			return unsupportedTIFF("samples that differ in their bits")
+		}
+	}
+	const unsigned, undefined = 1, 4
+	for i := range min(format.count, 8) {
+		if f := format.at(i); f != unsigned && f != undefined {
+			return unsupportedTIFF(named(tiffSampleFormats, "the sample format", f))
+		}
+	}
+	const most = 64
+	switch {
+	case t.samples < wanted || t.samples > most:
+		return tiffError("%d samples per pixel", t.samples)
+	case t.photometric == tiffCMYK && t.number(tiffInkSet, 1) != 1:
+		return unsupportedTIFF("inks other than CMYK")
+	case t.photometric == tiffYCbCr && t.compression != tiffJPEG:
+		return unsupportedTIFF("YCbCr pixels without JPEG compression")
+	case t.photometric == tiffYCbCr && t.planes > 1:
+		return unsupportedTIFF("planes of YCbCr")
+	}
+	return t.checkBits()
 }
 
-func (t *tiff) readPalette() error {
-	if t.photometric != tiffPalette {
-		return nil
+func (t *tiff) checkBits() error {
+	deep := t.photometric != tiffPalette && t.compression != tiffJPEG
+	switch {
+	case t.bits == 8 || t.bits == 16 && deep:
+	case (t.bits == 1 || t.bits == 2 || t.bits == 4) && t.photometric != tiffYCbCr && t.compression != tiffJPEG && t.samples == 1:
+	default:
+		return unsupportedTIFF(fmt.Sprintf("samples of %d bits", t.bits))
 	}
-	f := t.fields[tiffColorMap]
-	t.colours = f.count / 3
-	if f.count%3 != 0 || t.colours < 1 || t.colours > len(t.palette) {
-		return tiffError("bad length of the color map: %d", f.count)
+	fax := t.compression == tiffHuffman || t.compression == tiffGroup3 || t.compression == tiffGroup4 || t.compression == tiffHuffman16
+	if fax && t.bits != 1 {
+		return tiffError("a fax of %d bits", t.bits)
 	}
-	for i := range t.colours {
-		for c := range 3 {
-			t.palette[i][c] = byte(f.at(c*t.colours+i) >> 8)
-		}
+	if predictor := t.number(tiffPredictor, 1); predictor > 1 && (predictor != 2 || t.bits < 8) {
+		return tiffError("a predictor for %d bits: %d", t.bits, predictor)
 	}
 	return nil
 }
@@ -274,22 +327,32 @@ func (t *tiff) readLayout() error {
 	}
 	t.across = (t.width + t.blockWidth - 1) / t.blockWidth
 	t.down = (t.height + t.blockHeight - 1) / t.blockHeight
-	if n := t.across * t.down; t.offsets.count < n || t.counts.count < n {
-		return tiffError("the directory has fewer offsets or counts than the image has strips or tiles")
+	if n := t.across * t.down * t.planes; t.offsets.count < n {
+		return tiffError("the directory has fewer offsets than the image has strips or tiles")
 	}
 	return nil
 }
 
-// block returns the compressed bytes of a block.
-func (t *tiff) block(i int) []byte {
+// blockSize returns the number of compressed bytes of a block. libtiff estimates missing ones.
+func (t *tiff) blockSize(i int) int {
 	at := min(t.offsets.at(i), len(t.data))
-	return t.data[at:min(len(t.data), at+t.counts.at(i))]
+	if size := t.counts.at(i); size > 0 {
+		return min(len(t.data)-at, size)
+	}
+	return len(t.data) - at
 }
 
 // rowSize returns the number of bytes of a block's row.
-func (t *tiff) rowSize() int { return (t.blockWidth*t.samples*t.bits + 7) / 8 }
+func (t *tiff) rowSize() int { return (t.blockWidth*t.samples/t.planes*t.bits + 7) / 8 }
+
+// streamed reports whether rows are decoded one by one, without a band of blocks.
+func (t *tiff) streamed() bool { return !t.tiled && t.planes == 1 }
 
 func tiffHeader(data []byte) (header, error) {
+	const smallest = 16
+	if len(data) < smallest {
+		return header{}, io.ErrUnexpectedEOF
+	}
 	t, err := parseTIFF(data)
 	if err != nil {
 		return header{}, err
@@ -305,245 +368,91 @@ func tiffHeader(data []byte) (header, error) {
 	perRow := picoseconds(row) * perTIFFSample
 	switch t.compression {
 	case tiffDeflate, tiffOldDeflate:
-		perByte = perInflateByte
-	case tiffGroup3, tiffGroup4:
-		perRow = picoseconds(t.blockWidth) * perFaxPixel
+		perByte = perTIFFInflateByte
+	case tiffHuffman, tiffHuffman16, tiffGroup3, tiffGroup4:
+		perByte, perRow = perFaxByte, picoseconds(t.blockWidth)*perFaxPixel
+	case tiffJPEG:
+		perRow = picoseconds(row) * perTIFFJPEGSample
 	}
-	h.memory = int64(row)
-	if t.tiled {
-		h.memory += 3 * int64(t.width) * int64(t.blockHeight)
+	blocks := t.across * t.down * t.planes
+	const rowsOfJPEG = 16 // are decoded at once
+	if h.step = perRow; t.compression == tiffJPEG {
+		h.step *= rowsOfJPEG
 	}
-	blocks := t.across * t.down
-	h.step = perRow
-	h.work = rowsWork(t.width, t.height) + picoseconds(blocks)*(perTIFFBlock+perRow*picoseconds(t.blockHeight))
+	h.work = rowsWork(t.width, t.height) + picoseconds(blocks)*(perTIFFBlock+perRow*picoseconds(min(t.blockHeight, t.height)))
 	if h.work > budget(len(data)) {
 		h.kind = fmt.Sprintf("a TIFF with %d strips or tiles", blocks)
 		return h, nil // before its many blocks are added up
 	}
-	read := 0
+	read, largest := 0, 0
 	for i := range blocks {
-		read += len(t.block(i))
+		size := t.blockSize(i)
+		read += size
+		largest = max(largest, size)
 	}
 	if read > len(data) {
 		h.kind = fmt.Sprintf("a TIFF whose %d strips or tiles share their bytes, %d in all,", blocks, read)
 	}
 	h.work += picoseconds(read) * perByte
+	h.memory = t.memory(largest)
 	return h, nil
+}
+
+// memory returns the size of the WebAssembly memory that libtiff needs at most. largest: the bytes of the largest block.
+func (t *tiff) memory(largest int) int64 {
+	const (
+		fixed    = 1 << 20
+		ofBlock  = 64  // offset and count, as libtiff reads them and keeps them
+		ofColumn = 512 // of a block: fax's runs, and JPEG's rows of all components
+	)
+	need := fixed + int64(len(t.data)) + ofBlock*int64(t.across*t.down*t.planes) + ofColumn*int64(t.blockWidth) + 3*int64(t.rowSize())
+	if t.number(tiffFillOrder, 1) == 2 {
+		need += int64(largest)
+	}
+	if !t.streamed() {
+		need += int64(min(t.blockHeight, t.height)) * ((int64(t.width)*int64(t.samples*t.bits) + 7) / 8)
+	}
+	return need + 3*int64(t.width)*int64(t.rowsAtATime())
+}
+
+// rowsAtATime returns how many rows libtiff hands over together.
+func (t *tiff) rowsAtATime() int {
+	const pixels = 1 << 15
+	return min(t.height, max(1, pixels/t.width))
+}
+
+// directory returns the file's first bytes, with the offset of a directory after its last ones, and that directory.
+func (t *tiff) directory() (start, directory []byte) {
+	ofCount, largest := 2, 16
+	if t.big {
+		ofCount = 8
+	}
+	entries := make([][]byte, 0, len(tiffForDecoder))
+	for _, tag := range tiffForDecoder {
+		if f := t.fields[tag]; f.count > 0 {
+			entries = append(entries, f.entry)
+		}
+	}
+	slices.SortFunc(entries, func(a, b []byte) int { return cmp.Compare(t.order.Uint16(a), t.order.Uint16(b)) })
+	padding := len(t.data) % 2
+	directory = make([]byte, padding, padding+ofCount+len(entries)*t.entrySize()+t.offsetSize())
+	start = append(make([]byte, 0, largest), t.data[:largest]...)
+	if at := len(t.data) + padding; t.big {
+		t.order.PutUint64(start[t.firstAt():], uint64(at))
+		directory = t.order.(binary.AppendByteOrder).AppendUint64(directory, uint64(len(entries)))
+	} else {
+		t.order.PutUint32(start[t.firstAt():], uint32(at))
+		directory = t.order.(binary.AppendByteOrder).AppendUint16(directory, uint16(len(entries)))
+	}
+	for _, entry := range entries {
+		directory = append(directory, entry...)
+	}
+	return start, append(directory, make([]byte, t.offsetSize())...)
 }
 
 func decodeTIFF(in *Input, s *sink) error {
 	t := in.header.tiff
-	row := make([]byte, t.rowSize())
-	rows, band := s.rows, []byte(nil) // rows to decode at a time
-	if t.tiled {
-		rows = t.blockHeight
-		band = make([]byte, 3*t.width*rows)
-	} else {
-		band = s.reusable(rows)
-	}
-	open := tiffReaders{sink: s}
-	for j := range t.down {
-		height := min(t.blockHeight, t.height-j*t.blockHeight)
-		for y := 0; y < height; y += rows {
-			n := min(rows, height-y)
-			for i := range t.across {
-				if y == 0 {
-					if err := open.block(t, j*t.across+i, j); err != nil {
-						return err
-					}
-				}
-				left := i * t.blockWidth
-				for k := range n {
-					if err := t.readRow(s, open.current, row); err != nil {
-						return err
-					}
-					out := band[3*(k*t.width+left) : 3*(k*t.width+min(t.width, left+t.blockWidth))]
-					if err := t.convertRow(out, row); err != nil {
-						return err
-					}
-				}
-			}
-			if err := s.push(band[:3*t.width*n], 3); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// readRow reads a row of a block.
-func (t *tiff) readRow(s *sink, r io.Reader, row []byte) error {
-	if err := s.err(); err != nil {
-		return err
-	}
-	if _, err := io.ReadFull(r, row); err != nil {
-		if errors.Is(err, io.EOF) {
-			err = io.ErrUnexpectedEOF
-		}
-		return err
-	}
-	if !t.predicted {
-		return nil
-	}
-	switch {
-	case t.bits == 8:
-		for i := t.samples; i < len(row); i++ {
-			row[i] += row[i-t.samples]
-		}
-	case t.order == binary.LittleEndian:
-		for at, left := row[2*t.samples:], row; len(at) >= 2; at, left = at[2:], left[2:] {
-			binary.LittleEndian.PutUint16(at, binary.LittleEndian.Uint16(at)+binary.LittleEndian.Uint16(left))
-		}
-	default:
-		for at, left := row[2*t.samples:], row; len(at) >= 2; at, left = at[2:], left[2:] {
-			binary.BigEndian.PutUint16(at, binary.BigEndian.Uint16(at)+binary.BigEndian.Uint16(left))
-		}
-	}
-	return nil
-}
-
-// convertRow sets out to the RGB pixels of a row. The alpha of a fourth sample is dropped.
-func (t *tiff) convertRow(out, row []byte) error {
-	high := 0 // the position of a 16-bit sample's upper byte
-	if t.order == binary.LittleEndian {
-		high = 1
-	}
-	switch {
-	case t.photometric == tiffRGB && t.bits == 16:
-		highBytes(out, row, 2*t.samples, high)
-	case t.photometric == tiffRGB && t.samples == 3:
-		copy(out, row)
-	case t.photometric == tiffRGB:
-		fromFour(out, row, t.extra == 1)
-	case t.photometric == tiffPalette:
-		return t.fromPalette(out, row)
-	case t.bits == 16:
-		fromGray(out, row[high:], 2)
-	case t.bits == 8:
-		fromGray(out, row, 1)
-	default:
-		for x := range len(out) / 3 {
-			out[3*x] = -(row[x/8] >> (7 - x%8) & 1)
-			out[3*x+1], out[3*x+2] = out[3*x], out[3*x]
-		}
-	}
-	if t.photometric == tiffWhiteIsZero {
-		for i := range out {
-			out[i] = ^out[i]
-		}
-	}
-	return nil
-}
-
-// fromFour drops the fourth sample, which is the alpha. If the colours are premultiplied by it, it divides them.
-func fromFour(out, row []byte, premultiplied bool) {
-	for ; len(out) > 0; out, row = out[3:], row[4:] {
-		out[0], out[1], out[2] = row[0], row[1], row[2]
-		if alpha := int(row[3]); premultiplied && alpha != 255 {
-			// As image/color does; a colour above its alpha is invalid.
-			for c, value := range row[:3] {
-				out[c] = byte(int(value) * 0xffff / max(1, alpha) >> 8 & -min(1, alpha))
-			}
-		}
-	}
-}
-
-func (t *tiff) fromPalette(out, row []byte) error {
-	for x := range len(out) / 3 {
-		index := row[x*t.bits/8]
-		if t.bits == 1 {
-			index = index >> (7 - x%8) & 1
-		}
-		if int(index) >= t.colours {
-			return tiffError("a pixel's color isn't in the color map")
-		}
-		copy(out[3*x:], t.palette[index][:])
-	}
-	return nil
-}
-
-// tiffReaders opens the blocks of a file one after the other, and keeps what can be used again.
-type tiffReaders struct {
-	sink    *sink
-	data    bufio.Reader
-	inflate io.ReadCloser
-	current io.Reader // of the block that was opened last
-}
-
-func (r *tiffReaders) block(t *tiff, i, j int) error {
-	r.data.Reset(&reader{r.sink, t.block(i)})
-	switch t.compression {
-	case tiffLZW:
-		r.current = lzw.NewReader(&r.data, lzw.MSB, 8)
-	case tiffDeflate, tiffOldDeflate:
-		if r.inflate != nil {
-			return r.inflate.(zlib.Resetter).Reset(&r.data, nil)
-		}
-		var err error
-		r.inflate, err = zlib.NewReader(&r.data)
-		r.current = r.inflate
-		return err
-	case tiffPackBits:
-		r.current = &packBits{data: &r.data}
-	case tiffGroup3, tiffGroup4:
-		subFormat, order := ccitt.Group3, ccitt.MSB
-		if t.compression == tiffGroup4 {
-			subFormat = ccitt.Group4
-		}
-		if t.number(tiffFillOrder, 1) == 2 {
-			order = ccitt.LSB
-		}
-		height := t.blockHeight
-		if !t.tiled {
-			height = min(height, t.height-j*t.blockHeight)
-		}
-		r.current = ccitt.NewReader(&r.data, order, subFormat, t.blockWidth, height, &ccitt.Options{Invert: t.photometric == tiffWhiteIsZero})
-	default:
-		r.current = &r.data
-	}
-	return nil
-}
-
-// packBits decompresses runs of bytes: a count and one byte, or a count and as many bytes.
-type packBits struct {
-	data   *bufio.Reader
-	copied int  // bytes left to copy
-	run    int  // bytes left of a run
-	value  byte // of the run
-}
-
-// Read returns at the end of a run, or of what it copies.
-func (p *packBits) Read(out []byte) (int, error) {
-	for p.run == 0 && p.copied == 0 {
-		if err := p.next(); err != nil {
-			return 0, err
-		}
-	}
-	if p.copied > 0 {
-		n, err := p.data.Read(out[:min(len(out), p.copied)])
-		p.copied -= n
-		return n, err
-	}
-	part := out[:min(len(out), p.run)]
-	for i := range part {
-		part[i] = p.value
-	}
-	p.run -= len(part)
-	return len(part), nil
-}
-
-// next reads a count.
-func (p *packBits) next() error {
-	b, err := p.data.ReadByte()
-	if err != nil {
-		return err
-	}
-	switch code := int(int8(b)); {
-	case code >= 0:
-		p.copied = code + 1
-	case code > -128: // -128 does nothing
-		p.run = 1 - code
-		p.value, err = p.data.ReadByte()
-	}
-	return err
+	start, directory := t.directory()
+	parts := [][]byte{start, t.data[len(start):], directory}
+	return tiffDecoder.decodeRows(in, s, perHuffmanTables, parts, uint64(t.width), uint64(t.height), uint64(t.rowsAtATime()))
 }

@@ -42,27 +42,35 @@ const (
 	perArithmetic     = 1000 * nanosecond
 	perArithmeticByte = 1000 * nanosecond
 
-	perRow         = 100 * nanosecond // a row of an image of another format
-	perPixel       = 1 * nanosecond   // a pixel that is handed to the resize there
-	perConverted   = 2 * nanosecond   // a pixel that is converted to RGB before
-	perInflateByte = 135 * nanosecond // a byte of deflated data; see the decision about blocks that hold only tables
-	perPNGByte     = 2500             // a byte of a row: inflated and unfiltered
-	perMergedPixel = 3 * nanosecond   // a pixel of an interlaced PNG, put into its place
-	perGIFByte     = 20 * nanosecond
-	perGIFPixel    = 5 * nanosecond
-	perBMPByte     = 3 * nanosecond
-	perTIFFBlock   = 5000 * nanosecond // a strip or tile: a decoder is made for each
-	perTIFFByte    = 25 * nanosecond   // a byte of a strip or tile, unless it is deflated
-	perTIFFSample  = 3 * nanosecond    // a byte of a row: decompressed, added to its predictor and converted
-	perFaxPixel    = 6 * nanosecond
-	perVP8Pixel    = 22 * nanosecond
-	perCoefficient = 20 * nanosecond // of VP8
-	perVP8LPixel   = 34 * nanosecond
-	perShaped      = 20 * nanosecond // a pixel whose colour is converted by curves and a matrix
-	perTables      = 100 * nanosecond
-	perInks        = 200 * nanosecond
-	perVP8Byte     = 40 * nanosecond
-	perVP8LByte    = 15 * nanosecond
+	perRow             = 100 * nanosecond // a row of an image of another format
+	perPixel           = 1 * nanosecond   // a pixel that is handed to the resize there
+	perConverted       = 2 * nanosecond   // a pixel that is converted to RGB before
+	perInflateByte     = 135 * nanosecond // a byte of deflated data of a PNG; see the decision about blocks that hold only tables
+	perPNGByte         = 2500             // a byte of a row: inflated and unfiltered
+	perMergedPixel     = 3 * nanosecond   // a pixel of an interlaced PNG, put into its place
+	perGIFByte         = 20 * nanosecond
+	perGIFPixel        = 5 * nanosecond
+	perBMPByte         = 3 * nanosecond
+	perTIFFBlock       = 5000 * nanosecond // a strip or tile: a decoder is made for each
+	perTIFFByte        = 25 * nanosecond   // a byte of a strip or tile, unless it is deflated
+	perTIFFSample      = 6 * nanosecond    // a byte of a row: decompressed, added to its predictor and converted
+	perFaxPixel        = 7 * nanosecond
+	perTIFFInflateByte = 40 * nanosecond // of deflated data, without its tables
+	perFaxByte         = 60 * nanosecond
+	perHuffmanTables   = 5000 * nanosecond // of a block of deflated data, counted while it is decoded
+	perTIFFJPEGSample  = 25 * nanosecond
+	perYCbCr           = 15 * nanosecond // a pixel of an AVIF, converted to RGB
+	perAV1Symbol       = 20 * nanosecond // of AVIF
+	perAV1Filtered     = 15 * nanosecond // a pixel in one of AV1's filters
+	unitsOfAV1Block    = 20480           // what a block of 64x64 pixels costs besides its symbols, in symbols; see scripts/codecs.sh
+	perVP8Pixel        = 22 * nanosecond
+	perCoefficient     = 20 * nanosecond // of VP8
+	perVP8LPixel       = 34 * nanosecond
+	perVP8Byte         = 40 * nanosecond
+	perVP8LByte        = 15 * nanosecond
+	perShaped          = 20 * nanosecond // a pixel whose colour is converted by curves and a matrix
+	perTables          = 100 * nanosecond
+	perInks            = 200 * nanosecond
 )
 
 // budget returns how much work a file of this size may cost.
@@ -74,7 +82,7 @@ func budget(size int) picoseconds {
 func (c *Codec) checkWork(in *Input) error {
 	h := &in.header
 	in.work = h.work + c.setup(in) + picoseconds(in.resize.Products+in.sent.Products)*perProduct
-	in.limit = budget(len(in.data)) + in.granted
+	in.limit = budget(len(in.data))*picoseconds(max(1, h.budgets)) + in.granted
 	if !c.config.Size.Keep() {
 		// Whoever sets the size of the results accepts what results of that size cost: two passes of up to 7 products.
 		in.limit += picoseconds(in.width*in.height) * 14 * perProduct

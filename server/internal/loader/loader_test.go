@@ -106,7 +106,7 @@ func TestLoadErrors(t *testing.T) {
 		text   string
 	}{
 		{"garbage.pt", newShared(), torch.ErrNotAModule, ""},
-		{"checkpoint.pth", newShared(), torch.ErrNotAModule, "export it"},
+		{"checkpoint.pth", newShared(), torch.ErrNotAModule, "torchherd_tools export"},
 		{"nan.pt", newShared(), nil, "NaN or infinite"},
 		{"two_channels.pt", newShared(), nil, "1, 3 or 4"},
 		{"needs_four.pt", newShared(), torch.ErrForward, "the warm-up with 1 image(s) of 32x24 failed"},

@@ -1,0 +1,93 @@
+#!/usr/bin/env bash
+# Builds the decoders in server/internal/imagecodec/codecs: libraries from Debian 12's source packages as WebAssembly modules,
+# changed by the patches in scripts/codecs. Needs Debian 12, and root for apt-get. The same packages give the same files.
+# scripts/webp.sh builds the decoder of WebP.
+#
+#   scripts/codecs.sh [TARGET]     the folder for the modules
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)/codecs
+target=$(realpath "${1:-$here/../../server/internal/imagecodec/codecs}")
+
+apt-get install -y -qq --no-install-recommends clang-16 lld-16 wasi-libc libclang-rt-16-dev-wasm32 >/dev/null
+if command -v wasm-opt >/dev/null; then # clang would run it, with results that depend on its version
+  echo "codecs.sh: remove binaryen: its wasm-opt changes the modules" >&2
+  exit 1
+fi
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cd "$work"
+mirror=$(apt-cache policy | sed -nE 's#.* (https?://[^ ]+) bookworm/main .*#\1#p' | head -n 1)
+mkdir -p lists/partial
+echo "deb-src $mirror bookworm main" >sources.list
+options=(-o "Dir::Etc::sourcelist=$work/sources.list" -o Dir::Etc::sourceparts=- -o "Dir::State::lists=$work/lists" -o APT::Sandbox::User=root)
+apt-get "${options[@]}" -qq update
+
+# fetch PACKAGE VERSION ORIG SHA256 DEBIAN SHA256 unpacks a source package into the folder PACKAGE, with Debian's patches.
+fetch() {
+  local package=$1 version=$2 orig=$3 orig_sum=$4 debian=$5 debian_sum=$6
+  apt-get "${options[@]}" -qq source --download-only "$package=$version"
+  printf '%s  %s\n' "$orig_sum" "$orig" "$debian_sum" "$debian" | sha256sum --check --quiet
+  mkdir "$package"
+  tar xf "$orig" -C "$package" --strip-components=1
+  tar xf "$debian" -C "$package"
+  while read -r patch; do
+    case $patch in '' | '#'*) continue ;; esac
+    patch -d "$package" -s -p1 <"$package/debian/patches/$patch"
+  done <"$package/debian/patches/series"
+}
+
+# module NAME ARGUMENTS... compiles. What only encoders call is left out, and is a trap.
+module() {
+  local name=$1
+  shift
+  clang-16 --target=wasm32-wasi -mexec-model=reactor -O3 -msimd128 -DNDEBUG "-ffile-prefix-map=$work=." "-ffile-prefix-map=$here=codecs" \
+    -I"$here" -I"$here/include" -Wno-everything -Wl,--no-entry,--strip-all,--gc-sections,--unresolved-symbols=ignore-all,-z,stack-size=65536 \
+    "$here/system.c" "$here/$name/decode.c" "$@" -o "$target/$name.wasm"
+  chmod 644 "$target/$name.wasm"
+}
+
+# sources FOLDER PREFIX NAMES... prints the paths of source files.
+sources() {
+  local folder=$1 prefix=$2 name
+  shift 2
+  for name in "$@"; do printf '%s/%s%s.c\n' "$folder" "$prefix" "$name"; done
+}
+
+fetch tiff 4.5.0-6+deb12u4 tiff_4.5.0.orig.tar.bz2 638f43d7dea33948d5dee7f39572fc0194d9cc3c74195de9dd26a4388a1f880a \
+  tiff_4.5.0-6+deb12u4.debian.tar.xz 4ee50a8cdf74a184d94e65a04f3c9de466cb0b74ef5393fb5ca65666fccb864b
+fetch zlib 1:1.2.13.dfsg-1 zlib_1.2.13.dfsg.orig.tar.bz2 71feb7947e3c00ef125f83b79a4e529bde31171e5babe48b391f06758d1ab0a1 \
+  zlib_1.2.13.dfsg-1.debian.tar.xz f66cf3d4f2d7defcd4d1fd1fb0a11ee39f1e01b42ec7d059c9dc5c1695133c44
+fetch libjpeg-turbo 1:2.1.5-2 libjpeg-turbo_2.1.5.orig.tar.gz 254f3642b04e309fee775123133c6464181addc150499561020312ec61c1bf7c \
+  libjpeg-turbo_2.1.5-2.debian.tar.xz cdb2433c2f7101345c1ffa14efb943787c675b86354691a32490845fe4bc9237
+patch -d tiff -s -p1 <"$here/tiff/libtiff.patch"
+patch -d zlib -s -p1 <"$here/tiff/zlib.patch"
+patch -d libjpeg-turbo -s -p1 <"$here/tiff/libjpeg.patch"
+mapfile -t files < <(
+  sources tiff/libtiff tif_ aux close codec color compress dir dirinfo dirread dirwrite dumpmode error extension fax3 fax3sm flush \
+    getimage hash_set jpeg lzw open packbits predict print read strip swab tile version warning write zip
+  sources zlib '' adler32 crc32 inffast inflate inftrees zutil
+  sources libjpeg-turbo j comapi dapimin dapistd datasrc dcoefct dcolor ddctmgr dhuff dinput dmainct dmarker dmaster dmerge dpostct \
+    dsample error idctflt idctfst idctint idctred memmgr memnobs quant1 quant2 simd_none utils
+)
+module tiff -I"$here/tiff" -Itiff/libtiff -Izlib -Ilibjpeg-turbo "${files[@]}"
+cp tiff/LICENSE.md "$target/LICENSE.libtiff" 2>/dev/null || cp tiff/COPYRIGHT "$target/LICENSE.libtiff"
+sed -n '/^Copyright notice:/,$p' zlib/README >"$target/LICENSE.zlib"
+cp libjpeg-turbo/LICENSE.md "$target/LICENSE.libjpeg-turbo"
+
+fetch dav1d 1.0.0-2+deb12u1 dav1d_1.0.0.orig.tar.xz 51737db7e4897e599684f873a4725176dd3c779e639411d7c4fce134bb5ebb82 \
+  dav1d_1.0.0-2+deb12u1.debian.tar.xz ae53e2bda2a18275cc66570194fced9b9681df2b3b8e041586a26a59d69a727e
+patch -d dav1d -s -p1 <"$here/avif/dav1d.patch"
+files=()
+for name in cdef_apply cdef fg_apply filmgrain ipred_prepare ipred itx lf_apply loopfilter looprestoration lr_apply mc recon; do
+  for depth in 8 16; do
+    printf '#define BITDEPTH %s\n#include "src/%s_tmpl.c"\n' "$depth" "$name" >"dav1d/$name-$depth.c"
+    files+=("dav1d/$name-$depth.c")
+  done
+done
+mapfile -t -O "${#files[@]}" files < <(sources dav1d/src '' cdf cpu data decode dequant_tables getbits intra_edge itx_1d lf_mask lib log mem \
+  msac obu picture qm ref refmvs scan tables thread_task warpmv wedge)
+module avif -Wl,-z,stack-size=1048576 -DHOST_WORK_PER_SB64=20480 -I"$here/avif" -I"$here/avif/dav1d" -Idav1d -Idav1d/include "${files[@]}"
+cp dav1d/COPYING "$target/LICENSE.dav1d"
+
+chmod 644 "$target"/LICENSE.*
+(cd "$target" && sha256sum ./*.wasm)

@@ -1,0 +1,26 @@
+// What the decoders, as WebAssembly modules, ask of their host.
+#ifndef HOST_H
+#define HOST_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+// Takes rows of RGB, from the top. Returns 0 if the decoding is to end.
+__attribute__((import_module("host"), import_name("rows"))) int32_t host_rows(const uint8_t* rgb, int32_t rows);
+
+// Takes the work done since the last call, in units that the module defines. Returns 0 if the decoding is to end.
+__attribute__((import_module("host"), import_name("continue"))) int32_t host_continue(uint32_t work);
+
+// The work done since the last call of host_proceed.
+extern uint32_t host_work;
+
+static inline int host_proceed(void) {
+  const uint32_t work = host_work;
+  host_work = 0;
+  return host_continue(work);
+}
+
+// What decode returns.
+enum { kDone = 0, kBroken = 1, kOutOfMemory = 2, kEnded = 3 };
+
+#endif

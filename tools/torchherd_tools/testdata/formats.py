@@ -1,0 +1,312 @@
+"""Make the files of testdata/formats that Pillow can write, and what Pillow makes of them.
+
+The other files there show faults that no encoder makes. They were drawn byte by byte,
+and their lines in cases.json stay.
+"""
+
+import io
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from torchherd_tools.paths import testdata
+
+WIDTH, HEIGHT = 48, 32
+
+
+def drawing() -> Image.Image:
+    """Return an image of four smooth corners: red, green, blue and yellow."""
+    y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
+    right, down = x / (WIDTH - 1), y / (HEIGHT - 1)
+    corners = np.array([[[250, 20, 20], [20, 240, 30]], [[30, 40, 250], [240, 230, 40]]], float)
+    top = corners[0, 0] * (1 - right[..., None]) + corners[0, 1] * right[..., None]
+    bottom = corners[1, 0] * (1 - right[..., None]) + corners[1, 1] * right[..., None]
+    pixels = top * (1 - down[..., None]) + bottom * down[..., None]
+    return Image.fromarray(pixels.round().astype(np.uint8))
+
+
+def saved(image: Image.Image, form: str, **options: object) -> bytes:
+    """Return a file of an image."""
+    out = io.BytesIO()
+    image.save(out, form, **options)
+    return out.getvalue()
+
+
+def undated(file: bytes) -> bytes:
+    """Return an animated AVIF without the times of its making, so that it is the same each time."""
+    out = bytearray(file)
+    for kind in (b"mvhd", b"tkhd", b"mdhd"):
+        at = out.find(kind) + 8  # after the kind, the version and the flags
+        out[at : at + 16] = bytes(16)
+    return bytes(out)
+
+
+def box(kind: bytes, content: bytes) -> bytes:
+    """Return a box of ISO/IEC 14496-12."""
+    return struct.pack(">I", len(content) + 8) + kind + content
+
+
+def bmp(header: bytes, tables: bytes, pixels: bytes) -> bytes:
+    """Return a BMP of a header without its size, of masks and colours, and of pixels."""
+    start = 14 + 4 + len(header) + len(tables)
+    return (
+        b"BM"
+        + struct.pack("<IIII", start + len(pixels), 0, start, 4 + len(header))
+        + header
+        + tables
+        + pixels
+    )
+
+
+def bmp_files() -> list[tuple[str, str, str, bytes, int]]:
+    """Return BMPs of kinds that Pillow reads and doesn't write."""
+    size = 8
+    indices = np.add.outer(np.arange(size), np.arange(size)) % 16
+    colours = b"".join(bytes([17 * i, 255 - 17 * i, 8 * i, 0]) for i in range(16))
+    short = b"".join(bytes([17 * i, 255 - 17 * i, 8 * i]) for i in range(16))
+    nibbles = b"".join(
+        bytes(int(row[x]) << 4 | int(row[x + 1]) for x in range(0, size, 2)) for row in indices
+    )
+
+    def info(depth: int, compression: int, height: int = size) -> bytes:
+        return struct.pack("<iiHHIIiiII", size, height, 1, depth, compression, 0, 0, 0, 0, 0)
+
+    runs = (
+        b"".join(bytes([size, int(row[0]) << 4 | int(row[1]), 0, 0]) for row in indices) + b"\0\1"
+    )
+    words = b"".join(
+        struct.pack("<H", (x * 4) << 10 | (y * 4) << 5 | (31 - x))
+        for y in range(size)
+        for x in range(size)
+    )
+    rgb = bytes(range(size * size * 3))
+    deep = b"".join(bytes([x * 30, y * 30, 200, 99]) for y in range(size) for x in range(size))
+    masks = struct.pack("<IIII", 0xFF, 0xFF00, 0xFF0000, 0xFF000000)
+    return [
+        ("rle4.bmp", "BMP", "run lengths of 4 bits", bmp(info(4, 2), colours, runs), 0),
+        ("4bit.bmp", "BMP", "a palette of 4 bits", bmp(info(4, 0), colours, nibbles), 0),
+        ("555.bmp", "BMP", "16 bits", bmp(info(16, 0), b"", words), 0),
+        ("top-down.bmp", "BMP", "from the top down", bmp(info(24, 0, -size), b"", rgb), 0),
+        (
+            "v4.bmp",
+            "BMP",
+            "version 4 of the header, with masks",
+            bmp(info(32, 3) + masks + bytes(52), b"", deep),
+            0,
+        ),
+        (
+            "os2-palette.bmp",
+            "BMP",
+            "a palette of OS/2",
+            bmp(struct.pack("<HHHH", size, size, 1, 4), short, nibbles),
+            0,
+        ),
+    ]
+
+
+def read_files() -> list[tuple[str, str, str, bytes, int]]:
+    """Return name, format, kind, content and tolerance of each file that is read."""
+    rgb = drawing()
+    alpha = rgb.copy()
+    alpha.putalpha(Image.linear_gradient("L").resize(rgb.size))
+    grey = rgb.convert("L")
+    gray_alpha = alpha.convert("LA")
+    palette = rgb.quantize(60)
+    frames = [rgb.transpose(Image.Transpose.ROTATE_180)]
+    grainy = Image.fromarray(np.tile(np.array(rgb), (4, 4, 1)))
+    return [
+        ("progressive.jpg", "JPEG", "progressive", saved(rgb, "JPEG", progressive=True), 2),
+        ("cmyk.jpg", "JPEG", "CMYK", saved(rgb.convert("CMYK"), "JPEG", quality=95), 2),
+        (
+            "mpo.jpg",
+            "JPEG",
+            "MPO: the first image",
+            saved(rgb, "MPO", save_all=True, append_images=frames),
+            2,
+        ),
+        ("gray-alpha.png", "PNG", "grey with alpha", saved(gray_alpha, "PNG"), 0),
+        ("palette.png", "PNG", "a palette", saved(palette, "PNG"), 0),
+        (
+            "apng.png",
+            "PNG",
+            "animated: the first image",
+            saved(rgb, "PNG", save_all=True, append_images=frames),
+            0,
+        ),
+        (
+            "lossy-alpha.webp",
+            "WebP",
+            "lossy with alpha, which is dropped",
+            saved(alpha, "WEBP", quality=90),
+            0,
+        ),
+        ("lossless.webp", "WebP", "lossless", saved(rgb, "WEBP", lossless=True), 0),
+        (
+            "animated.webp",
+            "WebP",
+            "lossy and animated: the first frame",
+            saved(rgb, "WEBP", save_all=True, append_images=frames),
+            0,
+        ),
+        (
+            "444.avif",
+            "AVIF",
+            "8 bits, 4:4:4",
+            saved(rgb, "AVIF", subsampling="4:4:4", quality=95),
+            2,
+        ),
+        (
+            "422.avif",
+            "AVIF",
+            "8 bits, 4:2:2",
+            saved(rgb, "AVIF", subsampling="4:2:2", quality=95),
+            2,
+        ),
+        ("400.avif", "AVIF", "grey", saved(grey, "AVIF", subsampling="4:0:0", quality=95), 2),
+        ("alpha.avif", "AVIF", "with alpha, which is dropped", saved(alpha, "AVIF", quality=95), 2),
+        (
+            "limited.avif",
+            "AVIF",
+            "limited range",
+            saved(rgb, "AVIF", range="limited", quality=95),
+            2,
+        ),
+        (
+            "animated.avif",
+            "AVIF",
+            "animated: the first image",
+            undated(saved(rgb, "AVIF", save_all=True, append_images=frames, quality=95)),
+            2,
+        ),
+        ("tall.avif", "AVIF", "several blocks", saved(grainy, "AVIF", quality=95), 3),
+        (
+            "large.avif",
+            "AVIF",
+            "2.6 megapixels",
+            saved(rgb.resize((1600, 1600)), "AVIF", quality=60, speed=9),
+            6,
+        ),
+        ("rgba.bmp", "BMP", "32 bits", saved(alpha, "BMP"), 0),
+        ("palette.bmp", "BMP", "a palette of 8 bits", saved(palette, "BMP"), 0),
+        ("bilevel.bmp", "BMP", "1 bit", saved(rgb.convert("1"), "BMP"), 0),
+        ("interlaced.gif", "GIF", "interlaced", saved(palette, "GIF", interlace=1), 0),
+        ("packbits.tiff", "TIFF", "PackBits", saved(rgb, "TIFF", compression="packbits"), 0),
+        (
+            "lzw-predictor.tiff",
+            "TIFF",
+            "LZW with a predictor",
+            saved(rgb, "TIFF", compression="tiff_lzw", tiffinfo={317: 2}),
+            0,
+        ),
+        (
+            "deflate.tiff",
+            "TIFF",
+            "Deflate",
+            saved(rgb, "TIFF", compression="tiff_adobe_deflate"),
+            0,
+        ),
+        (
+            "g3.tiff",
+            "TIFF",
+            "fax of group 3",
+            saved(rgb.convert("1"), "TIFF", compression="group3"),
+            0,
+        ),
+        ("gray-alpha.tiff", "TIFF", "grey with alpha", saved(gray_alpha, "TIFF"), 0),
+        ("palette.tiff", "TIFF", "a palette", saved(palette, "TIFF", compression="tiff_lzw"), 0),
+        ("cmyk.tiff", "TIFF", "CMYK", saved(rgb.convert("CMYK"), "TIFF"), 0),
+        ("gray.tiff", "TIFF", "grey, Deflate", saved(grey, "TIFF", compression="tiff_deflate"), 0),
+        *bmp_files(),
+    ]
+
+
+def refused_files() -> list[tuple[str, str, str, bytes, str]]:
+    """Return name, format, kind, content and text of each file that is refused by its name."""
+    rgb = drawing()
+    heic = box(b"ftyp", b"heic" + bytes(4) + b"mif1heic")
+    lossless = bytes.fromhex("ffd8ffc3001108002000300301110002110003110100") + bytes(8)
+    return [
+        ("lossless.jpg", "JPEG", "lossless compression", lossless, "lossless compression"),
+        (
+            "lab.tiff",
+            "TIFF",
+            "CIE Lab colours",
+            saved(Image.new("LAB", (8, 8)), "TIFF"),
+            "CIE L*a*b*",
+        ),
+        (
+            "float.tiff",
+            "TIFF",
+            "floating-point samples",
+            saved(Image.new("F", (8, 8)), "TIFF"),
+            "floating-point",
+        ),
+        (
+            "zstd.tiff",
+            "TIFF",
+            "Zstandard compression",
+            saved(rgb, "TIFF", compression="zstd"),
+            "Zstandard",
+        ),
+        ("lzma.tiff", "TIFF", "LZMA compression", saved(rgb, "TIFF", compression="lzma"), "LZMA"),
+        ("jp2.jp2", "JPEG 2000", "every kind", saved(rgb, "JPEG2000"), "JPEG 2000"),
+        ("jxl.jxl", "JPEG XL", "every kind", b"\xff\x0a" + bytes(16), "JPEG XL"),
+        ("heic.heic", "HEIC", "every kind", heic, "HEIC"),
+        ("icon.ico", "ICO", "every kind", saved(rgb, "ICO", sizes=[(16, 16)]), "ICO"),
+        ("ppm.ppm", "PNM", "every kind", saved(rgb, "PPM"), "PNM"),
+    ]
+
+
+def main(arguments: list[str]) -> int:
+    """Write the files and their lines in cases.json."""
+    del arguments
+    folder = testdata() / "formats"
+    cases = [c for c in json.loads((folder / "cases.json").read_text()) if not c.get("made")]
+    for name, form, kind, content, tolerance in read_files():
+        with Image.open(io.BytesIO(content)) as opened:
+            image = opened.convert("RGB")
+        width, height = image.size
+        places = [
+            (1, 1),
+            (width - 2, 1),
+            (1, height - 2),
+            (width - 2, height - 2),
+            (width // 2, height // 2),
+        ]
+        pixels = [
+            {"x": x, "y": y, "rgb": "{:02x}{:02x}{:02x}".format(*image.getpixel((x, y)))}
+            for x, y in places
+        ]
+        case = {
+            "file": name,
+            "format": form,
+            "kind": kind,
+            "width": width,
+            "height": height,
+            "tolerance": tolerance,
+            "pixels": pixels,
+        }
+        cases.append(case | {"made": True})
+        write(folder / name, content)
+    for name, form, kind, content, text in refused_files():
+        cases.append({"file": name, "format": form, "kind": kind, "refused": text, "made": True})
+        write(folder / name, content)
+    order = ["JPEG", "PNG", "WebP", "AVIF", "GIF", "BMP", "TIFF"]
+    cases.sort(
+        key=lambda c: (
+            order.index(c["format"]) if c["format"] in order else len(order),
+            "refused" in c,
+        )
+    )
+    (folder / "cases.json").write_text(
+        "[\n" + ",\n".join("  " + json.dumps(c) for c in cases) + "\n]\n"
+    )
+    return 0
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file of testdata/formats."""
+    path.write_bytes(content)
