@@ -69,7 +69,7 @@ func (c *Codec) CheckResult(f *Frame, a Answer, format settings.Format) error {
 }
 
 // ResultMemory returns how many bytes a result of a size needs besides the model's output: the pixels, what resizing them
-// needs, and what the encoder of a format copies.
+// needs, and the buffer or the copy of a format's encoder.
 func (c *Codec) ResultMemory(f *Frame, a Answer, format settings.Format) int64 {
 	size := c.ResultSize(f, a)
 	pixels := int64(size.Width) * int64(size.Height)
@@ -77,10 +77,10 @@ func (c *Codec) ResultMemory(f *Frame, a Answer, format settings.Format) int64 {
 	if size != c.own(f, a.Scale) {
 		bytes = 7 * pixels // with alpha: two resized images of three channels, and the result of four in place of one
 	}
-	if format != settings.JPEG {
-		bytes += 4 * pixels
+	if format == settings.JPEG {
+		return bytes + 3*pixels
 	}
-	return bytes
+	return bytes + 4*pixels
 }
 
 // resultFilter returns the filter that resizes results: class numbers can't be mixed.
