@@ -13,16 +13,17 @@ import (
 	"github.com/torchherd/torchherd/server/internal/batch"
 )
 
-func entries(shape string, ids ...int) []entry {
+// entries returns items of the shape a.
+func entries(ids ...int) []entry {
 	var all []entry
 	for _, id := range ids {
-		all = append(all, entry{shape, id})
+		all = append(all, entry{"a", id})
 	}
 	return all
 }
 
 // submitAll submits groups of an arrival one after the other, as a request with tiles does.
-func submitAll(t *testing.T, b *batcher, a *batch.Arrival[string, entry, int], groups ...[]entry) {
+func submitAll(t *testing.T, a *batch.Arrival[string, entry, int], groups ...[]entry) {
 	t.Helper()
 	defer a.Leave()
 	for _, group := range groups {
@@ -58,7 +59,7 @@ func TestGroupsShareOnePlace(t *testing.T) {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			submitAll(t, b, a, entries("a", 1, 2, 3, 4, 5, 6), entries("a", 7, 8, 9))
+			submitAll(t, a, entries(1, 2, 3, 4, 5, 6), entries(7, 8, 9))
 		}()
 		synctest.Wait()
 		if n := b.Waiting(); n != 1 {
@@ -88,7 +89,7 @@ func TestGroupsTakeTurnsWithOthers(t *testing.T) {
 			done := make(chan struct{})
 			go func() {
 				defer close(done)
-				submitAll(t, b, b.Arrive(), entries("a", 1, 2), entries("a", 3, 4), entries("a", 5, 6), entries("a", 7, 8))
+				submitAll(t, b.Arrive(), entries(1, 2), entries(3, 4), entries(5, 6), entries(7, 8))
 			}()
 			time.Sleep(1500 * time.Millisecond) // the second group runs
 			small := submit(b, t.Context(), entry{shape, 100})
@@ -113,9 +114,9 @@ func TestGroupsShareBatches(t *testing.T) {
 		first := submit(b, t.Context(), entry{"b", 1}) // keeps the runner busy
 		synctest.Wait()
 		var groups sync.WaitGroup
-		groups.Go(func() { submitAll(t, b, b.Arrive(), entries("a", 2, 3)) })
+		groups.Go(func() { submitAll(t, b.Arrive(), entries(2, 3)) })
 		synctest.Wait()
-		groups.Go(func() { submitAll(t, b, b.Arrive(), entries("a", 4, 5)) })
+		groups.Go(func() { submitAll(t, b.Arrive(), entries(4, 5)) })
 		synctest.Wait()
 		last := submit(b, t.Context(), entry{"a", 6})
 		<-first
@@ -138,7 +139,7 @@ func TestAGroupIsWithdrawn(t *testing.T) {
 			defer cancel(nil)
 			a := b.Arrive()
 			defer a.Leave()
-			wait, err := a.SubmitAll(ctx, entries("a", 1, 2, 3, 4, 5))
+			wait, err := a.SubmitAll(ctx, entries(1, 2, 3, 4, 5))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -154,7 +155,7 @@ func TestAGroupIsWithdrawn(t *testing.T) {
 			if got := r.ids(); len(got) > 2 || fails == nil && len(got) > 1 {
 				t.Errorf("%s: batches %v, want the first alone", name, got)
 			}
-			if _, err := a.SubmitAll(ctx, entries("a", 6)); fails == nil && !errors.Is(err, why) {
+			if _, err := a.SubmitAll(ctx, entries(6)); fails == nil && !errors.Is(err, why) {
 				t.Errorf("%s: another group: %v, want %v", name, err, why)
 			}
 		})
@@ -171,7 +172,7 @@ func TestCloseWaitsForGroups(t *testing.T) {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			submitAll(t, b, b.Arrive(), entries("a", 1, 2), entries("a", 3), entries("a", 4, 5))
+			submitAll(t, b.Arrive(), entries(1, 2), entries(3), entries(4, 5))
 		}()
 		synctest.Wait()
 		closed := make(chan struct{})
@@ -180,7 +181,7 @@ func TestCloseWaitsForGroups(t *testing.T) {
 			b.Close()
 		}()
 		synctest.Wait()
-		if _, err := b.Arrive().SubmitAll(t.Context(), entries("a", 9)); !errors.Is(err, batch.ErrClosed) {
+		if _, err := b.Arrive().SubmitAll(t.Context(), entries(9)); !errors.Is(err, batch.ErrClosed) {
 			t.Errorf("a new one: %v, want %v", err, batch.ErrClosed)
 		}
 		<-closed
@@ -199,7 +200,7 @@ func TestAGroupHangs(t *testing.T) {
 		b.Watch(func([]entry) time.Duration { return time.Second })
 		a := b.Arrive()
 		defer a.Leave()
-		wait, err := a.SubmitAll(t.Context(), entries("a", 1, 2, 3))
+		wait, err := a.SubmitAll(t.Context(), entries(1, 2, 3))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -207,7 +208,7 @@ func TestAGroupHangs(t *testing.T) {
 		if _, err := wait(); !errors.As(err, &hung) {
 			t.Errorf("got %v", err)
 		}
-		if _, err := a.SubmitAll(t.Context(), entries("a", 4)); !errors.As(err, &hung) {
+		if _, err := a.SubmitAll(t.Context(), entries(4)); !errors.As(err, &hung) {
 			t.Errorf("the next group: %v", err)
 		}
 		if n := b.Waiting(); n != 1 {

@@ -25,7 +25,8 @@ var ErrReceiving = errors.New("servable: the bodies that are being received use 
 //	| received           | as before the body; from here on the request has its place        | *batch.BusyError |
 //	| waiting for memory | the memory of all decodes, by what the header says, in order      | waits            |
 //	| waiting, decoding  | the slots of the codec                                            | waits            |
-//	| queued, running    | the place in the queue is given back when the batch starts        | waits            |
+//	| queued, running    | the place in the queue is given back when the batch starts, or    | waits            |
+//	|                    | when all of its tiles have left the model                         |                  |
 //
 // While the request is on its way, other requests may wait for it to share a batch: it tells the batcher when it expects
 // to be there, by the pace at which its bytes arrive and by how long decodes take.

@@ -250,7 +250,7 @@ func (a *admission) decodeParts(got *sent, o *Options) (imagecodec.Image, *parts
 		}
 		var decoded imagecodec.Image
 		if inputs[i] == nil {
-			decoded = part.flat(width, height)
+			decoded = part.flat(in)
 		} else if decoded, err = part.Codec.Decode(a.ctx, inputs[i]); err != nil {
 			c.Codec.Recycle(img.Pixels)
 			further.recycle(c.Codec)
@@ -279,10 +279,15 @@ func (p *Part) prepare(data []byte, image *imagecodec.Input) (*imagecodec.Input,
 	return p.Codec.Prepare(data)
 }
 
-// flat returns the default image.
-func (p *Part) flat(width, height int) imagecodec.Image {
-	width, height = p.size(width, height)
-	img := imagecodec.Image{Width: width, Height: height, Channels: 3, Pixels: p.Codec.Alloc(width * height * 3)}
+// flat returns the default image beside an image.
+func (p *Part) flat(image *imagecodec.Input) imagecodec.Image {
+	width, height := p.size(image.Size())
+	img := imagecodec.Image{Width: width, Height: height, Channels: 3}
+	if image.Tiling() != nil && p.Size.Keep() { // the model reads the tiles only
+		img.Pixels = make([]byte, width*height*3)
+	} else {
+		img.Pixels = p.Codec.Alloc(width * height * 3)
+	}
 	for i := range img.Pixels {
 		img.Pixels[i] = byte(p.Default)
 	}
