@@ -3,6 +3,7 @@ package batch_test
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"reflect"
 	"slices"
 	"sync"
@@ -216,4 +217,74 @@ func TestAGroupHangs(t *testing.T) {
 		}
 		time.Sleep(time.Minute) // until the batch ends
 	})
+}
+
+// In random schedules of groups, single items, cancellations, failures and Close, each call returns, each result is the
+// item's own, and all places come back.
+func TestRandomSchedulesOfGroups(t *testing.T) {
+	for seed := range uint64(300) {
+		random := rand.New(rand.NewPCG(seed, 1))
+		synctest.Test(t, func(t *testing.T) {
+			failed := errors.New("failed")
+			r := &recorder{takes: time.Duration(random.IntN(20)) * time.Millisecond, fails: func(items []entry) error {
+				if items[0].id%17 == 0 {
+					return failed
+				}
+				return nil
+			}}
+			c := config(r)
+			c.MaxBatchSize, c.MaxQueueSize, c.Runners, c.FixedWait = 1+random.IntN(4), 1+random.IntN(4), 1+random.IntN(2), random.IntN(2) == 0
+			b, err := batch.New(c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var work sync.WaitGroup
+			for request := range 12 {
+				start, patience := time.Duration(random.IntN(200))*time.Millisecond, time.Duration(1+random.IntN(3000))*time.Millisecond
+				var groups [][]entry
+				for group := range random.IntN(5) {
+					var items []entry
+					for item := range 1 + random.IntN(6) {
+						items = append(items, entry{string('a' + rune(request%2)), 1 + 100*request + 10*group + item})
+					}
+					groups = append(groups, items)
+				}
+				work.Go(func() {
+					time.Sleep(start)
+					ctx, cancel := context.WithTimeout(t.Context(), patience)
+					defer cancel()
+					a := b.Arrive()
+					defer a.Leave()
+					if len(groups) == 0 {
+						_, _ = a.Submit(ctx, entry{"a", 1 + 100*request})
+						return
+					}
+					for _, group := range groups {
+						wait, err := a.SubmitAll(ctx, group)
+						if err != nil {
+							return
+						}
+						replies, err := wait()
+						if err != nil {
+							return
+						}
+						for i, reply := range replies {
+							if reply.Result != -group[i].id {
+								t.Errorf("seed %d: item %d got the result %d", seed, group[i].id, reply.Result)
+							}
+						}
+					}
+				})
+			}
+			if random.IntN(2) == 0 {
+				time.Sleep(time.Duration(random.IntN(300)) * time.Millisecond)
+				b.Close()
+			}
+			work.Wait()
+			if n := b.Waiting(); n != 0 {
+				t.Errorf("seed %d: %d places are taken, want 0", seed, n)
+			}
+			b.Close()
+		})
+	}
 }
