@@ -24,7 +24,7 @@ PEERS_PYTHON := build/peers/bin/python
 TOOLS := $(PYTHON) -m torchherd_tools
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run build test race asan fuzz bench bench-go bench-resize floors soak swap-soak kill-soak chaos parity tools-test model-smoke horse2zebra photo2ink showcase goldens docs dist image image-cuda image-test gpu-check gpu-bundle lint fmt clean
+.PHONY: help setup run build test race asan fuzz bench bench-go bench-resize floors soak swap-soak kill-soak tiles-soak chaos parity tools-test model-smoke horse2zebra photo2ink showcase goldens docs dist image image-cuda image-test gpu-check gpu-bundle lint fmt clean
 .PHONY: shim floors-build python peers lint-tools lint-go lint-c lint-python lint-shell
 
 help: ## list the targets
@@ -101,6 +101,9 @@ soak: build ## 20,000 requests of mixed pictures; prints the curve of the reside
 
 swap-soak: build ## 200 new versions under 80 % load; prints latencies beside those without, and the memory (SWAPS=N to change)
 	$(GO) test -count=1 -v -tags soak -run TestSwapSoak -timeout 120m ./server
+
+tiles-soak: build ## photographs of 48 megapixels through models in tiles; prints the memory that they take
+	$(GO) test -count=1 -v -tags soak -run TestTilesSoak -timeout 60m ./server
 
 kill-soak: build ## 1,000 ends of a model's process under load, each answered with its own client's image (KILLS=N to change)
 	$(GO) test -count=1 -v -tags soak -run TestKillSoak -timeout 120m ./server

@@ -61,7 +61,7 @@ func TestSettingsOfAModel(t *testing.T) {
 func TestKeptSizes(t *testing.T) {
 	t.Parallel()
 	folder := newModelFolder(t, map[string]string{
-		"1/model.pt": "upscale2.pt", "model.yaml": "size: keep\nmultiple-of: 8\nmax-side: 64\nformat: png\nwarm-up: [64x48]\ngrayscale: rgb\nexif: ignore\n",
+		"1/model.pt": "upscale2.pt", "model.yaml": "size: keep\nmultiple-of: 8\nfit: stretch\nmax-side: 64\nformat: png\nwarm-up: [64x48]\ngrayscale: rgb\nexif: ignore\n",
 	})
 	s := start(t, folder)
 	for name, want := range map[string]image.Point{

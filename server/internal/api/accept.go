@@ -55,6 +55,22 @@ func responseQuality(request *http.Request) (int, error) {
 	return q, nil
 }
 
+// answerSize returns the size of the response in ?size=; nil: there is none. The Sanic demo ignores its query.
+func (s *Server) answerSize(request *http.Request) (*settings.AnswerSize, error) {
+	if s.config.Sanic || request.URL.RawQuery == "" {
+		return nil, nil
+	}
+	text := request.URL.Query().Get("size")
+	if text == "" {
+		return nil, nil
+	}
+	size := new(settings.AnswerSize)
+	if size.UnmarshalText([]byte(text)) != nil {
+		return nil, errBadSize
+	}
+	return size, nil
+}
+
 // parseFormat reads a format's name, in any case; jpg is jpeg.
 func parseFormat(name string) (settings.Format, error) {
 	name = strings.ToLower(name)

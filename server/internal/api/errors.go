@@ -18,6 +18,7 @@ import (
 	"github.com/torchherd/torchherd/server/internal/listen"
 	"github.com/torchherd/torchherd/server/internal/memory"
 	"github.com/torchherd/torchherd/server/internal/servable"
+	"github.com/torchherd/torchherd/server/internal/settings"
 )
 
 // A failure is a response that isn't an image.
@@ -48,6 +49,7 @@ var (
 	errBadTimeout   = &failure{status: http.StatusBadRequest, text: "X-Request-Timeout must be seconds or a duration above 0, such as 2.5 or 500ms"}
 	errBadFormat    = &failure{status: http.StatusBadRequest, text: "unknown format: use format=jpeg, png or webp"}
 	errBadQuality   = &failure{status: http.StatusBadRequest, text: "quality must be 1 to 100, such as quality=90"}
+	errBadSize      = &failure{status: http.StatusBadRequest, text: fmt.Sprintf("unknown size: use size=sent, model, or WIDTHxHEIGHT, such as 640x480 (1 to %d a side)", settings.MaxSide)}
 	errModelFailed  = &failure{status: http.StatusInternalServerError, text: "the model failed on this image's batch: see the server's log under this response's X-Request-Id"}
 	errCrashed      = &failure{status: http.StatusServiceUnavailable, text: "the model's process ended during this image's batch: try again", retryAfter: time.Second}
 	errCrashesModel = &failure{status: http.StatusUnprocessableEntity, text: "the model crashes on this image"}

@@ -39,6 +39,10 @@ func (s *Server) image(c echo.Context) error {
 	if err != nil {
 		return err
 	}
+	size, err := s.answerSize(c.Request())
+	if err != nil {
+		return err
+	}
 	ctx, cancel, err := s.deadline(c)
 	if err != nil {
 		return err
@@ -48,7 +52,7 @@ func (s *Server) image(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	options := servable.Options{Length: c.Request().ContentLength, Format: format, Quality: quality}
+	options := servable.Options{Length: c.Request().ContentLength, Format: format, Quality: quality, Size: size}
 	watched := s.watch(lease)
 	response, err := watched.process(ctx, body, options)
 	record.stages = response.Stages

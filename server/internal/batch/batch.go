@@ -23,8 +23,11 @@
 //     others, as a *RunError. ErrFull, ErrClosed and the context's cause are never wrapped in one.
 //   - Hanging: with Watch, a batch that reaches its time limit ends the batcher: its items, those that wait and those that
 //     come get a *HungError, which is never wrapped.
+//   - Groups: items of SubmitAll are queued together and share one place, that of their Arrival. They enter batches as
+//     others do, so that who submits a few at a time takes turns with others.
 //   - Close: the batches of the accepted items are due at once, and Close returns when they have run, or when one hangs.
-//     Later calls of Submit return ErrClosed. After StopWaiting, too, every batch is due at once, but new items are accepted.
+//     Later calls of Submit return ErrClosed. An Arrival that has called SubmitAll may go on until it leaves, for which
+//     Close waits. After StopWaiting, too, every batch is due at once, but new items are accepted.
 //
 // # Implementation
 //
@@ -134,8 +137,12 @@ type Batcher[K comparable, T, R any] struct {
 	buckets map[K][]*item[T, R]
 	// INVARIANT: the sum of the buckets' lengths.
 	waiting int
-	// INVARIANT: waiting plus the number of admitted Arrivals, at most MaxQueueSize.
+	// INVARIANT: waiting minus unplaced, plus the number of admitted Arrivals, at most MaxQueueSize.
 	places int
+	// INVARIANT: the number of waiting items that share the place of their Arrival.
+	unplaced int
+	// INVARIANT: the number of admitted Arrivals whose items share their place.
+	shared int
 	// The Arrivals with an expectation, in no order. Late ones may still be in it.
 	expected []*Arrival[K, T, R]
 	drain    drain
@@ -158,6 +165,8 @@ type item[T, R any] struct {
 	accepted time.Time
 	number   uint64 // position in the order of acceptance, since times can be equal
 	waiting  bool   // the item is in a bucket; guarded by Batcher.mu
+	// sharesPlace says that the item is one of SubmitAll and has no place of its own.
+	sharesPlace bool
 	// done receives exactly one outcome if a runner takes the item out of its bucket, else none. Its capacity is 1, so
 	// that neither runner nor completer blocks on an item whose Submit has returned.
 	done chan outcome[R]
@@ -249,9 +258,9 @@ func (b *Batcher[K, T, R]) refusalLocked(ctx context.Context) error {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	case b.places >= b.config.MaxQueueSize:
-		return &BusyError{ErrFull, b.drain.of(b.places)}
-	case limited && b.places > 0 && b.drain.of(b.places)+b.drain.run > time.Until(deadline):
-		return &BusyError{ErrLate, b.drain.of(b.places)}
+		return &BusyError{ErrFull, b.drain.of(b.aheadLocked())}
+	case limited && b.aheadLocked() > 0 && b.drain.of(b.aheadLocked())+b.drain.run > time.Until(deadline):
+		return &BusyError{ErrLate, b.drain.of(b.aheadLocked())}
 	}
 	return nil
 }
@@ -261,6 +270,7 @@ type Arrival[K comparable, T, R any] struct {
 	batcher *Batcher[K, T, R]
 	// The fields below are guarded by batcher.mu.
 	admitted bool
+	shared   bool      // by the items of SubmitAll; INVARIANT: admitted
 	at       time.Time // when the item is expected; zero: it isn't in batcher.expected
 	until    time.Time // until when that holds; not after at
 	index    int       // in batcher.expected
@@ -314,23 +324,32 @@ func (a *Arrival[K, T, R]) Admit(ctx context.Context) error {
 	b := a.batcher
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	return a.admitLocked(ctx)
+}
+
+func (a *Arrival[K, T, R]) admitLocked(ctx context.Context) error {
 	if a.admitted {
 		return nil
 	}
-	if err := b.refusalLocked(ctx); err != nil {
+	if err := a.batcher.refusalLocked(ctx); err != nil {
 		return err
 	}
 	a.admitted = true
-	b.takePlaceLocked()
+	a.batcher.takePlaceLocked()
 	return nil
 }
 
 // takePlaceLocked counts a place, which is free.
 func (b *Batcher[K, T, R]) takePlaceLocked() {
-	if b.places == 0 {
+	b.arriveLocked()
+	b.places++
+}
+
+// arriveLocked records that an item comes.
+func (b *Batcher[K, T, R]) arriveLocked() {
+	if b.aheadLocked() == 0 {
 		b.drain.begin(len(b.running) >= b.config.Runners)
 	}
-	b.places++
 }
 
 // Leave withdraws the announcement and gives back the place. After Submit or an earlier Leave it does nothing.
@@ -342,6 +361,11 @@ func (a *Arrival[K, T, R]) Leave() {
 		a.admitted = false
 		b.places--
 	}
+	if a.shared {
+		a.shared = false
+		b.shared--
+		wake = wake || b.closing // a runner may end
+	}
 	b.mu.Unlock()
 	if wake {
 		b.signal()
@@ -349,7 +373,7 @@ func (a *Arrival[K, T, R]) Leave() {
 }
 
 // Submit queues the item and waits for its result. The announcement ends in the same step, so a batch that waited for the
-// item isn't launched without it.
+// item isn't launched without it. It must not be called after SubmitAll.
 //
 // Errors: *BusyError, unless the item was admitted; ErrClosed; *HungError; the context's cause; or a *RunError. After an
 // error a running batch may still use the item, so its memory must not be reused.
@@ -372,7 +396,6 @@ func (a *Arrival[K, T, R]) Submit(ctx context.Context, value T) (Reply[R], error
 
 func (a *Arrival[K, T, R]) enqueue(it *item[T, R]) error {
 	b := a.batcher
-	shape := b.config.Shape(it.value)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	a.forgetLocked()
@@ -388,15 +411,10 @@ func (a *Arrival[K, T, R]) enqueue(it *item[T, R]) error {
 	case it.ctx.Err() != nil:
 		return context.Cause(it.ctx)
 	case b.places >= b.config.MaxQueueSize:
-		return &BusyError{ErrFull, b.drain.of(b.places)}
+		return &BusyError{ErrFull, b.drain.of(b.aheadLocked())}
 	}
 	b.takePlaceLocked()
-	it.accepted = time.Now()
-	it.number = b.accepted
-	b.accepted++
-	it.waiting = true
-	b.buckets[shape] = append(b.buckets[shape], it)
-	b.waiting++
+	b.queueLocked(it)
 	return nil
 }
 
@@ -414,11 +432,14 @@ func (b *Batcher[K, T, R]) withdraw(it *item[T, R]) {
 
 // removeLocked removes n items from a bucket, beginning at index at.
 func (b *Batcher[K, T, R]) removeLocked(shape K, at, n int) {
-	for _, it := range b.buckets[shape][at : at+n] {
+	items := b.buckets[shape][at : at+n]
+	for _, it := range items {
 		it.waiting = false
 	}
+	shared := countShared(items)
 	b.waiting -= n
-	b.places -= n
+	b.unplaced -= shared
+	b.places -= n - shared
 	rest := slices.Delete(b.buckets[shape], at, at+n)
 	if len(rest) == 0 {
 		delete(b.buckets, shape)
@@ -522,7 +543,7 @@ func (b *Batcher[K, T, R]) next() ([]*item[T, R], time.Duration) {
 			return taken, 0
 		}
 	}
-	if b.closing || b.hung != nil {
+	if b.closing && b.shared == 0 || b.hung != nil {
 		return nil, finished
 	}
 	return nil, idle
@@ -546,7 +567,7 @@ func (b *Batcher[K, T, R]) takeLocked(shape K) []*item[T, R] {
 	}
 	b.removeLocked(shape, 0, seen)
 	if len(taken) > 0 {
-		b.drain.launched(len(taken), len(taken) == b.config.MaxBatchSize, b.places)
+		b.drain.launched(len(taken), len(taken) == b.config.MaxBatchSize, b.aheadLocked())
 	}
 	return taken
 }

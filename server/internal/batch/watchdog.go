@@ -114,8 +114,8 @@ func (b *Batcher[K, T, R]) hangLocked(hung *running[T, R]) {
 		fail(bucket)
 	}
 	clear(b.buckets)
-	b.places -= b.waiting
-	b.waiting = 0
+	b.places -= b.waiting - b.unplaced
+	b.waiting, b.unplaced = 0, 0
 	b.signal() // the other runners end
 }
 

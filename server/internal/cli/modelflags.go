@@ -66,7 +66,7 @@ func (f *modelFlags) override(s *settings.Settings) {
 	set(&s.WaitPolicy, f.WaitPolicy)
 	set(&s.Size, f.Size)
 	if f.Size != nil && !f.Size.Keep() { // the model's own settings for kept sizes no longer apply
-		s.MultipleOf, s.MaxSide, s.WarmUp.Sizes = 0, 0, nil
+		s.MultipleOf, s.MaxSide, s.Tile, s.WarmUp.Sizes = 0, 0, 0, nil
 	}
 	set(&s.WarmUp, f.WarmUp)
 	set(&s.Quality, f.Quality)

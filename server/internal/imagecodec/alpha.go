@@ -65,7 +65,7 @@ func (c *Codec) WithAlpha(ctx context.Context, result, from Image, format settin
 		return result, err
 	}
 	defer release()
-	mask := Image{Width: from.Width, Height: from.Height, Channels: 3, Pixels: from.alpha}
+	mask := *from.alpha
 	if mask.Width != result.Width || mask.Height != result.Height {
 		large := c.scratch(result.Width, result.Height, 3)
 		defer c.pool.put(large.Pixels)
@@ -86,15 +86,16 @@ func (c *Codec) WithAlpha(ctx context.Context, result, from Image, format settin
 		return result, err
 	}
 	c.Recycle(result.Pixels)
-	c.pool.put(from.alpha)
+	c.pool.put(from.alpha.Pixels)
 	return out, nil
 }
 
 // alphaResizer returns a Resizer of an Input's alpha into the image.
 func (c *Codec) alphaResizer(in *Input, p *Image) (*torch.Resizer, error) {
-	p.alpha = c.pool.get(len(p.Pixels))
+	alpha := c.scratch(in.width, in.height, 3)
+	p.alpha = &alpha
 	h := &in.header
-	return torch.NewResizer(h.width, h.height, h.orientation, c.config.ResizeFilter, in.width, in.height, p.alpha)
+	return torch.NewResizer(h.width, h.height, h.orientation, c.config.ResizeFilter, in.width, in.height, alpha.Pixels)
 }
 
 // alphaOf sets out to the alpha of a row of a PNG. transparency: the content of tRNS, or nil.

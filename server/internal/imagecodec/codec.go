@@ -29,7 +29,7 @@ type Image struct {
 	Channels      int // 3: RGB. Others only in a result: 1: grayscale or class numbers; 4: RGBA, not premultiplied
 	Pixels        []byte
 
-	alpha []byte // of a decoded image, if it is kept: three times for each pixel
+	alpha *Image // of a decoded image, if it is kept: RGB with equal channels; its size can be another one
 }
 
 // DefaultMaxPixels is the number of pixels above which Pillow warns of a decompression bomb: a quarter of a gigabyte at
@@ -48,6 +48,11 @@ type Config struct {
 	Size         settings.Size // zero: each image keeps its own size, within MaxSide and MultipleOf
 	MaxSide      int
 	MultipleOf   int
+	Fit          settings.Fit // zero: settings.Stretch; not settings.AutoFit
+	Fill         byte         // of the pixels beside an image with settings.Letterbox
+	Tile         int          // 0: none
+	TileStride   int          // with Tile; see settings.Settings
+	Overlap      int
 	ResizeFilter torch.Filter
 	JPEGScale    bool
 	EXIF         settings.EXIF      // zero: settings.Apply
@@ -81,6 +86,10 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("imagecodec: MaxSide is %d and must be at least MultipleOf, which is %d", c.MaxSide, c.MultipleOf)
 	case !c.Size.Keep() && (c.MultipleOf != 0 || c.MaxSide != 0):
 		return fmt.Errorf("imagecodec: MultipleOf and MaxSide are for images that keep their sizes, but Size is %v", c.Size)
+	case c.Fit == settings.AutoFit || c.Size.Keep() && c.MultipleOf != 0 && (c.Fit == settings.Crop || c.Fit == settings.Letterbox):
+		return fmt.Errorf("imagecodec: Fit is %s, which is not for images that keep their sizes", c.Fit)
+	case c.Tile < 0 || c.Tile > maxSide || c.Tile != 0 && (!c.Size.Keep() || c.TileStride < 1 || c.TileStride > c.Tile || c.Overlap < 0):
+		return fmt.Errorf("imagecodec: Tile is %d, with a TileStride of %d and an Overlap of %d, for a Size of %v", c.Tile, c.TileStride, c.Overlap, c.Size)
 	case !c.ResizeFilter.Valid():
 		return fmt.Errorf("imagecodec: unknown ResizeFilter: %v", c.ResizeFilter)
 	case c.Quality < 1 || c.Quality > 100:
@@ -89,15 +98,13 @@ func (c *Config) Validate() error {
 	return nil
 }
 
-// Target returns the size to which an upright image of width x height is resized.
+// Target returns the size of the model's input for an upright image of width x height, or of each of its tiles.
 func (c *Config) Target(width, height int) (int, int) {
-	if !c.Size.Keep() {
-		return c.Size.Width, c.Size.Height
+	p := c.place(width, height)
+	if p.tiling != nil {
+		return p.tiling.Width, p.tiling.Height
 	}
-	if longer := max(width, height); c.MaxSide != 0 && longer > c.MaxSide {
-		width, height = rounded(width*c.MaxSide, longer), rounded(height*c.MaxSide, longer)
-	}
-	return c.nearestMultiple(width), c.nearestMultiple(height)
+	return p.area.Width, p.area.Height
 }
 
 func (c *Config) nearestMultiple(side int) int {
@@ -171,7 +178,7 @@ func NewCodec(config Config) (*Codec, error) {
 	return &Codec{config: config, queue: config.Slots.NewQueue(config.Weight), log: log}, nil
 }
 
-// Target returns the size to which an upright image of width x height is resized.
+// Target returns the size of the model's input for an upright image of width x height, or of each of its tiles.
 func (c *Codec) Target(width, height int) (int, int) { return c.config.Target(width, height) }
 
 // An Input is an image file whose header has been read and found acceptable.
@@ -183,7 +190,8 @@ type Input struct {
 	data          []byte
 	format        *format
 	header        header
-	width, height int // of the result
+	placement     placement // zero until the header has been read
+	width, height int       // of the image that is decoded, which is placement.scaled
 	resize        torch.ResizeCost
 	sent          torch.ResizeCost // of the image at the size at which it was sent; zero: not needed
 	held          int64            // see Held
@@ -193,7 +201,7 @@ type Input struct {
 }
 
 // Size returns the size of the image that Decode returns, in pixels.
-func (in *Input) Size() (width, height int) { return in.width, in.height }
+func (in *Input) Size() (width, height int) { return in.placement.area.Width, in.placement.area.Height }
 
 // Held returns the number of bytes that the request keeps after Decode: the pixels, and what Join needs of them and makes of
 // the image as it was sent.
@@ -211,18 +219,6 @@ func (in *Input) SentSize() (width, height int) {
 // slot, and keeps the data. Its errors are *Errors.
 func (c *Codec) Prepare(data []byte) (*Input, error) {
 	in := new(Input) // short enough to be inlined, so that the Input can be on the caller's stack
-	if err := c.prepare(in, data); err != nil {
-		return nil, err
-	}
-	return in, nil
-}
-
-// PrepareTo is Prepare with another size of the result, if forced, instead of that of the Config.
-func (c *Codec) PrepareTo(data []byte, size settings.Size, forced bool) (*Input, error) {
-	in := new(Input)
-	if forced {
-		in.width, in.height = size.Width, size.Height
-	}
 	if err := c.prepare(in, data); err != nil {
 		return nil, err
 	}
@@ -260,7 +256,8 @@ func (c *Codec) prepare(in *Input, data []byte) error {
 		return err
 	}
 	in.rows = rowsAtATime(in)
-	in.held = 3 * int64(in.width) * int64(in.height)
+	width, height := in.Size()
+	in.held = 3 * int64(width) * int64(height)
 	in.Memory = h.memory + in.resize.Memory + in.held + 3*int64(h.width)*int64(in.rows) + memoryOfDecode
 	if c.convertsColours(in) {
 		in.Memory += memoryOfColours(&h.details)
@@ -278,6 +275,9 @@ func (c *Codec) prepare(in *Input, data []byte) error {
 		in.Memory += 3 * pixels
 		in.held += (3 + 4) * pixels // the alpha, and the result with it
 		in.Memory = max(in.Memory, in.held)
+	}
+	if !in.placement.plain() {
+		in.Memory += 3 * int64(in.width) * int64(in.height)
 	}
 	if c.config.Output.NeedsSent() {
 		pixels := int64(h.width) * int64(h.height)
@@ -312,13 +312,15 @@ func (c *Codec) readHeader(in *Input) (err error) {
 		h.orientation = h.details.orientation()
 	}
 	h.alpha = h.alpha || h.details.transparency != nil
-	if in.width == 0 {
-		in.width, in.height, err = c.target(in.SentSize())
+	if in.placement.scaled == (settings.Size{}) {
+		in.placement = c.config.place(in.SentSize())
 	}
-	return err
+	in.width, in.height = in.placement.scaled.Width, in.placement.scaled.Height
+	return c.checkPlacement(&in.placement)
 }
 
-// Decode decodes an Input of this Codec into RGB pixels of the target size. The caller may recycle the pixels. Decode
+// Decode decodes an Input of this Codec into RGB pixels of the size of the model's input, or of the image if that has a
+// Tiling. The caller may recycle the pixels. Decode
 // returns an *Error for a bad image. If the context ends, it returns the context's cause: at once while it waits for a
 // slot, and within 50 ms while it decodes.
 func (c *Codec) Decode(ctx context.Context, in *Input) (Image, error) {
@@ -327,12 +329,20 @@ func (c *Codec) Decode(ctx context.Context, in *Input) (Image, error) {
 		return Image{}, err
 	}
 	defer release()
-	p := Image{Width: in.width, Height: in.height, Channels: 3, Pixels: c.Alloc(in.width * in.height * 3)}
+	p := c.scaled(in)
 	if err := c.decode(ctx, in, &p); err != nil {
 		c.Recycle(p.Pixels)
 		return Image{}, err
 	}
-	return p, nil
+	return c.placed(ctx, in, p)
+}
+
+// scaled returns memory for the image that is decoded: where the model can read it, if it is the model's input.
+func (c *Codec) scaled(in *Input) Image {
+	if !in.placement.plain() || in.placement.tiling != nil {
+		return c.scratch(in.width, in.height, 3)
+	}
+	return Image{Width: in.width, Height: in.height, Channels: 3, Pixels: c.Alloc(in.width * in.height * 3)}
 }
 
 // DecodeBoth is Decode for kinds of output that need the image at the size at which it was sent as well. The pixels of sent
@@ -351,10 +361,15 @@ func (c *Codec) DecodeBoth(ctx context.Context, in *Input) (img, sent Image, err
 		c.pool.put(sent.Pixels)
 		return Image{}, Image{}, err
 	}
-	img = Image{Width: in.width, Height: in.height, Channels: 3, Pixels: c.Alloc(in.width * in.height * 3)}
-	if err := c.resize(ctx, sent, c.config.ResizeFilter, img); err != nil {
-		c.pool.put(sent.Pixels)
+	img = c.scaled(in)
+	img.alpha = sent.alpha
+	if err = c.resize(ctx, sent, c.config.ResizeFilter, img); err != nil {
 		c.Recycle(img.Pixels)
+	} else {
+		img, err = c.placed(ctx, in, img)
+	}
+	if err != nil {
+		c.pool.put(sent.Pixels)
 		return Image{}, Image{}, err
 	}
 	return img, sent, nil
@@ -447,16 +462,6 @@ func explainJPEG(err error) error {
 }
 
 var errNotRGB = &Error{NotRGB, "need rgb image"}
-
-// target returns Target and checks it against the pixel limit, unless all images have one size: where the sides must be
-// multiples, a small image can become a large one.
-func (c *Codec) target(width, height int) (int, int, error) {
-	width, height = c.config.Target(width, height)
-	if !c.config.Size.Keep() {
-		return width, height, nil
-	}
-	return width, height, c.checkPixels(width, height)
-}
 
 func (c *Codec) checkPixels(width, height int) error {
 	if width < 1 || height < 1 {

@@ -574,6 +574,9 @@ func TestConfigIsChecked(t *testing.T) {
 		"multiple too large":       func(c *imagecodec.Config) { c.Size, c.MultipleOf = settings.Size{}, 65501 },
 		"longest below 0":          func(c *imagecodec.Config) { c.Size, c.MaxSide = settings.Size{}, -1 },
 		"longest too large":        func(c *imagecodec.Config) { c.Size, c.MaxSide = settings.Size{}, 65501 },
+		"fit without a size":       func(c *imagecodec.Config) { c.Fit = settings.AutoFit },
+		"tile of a fixed size":     func(c *imagecodec.Config) { c.Tile, c.TileStride = 64, 32 },
+		"tile without a stride":    func(c *imagecodec.Config) { c.Size, c.Tile = settings.Size{}, 64 },
 		"longest below a multiple": func(c *imagecodec.Config) { c.Size, c.MaxSide, c.MultipleOf = settings.Size{}, 31, 32 },
 	} {
 		c := config()

@@ -263,10 +263,12 @@ func (l *Loader) checkMemory(file *torch.File, instances int) error {
 	return nil
 }
 
-func (l *Loader) newCodec(cfg *settings.Settings, pixels imagecodec.Memory) (*imagecodec.Codec, error) {
+// newCodec returns the codec of an input. fill is the value of the pixels beside an image with fit: letterbox.
+func (l *Loader) newCodec(cfg *settings.Settings, fill byte, pixels imagecodec.Memory) (*imagecodec.Codec, error) {
 	return imagecodec.NewCodec(imagecodec.Config{
 		Pixels: pixels, Slots: l.shared.Slots, Weight: cfg.Weight, MaxPixels: l.shared.MaxPixels,
 		RefusePalette: l.shared.RefusePalette, Size: cfg.Size, MaxSide: cfg.MaxSide, MultipleOf: cfg.MultipleOf,
+		Fit: cfg.ImageFit(), Fill: fill, Tile: cfg.Tile, TileStride: cfg.TileStride(), Overlap: cfg.Overlap,
 		ResizeFilter: cfg.ResizeFilter, JPEGScale: cfg.JPEGScale, EXIF: cfg.EXIF, Color: cfg.Color, Alpha: cfg.Alpha, Metadata: cfg.Metadata, Grayscale: cfg.Grayscale, Quality: cfg.Quality,
 		Output: cfg.OutputKind, Palette: cfg.Palette, Log: l.shared.Log.With().Str("model", l.source.Name()).Logger(),
 	})

@@ -16,11 +16,14 @@ func (p *preparation) newParts(pixels imagecodec.Memory) error {
 		part := servable.Part{Input: input}
 		if input.Kind == torch.InputImage {
 			cfg := p.cfg
-			cfg.Size, cfg.MaxSide, cfg.MultipleOf, cfg.JPEGScale = input.Size, 0, 0, false
+			cfg.Size, cfg.MaxSide, cfg.MultipleOf, cfg.JPEGScale, cfg.Tile = input.Size, 0, 0, false, 0
+			if cfg.Fit = p.cfg.ImageFit(); !input.Size.Keep() {
+				cfg.Fit = settings.Stretch
+			}
 			cfg.ResizeFilter, cfg.Grayscale = input.ResizeFilter, settings.ToRGB
 			cfg.Metadata, cfg.Alpha.Keep = settings.NoMetadata, false // the result has those of the image
 			var err error
-			if part.Codec, err = p.loader.newCodec(&cfg, pixels); err != nil {
+			if part.Codec, err = p.loader.newCodec(&cfg, byte(input.Default), pixels); err != nil {
 				return err
 			}
 		}

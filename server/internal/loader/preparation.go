@@ -64,7 +64,7 @@ func newPreparation(ctx context.Context, l *Loader, r Request, file modelFile, c
 		}
 		pixels = p.arena
 	}
-	if p.codec, err = l.newCodec(&cfg, pixels); err == nil {
+	if p.codec, err = l.newCodec(&cfg, imagecodec.LetterboxGrey, pixels); err == nil {
 		err = p.newParts(pixels)
 	}
 	if err != nil {

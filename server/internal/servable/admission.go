@@ -25,7 +25,8 @@ var ErrReceiving = errors.New("servable: the bodies that are being received use 
 //	| received           | as before the body; from here on the request has its place        | *batch.BusyError |
 //	| waiting for memory | the memory of all decodes, by what the header says, in order      | waits            |
 //	| waiting, decoding  | the slots of the codec                                            | waits            |
-//	| queued, running    | the place in the queue is given back when the batch starts        | waits            |
+//	| queued, running    | the place in the queue is given back when the batch starts, or    | waits            |
+//	|                    | when all of its tiles have left the model                         |                  |
 //
 // While the request is on its way, other requests may wait for it to share a batch: it tells the batcher when it expects
 // to be there, by the pace at which its bytes arrive and by how long decodes take.
@@ -38,7 +39,10 @@ type admission struct {
 	arrival  *batch.Arrival[shape, *job, error]
 	received memory.Reservation
 	decoding memory.Reservation
-	sent     imagecodec.Image // at its own size, for kinds of output that need it
+	sent     imagecodec.Image   // at its own size, for kinds of output that need it
+	frame    imagecodec.Frame   // of the image, once it is decoded
+	tiling   *imagecodec.Tiling // nil: the image goes through the model whole
+	large    int64              // bytes of what was made after the decode; 0: as little as usual
 	metadata imagecodec.Metadata
 }
 
@@ -49,6 +53,8 @@ func (a *admission) end() {
 	}
 	a.received.Release()
 	a.servable.config.Codec.Recycle(a.sent.Pixels)
+	a.sent = imagecodec.Image{}
+	memory.ReturnLarge(a.large)
 	a.decoding.Release()
 	a.servable.config.Trimmer.Used()
 }
@@ -79,7 +85,7 @@ func (a *admission) admitImage(body io.Reader, o Options) (imagecodec.Image, err
 		return imagecodec.Image{}, err
 	}
 	start := time.Now()
-	img, err := a.decode(received.data, o.Format)
+	img, err := a.decode(received.data, &o)
 	a.stages.Decode = time.Since(start)
 	if err == nil {
 		a.servable.decoding.add(a.stages.Decode)
@@ -104,36 +110,63 @@ func (a *admission) receive(body io.Reader, length int64) (*received, error) {
 	return r, nil
 }
 
-// decode decodes the image, as soon as there is memory for it. Most models return an image of the size that they get, so an
-// image that the response's format can't hold is refused before it costs a forward pass; Encode refuses the others.
-func (a *admission) decode(data []byte, format settings.Format) (imagecodec.Image, error) {
+// decode decodes the image, as soon as there is memory for it.
+func (a *admission) decode(data []byte, o *Options) (imagecodec.Image, error) {
 	codec := a.servable.config.Codec
 	in, err := codec.Prepare(data)
-	if err == nil {
-		width, height := in.Size()
-		if a.servable.config.Settings.OutputKind.NeedsSent() {
-			width, height = in.SentSize()
-		}
-		err = codec.Fits(width, height, format)
+	if err != nil {
+		return imagecodec.Image{}, err
 	}
+	later, err := a.checkResult(in, o)
 	if err != nil {
 		return imagecodec.Image{}, err
 	}
 	expected := time.Now().Add(a.decodeTime())
 	a.arrival.Expect(expected, expected)
-	if a.decoding, err = a.servable.config.Decoding.Reserve(a.ctx, in.Memory); err != nil {
+	if a.decoding, err = a.servable.config.Decoding.Reserve(a.ctx, max(in.Memory, in.Held()+later)); err != nil {
 		return imagecodec.Image{}, err
 	}
-	var img imagecodec.Image
+	img, err := a.decodeImage(in)
+	memory.ReturnLarge(in.Memory)
+	a.decoding.Shrink(in.Held() + later)
+	return img, err
+}
+
+// decodeImage decodes the image, and keeps it as it was sent if the result needs that.
+func (a *admission) decodeImage(in *imagecodec.Input) (img imagecodec.Image, err error) {
+	codec := a.servable.config.Codec
+	a.metadata = codec.Metadata(in)
 	if a.servable.config.Settings.OutputKind.NeedsSent() {
 		img, a.sent, err = codec.DecodeBoth(a.ctx, in)
-	} else {
-		img, err = codec.Decode(a.ctx, in)
+		return img, err
 	}
-	a.metadata = codec.Metadata(in)
-	memory.ReturnLarge(in.Memory)
-	a.decoding.Shrink(in.Held())
-	return img, err
+	return codec.Decode(a.ctx, in)
+}
+
+// checkResult refuses an image whose result can't be made or is too large for the response's format, as far as that is known
+// before the model runs; Encode refuses the others. It returns the number of bytes that the request needs after the decode
+// for the tiles and the result of a large image, and for a result of another size than the model's.
+func (a *admission) checkResult(in *imagecodec.Input, o *Options) (later int64, err error) {
+	c := &a.servable.config
+	a.frame, a.tiling = in.Frame(), in.Tiling()
+	answer := imagecodec.Answer{Size: a.servable.answerSize(o), Scale: a.servable.knownScale()}
+	if err := c.Codec.CheckResult(&a.frame, answer, o.Format); err != nil {
+		return 0, err
+	}
+	if a.tiling != nil {
+		images := 1
+		for i := range c.Parts {
+			if c.Parts[i].Codec != nil {
+				images++
+			}
+		}
+		later = a.tiling.Memory(a.servable.tilesTogether(), answer.Scale, images)
+	}
+	if a.tiling != nil || answer.Size != (settings.AnswerSize{}) {
+		later += c.Codec.ResultMemory(&a.frame, answer, o.Format)
+	}
+	a.large = later
+	return later, nil
 }
 
 // decodeTime returns how long a decode may take before it counts as late.

@@ -86,7 +86,7 @@ func (a *admission) admitParts(body io.Reader, o Options) (imagecodec.Image, *pa
 		return imagecodec.Image{}, nil, err
 	}
 	start = time.Now()
-	img, further, err := a.decodeParts(got, o.Format)
+	img, further, err := a.decodeParts(got, &o)
 	a.stages.Decode = time.Since(start)
 	if err == nil {
 		a.servable.decoding.add(a.stages.Decode)
@@ -204,19 +204,19 @@ func (s *Servable) partNames() string {
 
 // decodeParts decodes the image and the further ones. The memory for all of them is reserved at once: a request that held
 // some while it waits for more could wait for another one that does the same.
-func (a *admission) decodeParts(got *sent, format settings.Format) (imagecodec.Image, *parts, error) {
+func (a *admission) decodeParts(got *sent, o *Options) (imagecodec.Image, *parts, error) {
 	c := &a.servable.config
 	in, err := c.Codec.Prepare(got.image.data)
-	if err == nil {
-		width, height := in.Size()
-		err = c.Codec.Fits(width, height, format)
+	if err != nil {
+		return imagecodec.Image{}, nil, err
 	}
+	later, err := a.checkResult(in, o)
 	if err != nil {
 		return imagecodec.Image{}, nil, err
 	}
 	width, height := in.Size()
 	inputs := make([]*imagecodec.Input, len(c.Parts))
-	need := in.Memory
+	need := in.Memory + later
 	for i, part := range c.Parts {
 		if part.Codec == nil {
 			continue
@@ -226,7 +226,7 @@ func (a *admission) decodeParts(got *sent, format settings.Format) (imagecodec.I
 			need += int64(w) * int64(h) * 3
 			continue
 		}
-		if inputs[i], err = part.prepare(got.images[i].data, width, height); err != nil {
+		if inputs[i], err = part.prepare(got.images[i].data, in); err != nil {
 			return imagecodec.Image{}, nil, ofPart(part.Name, err)
 		}
 		need += inputs[i].Memory
@@ -237,11 +237,10 @@ func (a *admission) decodeParts(got *sent, format settings.Format) (imagecodec.I
 		return imagecodec.Image{}, nil, err
 	}
 	defer memory.ReturnLarge(need)
-	img, err := c.Codec.Decode(a.ctx, in)
+	img, err := a.decodeImage(in)
 	if err != nil {
 		return imagecodec.Image{}, nil, err
 	}
-	a.metadata = c.Codec.Metadata(in)
 	kept := in.Held()
 	further := &parts{}
 	for i, part := range c.Parts {
@@ -251,7 +250,7 @@ func (a *admission) decodeParts(got *sent, format settings.Format) (imagecodec.I
 		}
 		var decoded imagecodec.Image
 		if inputs[i] == nil {
-			decoded = part.flat(width, height)
+			decoded = part.flat(in)
 		} else if decoded, err = part.Codec.Decode(a.ctx, inputs[i]); err != nil {
 			c.Codec.Recycle(img.Pixels)
 			further.recycle(c.Codec)
@@ -260,7 +259,7 @@ func (a *admission) decodeParts(got *sent, format settings.Format) (imagecodec.I
 		further.images = append(further.images, decoded)
 		kept += int64(len(decoded.Pixels))
 	}
-	a.decoding.Shrink(kept)
+	a.decoding.Shrink(kept + later)
 	further.key = further.keyOf(c.Parts)
 	return img, further, nil
 }
@@ -273,14 +272,22 @@ func (p *Part) size(width, height int) (int, int) {
 	return p.Size.Width, p.Size.Height
 }
 
-func (p *Part) prepare(data []byte, width, height int) (*imagecodec.Input, error) {
-	return p.Codec.PrepareTo(data, settings.Size{Width: width, Height: height}, p.Size.Keep())
+func (p *Part) prepare(data []byte, image *imagecodec.Input) (*imagecodec.Input, error) {
+	if p.Size.Keep() {
+		return p.Codec.PrepareBeside(data, image)
+	}
+	return p.Codec.Prepare(data)
 }
 
-// flat returns the default image.
-func (p *Part) flat(width, height int) imagecodec.Image {
-	width, height = p.size(width, height)
-	img := imagecodec.Image{Width: width, Height: height, Channels: 3, Pixels: p.Codec.Alloc(width * height * 3)}
+// flat returns the default image beside an image.
+func (p *Part) flat(image *imagecodec.Input) imagecodec.Image {
+	width, height := p.size(image.Size())
+	img := imagecodec.Image{Width: width, Height: height, Channels: 3}
+	if image.Tiling() != nil && p.Size.Keep() { // the model reads the tiles only
+		img.Pixels = make([]byte, width*height*3)
+	} else {
+		img.Pixels = p.Codec.Alloc(width * height * 3)
+	}
 	for i := range img.Pixels {
 		img.Pixels[i] = byte(p.Default)
 	}

@@ -16,6 +16,7 @@ type Recording struct {
 	// Result is the image that was encoded for the response; without pixels before that.
 	Result imagecodec.Image
 	format settings.Format
+	size   *settings.AnswerSize // as in Options
 	parts  []recordedPart
 }
 
@@ -42,7 +43,7 @@ func (r *Recording) Replay(ctx context.Context, process func(context.Context, io
 	for _, part := range r.parts {
 		length += len(part.content)
 	}
-	response, err := process(ctx, &replay{parts: r.parts}, Options{Length: int64(length), Format: r.format, Record: &again})
+	response, err := process(ctx, &replay{parts: r.parts}, Options{Length: int64(length), Format: r.format, Size: r.size, Record: &again})
 	if err != nil {
 		return imagecodec.Image{}, response.Stages, err
 	}
@@ -58,11 +59,11 @@ func (r *Recording) add(name string, content []byte) {
 }
 
 // finish records the result.
-func (r *Recording) finish(result imagecodec.Image, format settings.Format) {
+func (r *Recording) finish(result imagecodec.Image, o *Options) {
 	if r == nil {
 		return
 	}
-	r.Result, r.format = result, format
+	r.Result, r.format, r.size = result, o.Format, o.Size
 	r.Result.Pixels = bytes.Clone(result.Pixels)
 }
 

@@ -52,8 +52,9 @@ type Servable struct {
 	alloc    func(int) []byte // the codec's, so that it isn't bound anew for each batch
 	// noErrors are the results of a batch whose jobs have all their outputs: nil, as many as a batch can have jobs.
 	noErrors []error
-	pure     atomic.Bool // see SetPure
-	failed   chan error  // capacity 1
+	pure     atomic.Bool  // see SetPure
+	scale    atomic.Int32 // of the model's output relative to its input; 0: not a whole number, or not known
+	failed   chan error   // capacity 1
 	closing  chan struct{}
 	close    sync.Once
 }
@@ -249,9 +250,14 @@ func Stack(items []imagecodec.Image) torch.Images {
 }
 
 // Run takes one batch of images of equal size through an instance, outside the queue, and returns the results in order.
-// The caller may recycle them. Run must be called on the instance's runner thread: within OnEachRunner.
+// The caller may recycle them. Run must be called on the instance's runner thread: within OnEachRunner. It fails for a model
+// whose outputs can't be joined, if the settings have tiles.
 func (s *Servable) Run(instance int, items []imagecodec.Image) ([]imagecodec.Image, error) {
-	return s.run(instance, Stack(items))
+	results, err := s.run(instance, Stack(items))
+	if err != nil {
+		return nil, err
+	}
+	return results, s.learnScale(items[0], results[0])
 }
 
 func (s *Servable) run(instance int, in torch.Images) ([]imagecodec.Image, error) {
@@ -278,10 +284,19 @@ func (s *Servable) OnEachRunner(f func(instance int) error) error { return s.bat
 type Options struct {
 	// Length is the size of the body in bytes as the client announced it; -1: unknown. It only sizes the buffer.
 	Length int64
-	Format settings.Format // of the response
-	Record *Recording      // of a request that succeeds; nil: none
+	Format settings.Format      // of the response
+	Size   *settings.AnswerSize // of the response; nil: that of the settings
+	Record *Recording           // of a request that succeeds; nil: none
 	// Quality is that of a JPEG, 1 to 100; 0: the model's setting.
 	Quality int
+}
+
+// answerSize returns the size of the response.
+func (s *Servable) answerSize(o *Options) settings.AnswerSize {
+	if o.Size != nil {
+		return *o.Size
+	}
+	return s.config.Settings.AnswerSize
 }
 
 // A Response is an encoded image, or, beside an error, only the stages that were reached.
@@ -300,6 +315,9 @@ func (r *Response) Release() {
 }
 
 // Stages are how long the stages of a request took, and what it was part of. Stages that weren't reached are 0.
+//
+// An image that goes through the model in tiles does so in groups, one after the other. Its Queue and Forward are sums over
+// the groups, of the longest of a group's tiles. Its BatchSize is that of its first tile.
 type Stages struct {
 	Receive, Decode, Queue, Forward, Encode time.Duration
 
@@ -342,9 +360,10 @@ func (s *Servable) Process(ctx context.Context, body io.Reader, o Options) (Resp
 	}
 	codec := s.config.Codec
 	j := s.jobs.get(input, further)
-	reply, err := a.arrival.Submit(ctx, j)
-	if err == nil {
-		err = reply.Result
+	if a.tiling != nil {
+		err = a.runTiles(j)
+	} else {
+		err = a.run(j)
 	}
 	if err != nil {
 		j.drop(codec)
@@ -353,21 +372,16 @@ func (s *Servable) Process(ctx context.Context, body io.Reader, o Options) (Resp
 		}
 		return r, err
 	}
-	r.Stages.Queue, r.Stages.Forward, r.Stages.BatchSize = reply.Queue, reply.Run, reply.BatchSize
 
 	start := time.Now()
-	result := j.output
-	if codec.Joins() {
-		result, err = codec.Join(ctx, imagecodec.Parts{Output: j.output, Input: input, Sent: a.sent})
-		codec.Recycle(j.output.Pixels)
-	}
+	result, err := a.finish(j, s.answerSize(&o))
 	j.recycleInput(codec) // the batch has dropped the job
 	if err == nil {
 		result, err = codec.WithAlpha(ctx, result, input, o.Format)
 	}
 	var encoded []byte
 	if err == nil {
-		o.Record.finish(result, o.Format)
+		o.Record.finish(result, &o)
 		encoded, err = codec.Encode(ctx, result, imagecodec.Encoding{Format: o.Format, Quality: o.Quality, Metadata: a.metadata})
 	}
 	r.Stages.Encode = time.Since(start)
@@ -378,6 +392,49 @@ func (s *Servable) Process(ctx context.Context, body io.Reader, o Options) (Resp
 	}
 	r.Body, r.codec = encoded, codec
 	return r, nil
+}
+
+// run takes an image through the model.
+func (a *admission) run(j *job) error {
+	reply, err := a.arrival.Submit(a.ctx, j)
+	if err == nil {
+		err = reply.Result
+	}
+	if err != nil {
+		return err
+	}
+	a.stages.Queue, a.stages.Forward, a.stages.BatchSize = reply.Queue, reply.Run, reply.BatchSize
+	return nil
+}
+
+// finish makes the result of the model's output: cropped to the image, joined with it, and brought to the size of the
+// response. The output is taken over. The caller may recycle the result.
+func (a *admission) finish(j *job, size settings.AnswerSize) (imagecodec.Image, error) {
+	codec := a.servable.config.Codec
+	result := j.output
+	answer := imagecodec.Answer{Size: size, Scale: imagecodec.ScaleOf(
+		settings.Size{Width: a.frame.Width, Height: a.frame.Height}, settings.Size{Width: result.Width, Height: result.Height})}
+	a.frame.CutOutput(&result)
+	if codec.Joins() {
+		input := j.input
+		a.frame.CutOutput(&input)
+		joined, err := codec.Join(a.ctx, imagecodec.Parts{Output: result, Input: input, Sent: a.sent})
+		codec.Recycle(result.Pixels)
+		if err != nil {
+			return imagecodec.Image{}, err
+		}
+		result = joined
+	}
+	if size == (settings.AnswerSize{}) {
+		return result, nil
+	}
+	wanted := codec.ResultSize(&a.frame, answer)
+	if wanted == (settings.Size{Width: result.Width, Height: result.Height}) {
+		return result, nil
+	}
+	resized, err := codec.ResizeResult(a.ctx, result, wanted)
+	codec.Recycle(result.Pixels)
+	return resized, err
 }
 
 // Waiting is the number of images that have a place in the queue.

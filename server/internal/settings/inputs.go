@@ -48,7 +48,7 @@ type Input struct {
 const imageName = "image"
 
 // reservedNames are names that a request gives another meaning.
-var reservedNames = []string{imageName, "file", "format", "quality"}
+var reservedNames = []string{imageName, "file", "format", "quality", "size"}
 
 // Parts returns the inputs that requests may send beside the image, in their order.
 func (in Inputs) Parts() []Input {

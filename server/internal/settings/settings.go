@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/torchherd/torchherd/torch"
@@ -21,7 +22,11 @@ const FileName = "model.yaml"
 type Settings struct {
 	Size         Size
 	MaxSide      int // 0: no limit
-	MultipleOf   int // 0: no rounding
+	MultipleOf   int // 0: any
+	Fit          Fit
+	AnswerSize   AnswerSize
+	Tile         int // 0: none
+	Overlap      int
 	WarmUp       WarmUp
 	ResizeFilter torch.Filter
 	JPEGScale    bool
@@ -73,7 +78,7 @@ type Settings struct {
 // Default returns the default settings. They are those of the Sanic demo, where it has them.
 func Default() Settings {
 	return Settings{
-		Size: Size{228, 228}, ResizeFilter: torch.Bilinear, Grayscale: Refuse, EXIF: Apply, Color: ConvertColor,
+		Size: Size{228, 228}, Fit: AutoFit, Overlap: 32, ResizeFilter: torch.Bilinear, Grayscale: Refuse, EXIF: Apply, Color: ConvertColor,
 		Channels: torch.RGB, InputRange: Range{Low: 0, High: 1}, OutputRange: Range{Low: 0, High: 1},
 		OutputKind: Image, Activation: NoActivation, Layout: AutoLayout, Rounding: RoundDown,
 		Format: AutoFormat, Quality: 75, Metadata: NoMetadata,
@@ -92,6 +97,9 @@ func (s *Settings) WarmUpSizes() (sizes []Size, guessed bool) {
 	switch {
 	case !s.Size.Keep():
 		return []Size{s.Size}, false
+	case s.Tile != 0:
+		tile := Size{s.Tile, s.Tile}
+		return append([]Size{tile}, slices.DeleteFunc(slices.Clone(s.WarmUp.Sizes), func(each Size) bool { return each == tile })...), false
 	case len(s.WarmUp.Sizes) > 0:
 		return s.WarmUp.Sizes, false
 	}
@@ -140,7 +148,7 @@ func (s *Settings) Validate() error {
 	if s.MaxWait < 0 {
 		return fmt.Errorf("max-wait is %v and must not be negative", s.MaxWait)
 	}
-	return errors.Join(s.validateSizes(), s.validateValues(), s.validateOutput())
+	return errors.Join(s.validateSizes(), s.validateFit(), s.validateTiles(), s.validateValues(), s.validateOutput())
 }
 
 func (s *Settings) validateSizes() error {

@@ -32,6 +32,10 @@ func TestRead(t *testing.T) {
 size: keep
 multiple-of: 8
 max-side: 1024   # of the longer one
+fit: pad
+answer-size: sent
+tile: 256
+overlap: 16
 resize-filter: lanczos
 grayscale: rgb
 exif: ignore
@@ -63,7 +67,7 @@ weight: 3
 versions: latest 2
 digest: sha256:` + strings.Repeat("0a", 32) + "\n")
 	want := Settings{
-		Size: Size{}, MultipleOf: 8, MaxSide: 1024, ResizeFilter: torch.Lanczos, Grayscale: ToRGB, EXIF: Ignore, Color: IgnoreColor,
+		Size: Size{}, MultipleOf: 8, MaxSide: 1024, Fit: Pad, AnswerSize: AnswerSize{Sent: true}, Tile: 256, Overlap: 16, ResizeFilter: torch.Lanczos, Grayscale: ToRGB, EXIF: Ignore, Color: IgnoreColor,
 		Alpha: AlphaMode{Flat: true, Over: [3]uint8{0, 255, 127}}, Metadata: ColorMetadata,
 		Channels: torch.Gray, InputRange: Range{-1, 1}, OutputRange: Range{0, 1}, Mean: []float64{0.5}, Std: []float64{0.25},
 		Output: "1", OutputKind: Classes, Activation: NoActivation, Layout: NHWC, Rounding: RoundNearest, Palette: Palette{Colours: [][3]uint8{{}, {255, 128, 0}}},
@@ -111,7 +115,7 @@ var refused = []struct {
 }{
 	{text: "siez: 64x64", want: `line 1: unknown setting "siez"; did you mean size?`},
 	{text: "\nmax_batch_size: 2", want: `line 2: unknown setting "max_batch_size"; did you mean max-batch-size?`},
-	{text: "frame: red", want: `unknown setting "frame"; known are alpha, batching, channels, color, cuda-graphs, device,`},
+	{text: "frame: red", want: `unknown setting "frame"; known are alpha, answer-size, batching, channels, color, cuda-graphs, device,`},
 	{text: "size: large", want: `line 1: size: invalid size "large": use WIDTHxHEIGHT, such as 228x228`},
 	{text: "size: [1, 2]", want: "line 1: size"},
 	{text: "quality: high", want: "line 1: quality"},
@@ -171,6 +175,19 @@ var refused = []struct {
 	{text: "alpha: over fffff", want: "invalid alpha"},
 	{text: "alpha: keep\noutput-kind: mask", want: "alpha: keep needs output-kind: image or luma, but output-kind is mask", rule: true},
 	{text: "metadata: all", want: `"all" is not one of none, color, all-but-location`},
+	{text: "fit: squeeze", want: `"squeeze" is not one of auto, stretch, pad, crop, letterbox`},
+	{text: "size: keep\nfit: crop", want: "fit: crop needs a size, but size is keep", rule: true},
+	{text: "fit: crop\noutput-kind: alpha", want: "output-kind: alpha needs the whole image: remove fit: crop", rule: true},
+	{text: "answer-size: big", want: `invalid size of responses "big": use model, sent, or WIDTHxHEIGHT`},
+	{text: "answer-size: keep", want: `invalid size of responses "keep"`},
+	{text: "tile: 512", want: "tile needs size: keep, but size is 228x228", rule: true},
+	{text: "size: keep\nmultiple-of: 32\ntile: 500", want: "tile is 500 and must be a multiple of multiple-of, which is 32", rule: true},
+	{text: "size: keep\nmultiple-of: 32\ntile: 512\nfit: stretch", want: "tile needs fit: pad, but fit is stretch", rule: true},
+	{text: "size: keep\nmax-side: 512\ntile: 512", want: "max-side is 512, so no image is larger than tile, which is 512", rule: true},
+	{text: "size: keep\ntile: 512\noutput-kind: depth", want: "depth scales each image by its own values, which tiles don't have in common: remove tile", rule: true},
+	{text: "size: keep\ntile: 64", want: "overlap is 32 and must be at most 16 for tile: 64 and multiple-of: 0", rule: true},
+	{text: "size: keep\ntile: 192\nmultiple-of: 64\noverlap: 48", want: "overlap is 48 and must be at most 32", rule: true},
+	{text: "size: keep\ntile: 64\nmultiple-of: 64\noverlap: 1", want: "overlap is 1 and must be at most 0", rule: true},
 	{text: "versions: newest", want: "invalid versions: use latest, latest 2 (or more), or a list"},
 	{text: "versions: latest 0", want: "invalid versions"},
 	{text: "versions: [0]", want: "invalid versions"},
@@ -194,7 +211,7 @@ func TestValuesReadTheTextThatTheyWrite(t *testing.T) {
 		"size: 64x48", "size: keep", "resize-filter: lanczos", "grayscale: rgb", "exif: ignore", "channels: bgr", "input-range: [-1, 0.5]",
 		"output: aux/1", "output-kind: luma", "output-activation: sigmoid", "output-layout: nchw", "rounding: nearest", "palette: cityscapes",
 		"palette: [[0, 0, 0], [1, 2, 3]]", "format: webp", "max-wait: 1m30s", "wait-policy: fixed", "precision: bf16", "device: auto", "device: cpu,cuda:3",
-		"versions: latest", "versions: latest 2", "versions: [1, 3]", "digest: sha256:" + strings.Repeat("0a", 32),
+		"fit: letterbox", "answer-size: sent", "answer-size: model", "answer-size: 640x480", "versions: latest", "versions: latest 2", "versions: [1, 3]", "digest: sha256:" + strings.Repeat("0a", 32),
 	} {
 		var s Settings
 		if err := s.Read([]byte(text)); err != nil {
@@ -248,6 +265,7 @@ func named[T ~int32]() []string {
 
 func TestWarmUpSizes(t *testing.T) {
 	for text, want := range map[string][]Size{
+		"size: keep\ntile: 128\nwarm-up: [64x48, 128x128]": {{128, 128}, {64, 48}},
 		"size: 64x48": {{64, 48}}, "size: keep\nwarm-up: [64x48, 128x96]": {{64, 48}, {128, 96}}, "size: keep": {{256, 256}},
 	} {
 		s, err := read(text)

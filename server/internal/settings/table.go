@@ -49,8 +49,30 @@ var table = []Setting{
 	},
 	{
 		Key:  "multiple-of",
-		Help: "With `size: keep`, each side is then rounded to the nearest multiple of this number, which may stretch an image slightly. 0: no rounding.",
+		Help: "With `size: keep`, each side of the model's input is a multiple of this number; `fit` says how. 0: any side.",
 		most: MaxSide, field: func(s *Settings) any { return &s.MultipleOf },
+	},
+	{
+		Key:   "fit",
+		Help:  "How an image becomes the model's size. `stretch`: resized, whatever its proportions. `pad`: resized to fit, or not at all with `size: keep`; the rest is its reflection. `crop`: resized to cover; the middle is used. `letterbox`: resized to fit; the rest is grey. The response is cropped to the image's part. `auto`: `pad` with `multiple-of`, else `stretch`.",
+		words: words(fits...), field: func(s *Settings) any { return &s.Fit },
+	},
+	{
+		Key:    "answer-size",
+		Help:   "Size of responses. `model`: as the model makes them; `sent`: that of the image as it was sent, or its multiple if the model's output is a multiple of its input; or `WIDTHxHEIGHT`. A request can ask for another.",
+		form:   "`model`, `sent` or `WIDTHxHEIGHT`",
+		schema: `"anyOf": [{"enum": ["model", "sent"]}, {"$ref": "#/$defs/size"}]`,
+		field:  func(s *Settings) any { return &s.AnswerSize },
+	},
+	{
+		Key:  "tile",
+		Help: "With `size: keep`, images with a longer side go through the model in square tiles with this side, and the results are joined. A multiple of `multiple-of`. 0: no tiles.",
+		most: MaxSide, field: func(s *Settings) any { return &s.Tile },
+	},
+	{
+		Key:  "overlap",
+		Help: "How many pixels a tile extends beyond the middle of the seam to the next tile. Over so many pixels the results are blended. At most a quarter of `tile`.",
+		most: MaxSide, field: func(s *Settings) any { return &s.Overlap },
 	},
 	{
 		Key:    "warm-up",
