@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/torchherd/torchherd/server/internal/imagecodec"
 	"github.com/torchherd/torchherd/server/internal/servable"
@@ -189,10 +190,12 @@ func (p *preparation) results(items []imagecodec.Image) ([]imagecodec.Image, err
 	p.doing = describeBatch(len(items), items[0].Width, items[0].Height)
 	var out torch.Images
 	err := p.step(func() error {
+		start := time.Now()
 		answer, err := p.copies[0].Start(servable.Stack(items))
 		if err == nil {
 			out, err = answer.Read(p.codec.Alloc)
 		}
+		p.took(time.Since(start), items)
 		return err
 	})
 	if err != nil {

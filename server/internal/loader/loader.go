@@ -100,7 +100,7 @@ type Description struct {
 // WarmUp is how the warm-up went.
 type WarmUp struct {
 	Duration time.Duration // reading the file included
-	// Slowest is the batch of the warm-up on the runners that took longest; zero if the warm-up failed.
+	// Slowest is the batch that took longest, the checks' included; zero if the warm-up failed.
 	Slowest SlowestBatch
 	// Err is why the warm-up failed at a size that only the loader chose; images of other sizes may work. nil: it succeeded.
 	Err error

@@ -44,7 +44,7 @@ type preparation struct {
 func newPreparation(ctx context.Context, l *Loader, r Request, file modelFile, cfg settings.Settings, where place, tried *Description) (*preparation, error) {
 	p := &preparation{ctx: ctx, loader: l, request: r, file: file, cfg: cfg, place: where, threads: cfg.Threads}
 	if tried != nil && tried.WarmUp.Err == nil {
-		p.findings, p.checked = tried.Findings, true
+		p.findings, p.checked, p.warmUp.Slowest = tried.Findings, true, tried.WarmUp.Slowest
 		p.cfg.MaxBatchSize = tried.Settings.MaxBatchSize
 	}
 	var err error
@@ -247,17 +247,43 @@ func (p *preparation) checkAt(instance, width, height int) error {
 	}
 	if first := !p.checked; first {
 		p.checked = true
-		err = p.checkBatches(width, height) // which runs it several times
+		err = p.checkFirst(instance, width, height)
 	} else {
 		err = p.compile(instance, width, height)
 	}
 	if err != nil {
 		return err
 	}
-	if p.threads == 0 {
-		return p.step(func() error { return p.chooseThreads(instance, testImages(1, width, height)) })
+	return p.spread(instance, width, height)
+}
+
+// checkFirst runs all checks. On the CPU the checks run as batches will, on several threads if the model is worth it: with the
+// largest batch they take most of a load's time.
+func (p *preparation) checkFirst(instance, width, height int) error {
+	if p.device(instance) == torch.CPU {
+		if err := p.compile(instance, width, height); err != nil {
+			return err
+		}
+		if err := p.spread(instance, width, height); err != nil {
+			return err
+		}
 	}
-	return nil
+	return p.checkBatches(width, height) // which runs it several times
+}
+
+// spread chooses the number of threads, if that hasn't been done, and has the instance use them for the rest of the load,
+// unless that is in the background: two forwards that are spread over the same cores wait for each other's threads.
+func (p *preparation) spread(instance, width, height int) error {
+	if p.threads == 0 {
+		err := p.step(func() error { return p.chooseThreads(instance, testImages(1, width, height)) })
+		if err != nil {
+			return err
+		}
+	}
+	if p.request.Background || p.device(instance) != torch.CPU {
+		return nil
+	}
+	return p.copies[instance].SetThreads(p.threads)
 }
 
 // compile runs an instance that has been checked until it runs at full speed. TorchScript profiles its first run and
@@ -272,15 +298,11 @@ func (p *preparation) compile(instance, width, height int) error {
 }
 
 // batchSizes returns the sizes of batches that an instance is warmed up with, the largest first, so that memory is taken at
-// once. On the CPU a shape that is new costs nothing more than others, once there were the largest and the smallest batch:
-// the full CycleGAN took as long in its first run of a further batch size as in later ones.
+// once. On the CPU one image does all: after it, the full CycleGAN took as long for its first batch of 16 as for the second.
 func (p *preparation) batchSizes(instance int) []int {
 	largest := p.cfg.MaxBatchSize
-	switch {
-	case largest == 1:
+	if p.device(instance) == torch.CPU && !p.cfg.WarmUp.AllBatches {
 		return []int{1}
-	case p.device(instance) == torch.CPU && !p.cfg.WarmUp.AllBatches:
-		return []int{largest, 1}
 	}
 	sizes := make([]int, largest)
 	for i := range sizes {
@@ -322,8 +344,8 @@ func (p *preparation) chooseThreads(instance int, items []imagecodec.Image) erro
 	return nil
 }
 
-// warmUpRunners runs the batch sizes on each runner's thread. In the background that takes one thread: two forwards that are
-// spread over the same cores wait for each other's threads. A trial has run what it had to.
+// warmUpRunners runs the batch sizes on each runner's thread. In the background that takes one thread, for the reason of
+// spread. A trial has run what it had to.
 func (p *preparation) warmUpRunners(s *servable.Servable) error {
 	if !p.sizeWorks() || p.place == inTrial {
 		return nil
@@ -346,11 +368,18 @@ func (p *preparation) runnerOf(s *servable.Servable, instance int) func([]imagec
 	return func(items []imagecodec.Image) error {
 		start := time.Now()
 		results, err := s.Run(instance, items)
-		if took := time.Since(start); err == nil && took > p.warmUp.Slowest.Duration {
-			p.warmUp.Slowest = SlowestBatch{took, len(items) * items[0].Width * items[0].Height}
+		if err == nil {
+			p.took(time.Since(start), items)
 		}
 		p.recycle(results)
 		return err
+	}
+}
+
+// took records how long a batch took, if it is the slowest.
+func (p *preparation) took(duration time.Duration, items []imagecodec.Image) {
+	if duration > p.warmUp.Slowest.Duration {
+		p.warmUp.Slowest = SlowestBatch{duration, len(items) * items[0].Width * items[0].Height}
 	}
 }
 

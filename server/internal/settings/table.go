@@ -76,7 +76,7 @@ var table = []Setting{
 	},
 	{
 		Key:    "warm-up",
-		Help:   "With `size: keep`, sizes of images that the model is warmed up with; without one, " + fallbackWarmUp.String() + ". `all`: with each batch size, not only with the largest batch and one image.",
+		Help:   "With `size: keep`, sizes of images that the model is warmed up with; without one, " + fallbackWarmUp.String() + ". `all`: with each batch size, which the CPU doesn't need.",
 		form:   "a list of sizes and `all`, such as `[512x384, 384x512]`",
 		schema: `"anyOf": [{"const": "all"}, {"type": "array", "items": {"anyOf": [{"const": "all"}, {"$ref": "#/$defs/size"}]}}]`,
 		field:  func(s *Settings) any { return &s.WarmUp },
