@@ -46,11 +46,12 @@ run: build ## serve the bundled model on port 8000 (MODEL=file.pt, PORT=N to cha
 GOTEST ?= $(GO) test
 
 # The race detector allocates, so with it the tests of memory run once more without it. Tests skip what needs
-# a proxy where none can be installed.
+# a proxy where none can be installed. Under the race detector and beside other work, two cores take more than the ten
+# minutes that a package has by default.
 test: build ## build and run all tests (RACE=1: under the race detector)
 	-@PATH="$$PATH:/usr/sbin" scripts/setup.sh nginx=nginx-light haproxy=haproxy
 	@ctest --test-dir build/csrc --output-on-failure
-	$(GOTEST) -count=1 $(if $(RACE),-race) ./...
+	$(GOTEST) -count=1 $(if $(RACE),-race -timeout 30m) ./...
 	$(if $(RACE),$(GOTEST) -count=1 -run 'Memory|Cgroup|Allocates' ./server ./server/internal/imagecodec)
 
 race: ## all tests, under the race detector
