@@ -3,7 +3,10 @@ package torch
 // #include "torchherd.h"
 import "C"
 
-import "io/fs"
+import (
+	"io/fs"
+	"strings"
+)
 
 // A Kind classifies an error. The Err constants are the kinds; match them with errors.Is.
 type Kind int32
@@ -111,5 +114,9 @@ func take(op string, failure *C.thd_error) error {
 	}
 	defer C.thd_error_free(failure)
 	r := newReason(C.GoString(C.thd_error_message(failure)))
-	return &Error{Op: op, Kind: Kind(C.thd_error_code(failure)), Detail: r.text, Trace: r.trace, Wants: r.wants}
+	e := &Error{Op: op, Kind: Kind(C.thd_error_code(failure)), Detail: r.text, Trace: r.trace, Wants: r.wants}
+	if e.Kind == ErrForward { // whose text says so already
+		e.Detail = strings.TrimPrefix(e.Detail, "forward: ")
+	}
+	return e
 }

@@ -97,8 +97,8 @@ func TestReasonsOfPackages(t *testing.T) {
 		batch torch.Images
 		wants *torch.Dimension
 	}{
-		"forward: the package takes images with a height of 24, and this one has 25": {images(1, packageHeight+1, packageWidth), &torch.Dimension{Index: 2, Size: packageHeight}},
-		"forward: the package takes images with a width of 32, and this one has 16":  {images(2, packageHeight, packageWidth/2), &torch.Dimension{Index: 3, Size: packageWidth}},
+		"the package takes images with a height of 24, and this one has 25": {images(1, packageHeight+1, packageWidth), &torch.Dimension{Index: 2, Size: packageHeight}},
+		"the package takes images with a width of 32, and this one has 16":  {images(2, packageHeight, packageWidth/2), &torch.Dimension{Index: 3, Size: packageWidth}},
 	} {
 		expectReason(t, m.CheckFinite(test.batch), text, test.wants)
 		m := loadPackage(t, path, torch.Options{}) // one that hasn't run
@@ -106,7 +106,7 @@ func TestReasonsOfPackages(t *testing.T) {
 		expectReason(t, err, text, test.wants)
 	}
 	_, err := m.Forward(&torch.Tensor{DType: torch.Uint8, Shape: []int64{1, 3, packageHeight, packageWidth}, Data: make([]byte, 3*packageHeight*packageWidth)})
-	expectReason(t, err, "forward: the package takes input 0 of the type Float only", nil)
+	expectReason(t, err, "the package takes input 0 of the type Float only", nil)
 
 	// Packages of older PyTorch versions have no function that returns the reason.
 	silent := loadPackage(t, goldens.Package(t, func(records map[string][]byte) {
@@ -116,7 +116,7 @@ func TestReasonsOfPackages(t *testing.T) {
 		}
 	}), torch.Options{})
 	_, err = forward(silent, images(1, packageHeight, packageWidth+1), nil)
-	expectReason(t, err, "forward: the package failed and doesn't say why, as packages of older PyTorch versions; most likely it takes images of another size or type, or batches of another size", nil)
+	expectReason(t, err, "the package failed and doesn't say why, as packages of older PyTorch versions; most likely it takes images of another size or type, or batches of another size", nil)
 }
 
 func expectReason(t *testing.T, err error, text string, wants *torch.Dimension) {

@@ -150,7 +150,7 @@ func TestErrorsOfServeNameTheMistake(t *testing.T) {
 		{[]string{"no-such-model.pt"}, "no-such-model.pt"},
 		{[]string{goldens.Path("modules")}, "model files are not in version folders; rename one to 1/model.pt"},
 		{[]string{module("checkpoint.pth")}, "torchherd_tools export"},
-		{[]string{"--max-batch-size=4", module("no_batch_two.pt")}, "the model can't be batched: it runs 1 image, but fails with 2 (forward: this module refuses a batch of two); it works with max-batch-size: 1 in model.yaml"},
+		{[]string{"--max-batch-size=4", module("no_batch_two.pt")}, "the model can't be batched: it runs 1 image, but fails with 2 (this module refuses a batch of two); it works with max-batch-size: 1 in model.yaml"},
 		{[]string{module("no_size.pt")}, `invalid size "large"`},
 		{[]string{module("negate.pt"), module("negate.pt")}, `two models are named "negate"`},
 		{[]string{module("two_channels.pt")}, "1, 3 or 4, height, width"},

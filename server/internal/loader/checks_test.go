@@ -112,7 +112,7 @@ func TestAModelThatMixesImagesIsRefusedIfBatchesAreWanted(t *testing.T) {
 func TestAModelThatFailsWithTwoImagesIsServedInBatchesOfOne(t *testing.T) {
 	l, r := newLoader(t, module("no_batch_two.pt"), newShared())
 	d := mustLoad(t, l, r).Description()
-	if want := "it runs 1 image, but fails with 2 (forward: this module refuses a batch of two)"; d.Settings.MaxBatchSize != 1 || d.Findings.Mixes != want {
+	if want := "it runs 1 image, but fails with 2 (this module refuses a batch of two)"; d.Settings.MaxBatchSize != 1 || d.Findings.Mixes != want {
 		t.Errorf("batches of up to %d, %+v", d.Settings.MaxBatchSize, d.Findings)
 	}
 	shared := newShared()

@@ -109,7 +109,7 @@ func TestLoadErrors(t *testing.T) {
 		{"checkpoint.pth", newShared(), torch.ErrNotAModule, "torchherd_tools export"},
 		{"nan.pt", newShared(), nil, "NaN or infinite"},
 		{"two_channels.pt", newShared(), nil, "1, 3 or 4"},
-		{"needs_four.pt", newShared(), torch.ErrForward, "the warm-up with 1 image(s) of 32x24 failed"},
+		{"needs_four.pt", newShared(), torch.ErrForward, "the model fails with 1 image of 32x24"},
 		{"negate.pt", small, torch.ErrOutOfMemory, "--max-model-memory is 10"},
 		{"negate.pt", wrong, nil, "quality is 101"},
 	} {

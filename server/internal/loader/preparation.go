@@ -496,7 +496,7 @@ func explainWarmUp(count, width, height int, err error) error {
 	if crash := (*isolation.CrashError)(nil); errors.As(err, &crash) {
 		return err // explainCrash has the place
 	}
-	return fmt.Errorf("loader: the warm-up with %d image(s) of %dx%d failed: %w", count, width, height, err)
+	return fmt.Errorf("loader: the model fails with %s of %dx%d: %w", countOf(count), width, height, err)
 }
 
 // testImages returns different images.

@@ -3,6 +3,7 @@ package loader
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -122,9 +123,12 @@ func (p *preparation) warmUpAgain(instance int, run func(torch.Images) error) er
 }
 
 func describeBatch(count, width, height int) string {
-	images := "images"
-	if count == 1 {
-		images = "image"
+	return fmt.Sprintf("running %s of %dx%d", countOf(count), width, height)
+}
+
+func countOf(images int) string {
+	if images == 1 {
+		return "1 image"
 	}
-	return fmt.Sprintf("running %d %s of %dx%d", count, images, width, height)
+	return strconv.Itoa(images) + " images"
 }
