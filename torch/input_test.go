@@ -92,3 +92,12 @@ func TestInputsOfForward(t *testing.T) {
 		t.Error("a batch without the further inputs: no error")
 	}
 }
+
+// Weights that are stored in float16 and computed with in float32 take the memory of float32.
+func TestBytesOfWeights(t *testing.T) {
+	for name, each := range map[string]int64{"mix_half": 2, "mix_bfloat16": 2, "mix_double": 8, "mix_stored_half": 4, "negate": 0} {
+		if info := load(t, name+".pt").Info(); info.Bytes != each*info.Parameters {
+			t.Errorf("%s: %d parameters take %d bytes, want %d for each", name, info.Parameters, info.Bytes, each)
+		}
+	}
+}

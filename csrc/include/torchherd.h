@@ -300,7 +300,7 @@ typedef struct thd_module_info {
    * never a shape. Borrowed from the module, valid until it is freed. */
   const char* inputs;
   int64_t parameters; /* the number of elements in all parameters and buffers */
-  int64_t bytes;      /* their size in memory */
+  int64_t bytes;      /* their size in memory, in the type in which the module computes with them */
 } thd_module_info;
 
 /* Fills *out. From any thread. */

@@ -2,10 +2,14 @@
 #include <ATen/Context.h>
 #include <ATen/ops/abs.h>
 #include <torch/csrc/jit/api/module.h>
+#include <torch/csrc/jit/ir/constants.h>
+#include <torch/csrc/jit/ir/ir.h>
 
+#include <algorithm>
 #include <mutex>
 #include <optional>
 #include <sstream>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -136,6 +140,28 @@ ProgramInfo describe(const torch::jit::Module& module) {
   return info;
 }
 
+// Adds the bytes of the tensors that are constants in a block, each memory once.
+void add_constants(const torch::jit::Block& block, std::unordered_set<const void*>& seen, int64_t& bytes) {
+  for (const torch::jit::Node* node : block.nodes()) {
+    for (const torch::jit::Block* inner : node->blocks()) add_constants(*inner, seen, bytes);
+    if (node->kind() != c10::prim::Constant) continue;
+    const auto value = torch::jit::toIValue(node->output());
+    if (!value.has_value() || !value->isTensor()) continue;
+    const at::Tensor& tensor = value->toTensor();
+    if (tensor.defined() && seen.insert(tensor.unsafeGetTensorImpl()).second)
+      bytes += static_cast<int64_t>(tensor.nbytes());
+  }
+}
+
+// Returns the size of a frozen module's weights, which are constants of its code. They can be larger than the file's: a module
+// with float16 weights that computes in float32 has been given its weights in float32.
+int64_t frozen_bytes(const torch::jit::Module& module) {
+  int64_t bytes = 0;
+  std::unordered_set<const void*> seen;
+  add_constants(*module.get_method("forward").graph()->block(), seen, bytes);
+  return bytes;
+}
+
 }  // namespace
 
 std::unique_ptr<Program> load_script(const std::string& subject, c10::Device device, const std::string& output,
@@ -157,6 +183,7 @@ std::unique_ptr<Program> load_script(const std::string& subject, c10::Device dev
     ProgramInfo info = describe(module);
     std::optional<torch::jit::Module> fast = frozen(module, true);
     info.types = input_types(fast ? *fast : module);
+    if (fast) info.bytes = std::max(info.bytes, frozen_bytes(*fast));
     return std::make_unique<Script>(std::move(info), std::move(module), std::move(fast), device, output);
   });
 }

@@ -255,8 +255,8 @@ func devices(wanted settings.Devices) ([]torch.Device, error) {
 }
 
 // checkMemory refuses a model that is too large before any memory is taken.
-func (l *Loader) checkMemory(file *torch.File, instances int) error {
-	need := file.Size() * int64(instances)
+func (l *Loader) checkMemory(weights int64, instances int) error {
+	need := weights * int64(instances)
 	if limit := l.shared.MaxMemory; limit > 0 && need > limit {
 		return fmt.Errorf("loader: %d instance(s) need at least %d bytes of memory, and --max-model-memory is %d: %w", instances, need, limit, torch.ErrOutOfMemory)
 	}

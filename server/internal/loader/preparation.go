@@ -54,7 +54,7 @@ func newPreparation(ctx context.Context, l *Loader, r Request, file modelFile, c
 	if p.checked && p.instances() == 1 { // as in the trial
 		p.threads = tried.Threads
 	}
-	if err := l.checkMemory(file.File, p.instances()); err != nil {
+	if err := l.checkMemory(file.Size(), p.instances()); err != nil {
 		return nil, err
 	}
 	var pixels imagecodec.Memory
@@ -177,10 +177,12 @@ func (p *preparation) loadInstances() error {
 func (p *preparation) loadInstance(instance int) error {
 	err := p.step(func() error {
 		copied, err := p.newInstance(instance, p.cfg.Precision)
-		if err == nil {
-			p.copies = append(p.copies, copied)
+		if err != nil {
+			return err
 		}
-		return err
+		p.copies = append(p.copies, copied)
+		// Weights can take more memory than in the file: those of float16 are computed with in float32.
+		return p.loader.checkMemory(copied.Info().Bytes, p.instances())
 	})
 	if err != nil {
 		return err
