@@ -158,7 +158,7 @@ func (h *hunt) packageSize() (settings.Size, bool) {
 // once more.
 func (h *hunt) precision(sizes []settings.Size) []settings.Value {
 	p := h.p
-	if p.cfg.Precision != torch.FP32 || p.file.IsPackage() || !h.mayRun() || p.loader.checkMemory(p.file.File, len(p.copies)+1) != nil {
+	if p.cfg.Precision != torch.FP32 || p.file.IsPackage() || !h.mayRun() || p.loader.checkMemory(p.file.Size(), len(p.copies)+1) != nil {
 		return nil
 	}
 	precision := torch.BF16
