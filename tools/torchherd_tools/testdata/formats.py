@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from torchherd_tools import command
 from torchherd_tools.paths import testdata
 
 WIDTH, HEIGHT = 48, 32
@@ -261,8 +262,8 @@ def refused_files() -> list[tuple[str, str, str, bytes, str]]:
 
 
 def main(arguments: list[str]) -> int:
-    """Write the files and their lines in cases.json."""
-    del arguments
+    """Write the files and their lines in cases.json, and return the exit status 0."""
+    command.parser("formats", __doc__).parse_args(arguments)
     folder = testdata() / "formats"
     cases = [c for c in json.loads((folder / "cases.json").read_text()) if not c.get("made")]
     for name, form, kind, content, tolerance in read_files():
