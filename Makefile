@@ -52,7 +52,7 @@ test: build ## build and run all tests (RACE=1: under the race detector)
 	-@PATH="$$PATH:/usr/sbin" scripts/setup.sh nginx=nginx-light haproxy=haproxy
 	@ctest --test-dir build/csrc --output-on-failure
 	$(GOTEST) -count=1 $(if $(RACE),-race -timeout 30m) ./...
-	$(if $(RACE),$(GOTEST) -count=1 -run 'Memory|Cgroup|Allocates' ./server ./server/internal/imagecodec)
+	$(if $(RACE),$(GOTEST) -count=1 -run 'Memory|Cgroup|Allocate' ./server ./server/internal/imagecodec)
 
 race: ## all tests, under the race detector
 	@$(MAKE) --no-print-directory test RACE=1
