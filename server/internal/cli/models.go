@@ -32,6 +32,12 @@ type adminAPI struct {
 	Timeout      time.Duration `default:"5m" help:"Time limit of the request."`
 }
 
+// adminModel is a model of a server.
+type adminModel struct {
+	adminAPI
+	Name string `arg:"" help:"Name of the model, as printed by models list."`
+}
+
 type modelsList struct {
 	adminAPI
 }
@@ -62,37 +68,25 @@ func (l *modelsList) Run(p program) error {
 	return table.Flush()
 }
 
-type modelsLoad struct {
-	adminAPI
-	Name string `arg:"" help:"Name of the model, as printed by models list."`
-}
+type modelsLoad struct{ adminModel }
 
 // Run loads the model's new versions.
-func (l *modelsLoad) Run() error { return l.change(l.Name, "load") }
+func (l *modelsLoad) Run() error { return l.change("load") }
 
-type modelsUnload struct {
-	adminAPI
-	Name string `arg:"" help:"Name of the model, as printed by models list."`
-}
+type modelsUnload struct{ adminModel }
 
 // Run unloads the model.
-func (u *modelsUnload) Run() error { return u.change(u.Name, "unload") }
+func (u *modelsUnload) Run() error { return u.change("unload") }
 
-type modelsPromote struct {
-	adminAPI
-	Name string `arg:"" help:"Name of the model, as printed by models list."`
-}
+type modelsPromote struct{ adminModel }
 
 // Run promotes the model's candidate.
-func (m *modelsPromote) Run() error { return m.change(m.Name, "promote") }
+func (m *modelsPromote) Run() error { return m.change("promote") }
 
-type modelsRollback struct {
-	adminAPI
-	Name string `arg:"" help:"Name of the model, as printed by models list."`
-}
+type modelsRollback struct{ adminModel }
 
 // Run rolls the model back.
-func (m *modelsRollback) Run() error { return m.change(m.Name, "rollback") }
+func (m *modelsRollback) Run() error { return m.change("rollback") }
 
 // describeRollout says what is known of a candidate.
 func describeRollout(r *rollout.Report) []string {
@@ -120,8 +114,8 @@ func describeRollout(r *rollout.Report) []string {
 	return parts
 }
 
-func (a *adminAPI) change(name, what string) error {
-	return a.call(http.MethodPost, "/v2/repository/models/"+url.PathEscape(name)+"/"+what, &struct{}{})
+func (m *adminModel) change(what string) error {
+	return m.call(http.MethodPost, "/v2/repository/models/"+url.PathEscape(m.Name)+"/"+what, &struct{}{})
 }
 
 // call sends a request and decodes the JSON of its response into result.

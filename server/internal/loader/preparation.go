@@ -247,30 +247,19 @@ func (p *preparation) checkAt(instance, width, height int) error {
 		}
 		return err
 	}
-	if first := !p.checked; first {
-		p.checked = true
-		err = p.checkFirst(instance, width, height)
-	} else {
-		err = p.compile(instance, width, height)
-	}
-	if err != nil {
-		return err
-	}
-	return p.spread(instance, width, height)
-}
-
-// checkFirst runs all checks. On the CPU the checks run as batches will, on several threads if the model is worth it: with the
-// largest batch they take most of a load's time.
-func (p *preparation) checkFirst(instance, width, height int) error {
-	if p.device(instance) == torch.CPU {
+	// On the CPU the checks run as batches will, on several threads if the model is worth it: with the largest batch they take
+	// most of a load's time. On CUDA they are the runs that a shape needs.
+	first := !p.checked
+	p.checked = true
+	if !first || p.device(instance) == torch.CPU {
 		if err := p.compile(instance, width, height); err != nil {
 			return err
 		}
-		if err := p.spread(instance, width, height); err != nil {
-			return err
-		}
 	}
-	return p.checkBatches(width, height) // which runs it several times
+	if err := p.spread(instance, width, height); err != nil || !first {
+		return err
+	}
+	return p.checkBatches(width, height)
 }
 
 // spread chooses the number of threads, if that hasn't been done, and has the instance use them for the rest of the load,
