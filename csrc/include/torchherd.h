@@ -50,7 +50,7 @@ extern "C" {
  * changes when functions, enum values or struct fields are added. An added field begins at or after the sizeof of
  * the struct before it, so that it never overlaps an older caller's padding. */
 #define THD_API_VERSION_MAJOR 2
-#define THD_API_VERSION_MINOR 0
+#define THD_API_VERSION_MINOR 1
 
 /* ---- errors ---- */
 
@@ -107,6 +107,12 @@ const char* thd_libjpeg_version(void);
  * least 1. Call it before the first forward. */
 thd_error* thd_set_num_threads(int32_t threads);
 int32_t thd_num_threads(void);
+
+/* Ends the threads that LibTorch has started for forwards of the calling thread; its next forward starts them again, in
+ * about 0.1 ms. While more such threads exist than cores, even if they are idle, OpenMP takes the cores for overloaded:
+ * threads that wait for each other in a forward sleep at once. Call it when the thread has no forward for a while. It
+ * does nothing where LibTorch's OpenMP is older than version 5.0. */
+void thd_release_threads(void);
 
 /* Returns free memory of the C allocator to the system, where the allocator keeps some (glibc). A freed module leaves
  * its memory there. Takes milliseconds, during which other threads can't allocate. */

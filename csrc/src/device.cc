@@ -156,6 +156,13 @@ thd_error* thd_set_num_threads(int32_t threads) {
 
 int32_t thd_num_threads(void) { return at::get_num_threads(); }
 
+void thd_release_threads(void) {
+  // Found at run time, as it belongs to LibTorch's own OpenMP library.
+  static const auto pause = reinterpret_cast<int (*)(int)>(dlsym(RTLD_DEFAULT, "omp_pause_resource_all"));
+  constexpr int soft = 1;  // omp_pause_soft: settings of the thread are kept
+  if (pause != nullptr) pause(soft);
+}
+
 void thd_release_memory(void) {
 #ifdef __GLIBC__
   malloc_trim(0);

@@ -2,6 +2,7 @@
  * of error. Arguments: the testdata directory, and two libraries of operators (operators.cc, unresolved.cc). */
 #include "torchherd.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -78,6 +79,16 @@ static void test_versions(void) {
   EXPECT_OK(thd_set_num_threads(2));
   EXPECT(thd_num_threads() == 2);
   EXPECT_CODE(thd_set_num_threads(0), THD_ERROR_INVALID_ARGUMENT);
+}
+
+/* Returns how many threads this process has. */
+static int count_threads(void) {
+  DIR* const tasks = opendir("/proc/self/task");
+  int count = 0;
+  if (tasks == NULL) return 0;
+  for (const struct dirent* task = readdir(tasks); task != NULL; task = readdir(tasks)) count += task->d_name[0] != '.';
+  closedir(tasks);
+  return count;
 }
 
 static void test_devices(void) {
@@ -178,6 +189,30 @@ static void test_forward(void) {
   module = load("modules/double.pt");
   input.shape[0] = 2;
   EXPECT_CODE(thd_module_forward(module, &input, &result, &view), THD_ERROR_FORWARD);
+  thd_module_free(module);
+}
+
+/* A forward that is spread over threads starts one, which ends with thd_release_threads. */
+static void test_release_threads(void) {
+  enum { kValues = 3 * 512 * 512 };
+  thd_module* module = load("modules/negate.pt");
+  float* values = calloc(kValues, sizeof(float));
+  if (values == NULL) exit(1);
+  const thd_tensor_view input = {
+      .struct_size = sizeof input, .dtype = THD_FLOAT32, .dims = 4, .shape = {1, 3, 512, 512}, .data = values};
+  EXPECT_OK(thd_set_num_threads(2));
+  for (int round = 0; round < 2; round++) {
+    thd_result* result = NULL;
+    thd_tensor_view view = {.struct_size = sizeof view};
+    const int before = count_threads();
+    EXPECT_OK(thd_module_forward(module, &input, &result, &view));
+    thd_result_free(result);
+    EXPECT(count_threads() == before + (before > 0));
+    thd_release_threads();
+    EXPECT(count_threads() == before);
+  }
+  thd_release_threads();
+  free(values);
   thd_module_free(module);
 }
 
@@ -758,6 +793,7 @@ int main(int count, char** arguments) {
   test_load_errors();
   test_load_memory();
   test_forward();
+  test_release_threads();
   test_forward_keeps_no_input();
   test_forward_images();
   test_values();

@@ -99,7 +99,15 @@ type Config[K comparable, T, R any] struct {
 	// Setup, if set, binds state to a runner's thread. It is called once per runner, on the runner's thread, before the
 	// runner's first batch, for one runner after the other. Its error is New's.
 	Setup func(runner int) error
+
+	// Rest, if set, is called on a runner's thread when the runner has had nothing to do for restAfter, once until it has
+	// something to do again. It may free what Run keeps for the next batch.
+	Rest func(runner int)
 }
+
+// restAfter is how long a runner is idle before Rest. It is long beside the time between batches under load, and beside the
+// 0.1 ms in which Run may start its threads again.
+const restAfter = 20 * time.Millisecond
 
 func (c *Config[K, T, R]) validate() error {
 	switch {
@@ -477,9 +485,11 @@ func (b *Batcher[K, T, R]) runner(number int, ready chan<- error) {
 	ready <- nil
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	rested := b.config.Rest == nil
 	for {
 		batch, wait := b.next()
 		if batch != nil {
+			rested = b.config.Rest == nil
 			if run := b.start(number, batch); run != nil {
 				started <- run
 			}
@@ -489,16 +499,24 @@ func (b *Batcher[K, T, R]) runner(number int, ready chan<- error) {
 			b.signal() // wake the next runner, so that it ends too
 			return
 		}
-		var due <-chan time.Time // nil, and so never ready, while the queue is empty
-		if wait != idle {
+		var due, rest <-chan time.Time // nil, and so never ready, while there is nothing to wait for
+		switch {
+		case wait != idle:
 			timer.Reset(wait)
 			due = timer.C
+		case !rested:
+			timer.Reset(restAfter)
+			rest = timer.C
 		}
 		select {
 		case <-b.wake:
 		case <-due:
+		case <-rest:
+			b.config.Rest(number)
+			rested = true
 		case call := <-b.calls[number]:
 			call()
+			rested = b.config.Rest == nil
 		}
 	}
 }

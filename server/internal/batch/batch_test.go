@@ -184,6 +184,39 @@ func TestAFullBatchIsLaunchedAtOnce(t *testing.T) {
 	}
 }
 
+// A runner rests once when it has had nothing to do for a while, and again after its next batch or call.
+func TestAnIdleRunnerRests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &recorder{}
+		c := config(r)
+		rests := 0
+		c.Rest = func(int) { rests++ }
+		b := start(t, c)
+		expect := func(want int) {
+			t.Helper()
+			synctest.Wait()
+			if rests != want {
+				t.Errorf("the runner has rested %d times, want %d", rests, want)
+			}
+		}
+		expect(0)
+		time.Sleep(time.Hour) // nothing is left of no batch, but Setup may have left something
+		expect(1)
+		for id := range 3 { // less than restAfter lies between them
+			expectResult(t, <-submit(b, t.Context(), entry{"s", id}), id)
+			time.Sleep(time.Millisecond)
+		}
+		expect(1)
+		time.Sleep(time.Hour)
+		expect(2)
+		if err := b.OnEachRunner(func(int) error { return nil }); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour)
+		expect(3)
+	})
+}
+
 func TestDifferentShapesDoNotShareABatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &recorder{}

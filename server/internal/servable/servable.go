@@ -82,6 +82,7 @@ func New(c Config) (*Servable, error) {
 		Shape:        (*job).shape,
 		Setup:        s.bindThread,
 		Run:          s.start,
+		Rest:         func(int) { torch.ReleaseThreads() },
 	})
 	if err != nil {
 		return nil, errors.Join(err, CloseInstances(c.Instances))
