@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"strconv"
 	"syscall"
 	"time"
@@ -143,15 +144,16 @@ func (*Version) Run(p program) error {
 	return err
 }
 
+// The main thread stays with the main goroutine. Loads and runners have threads of their own, with which LibTorch's state for
+// that thread ends. If a goroutine that is locked to the main thread ends, Go parks the thread: OpenMP's threads for it then
+// stay, and OpenMP takes the cores for overloaded until the process ends.
+func init() { runtime.LockOSThread() }
+
 // Main runs the command in os.Args, or a model for another process of this program, and exits with its status.
 func Main(version string) {
 	isolation.Main()
 	p := program{version: version, out: os.Stdout, err: os.Stderr, process: true}
-	status := p.run(os.Args[1:])
-	if status != 0 {
-		// A forward that hangs may still run in its thread. Under the race detector os.Exit calls C's exit handlers, which
-		// would take LibTorch's memory from it.
-		syscall.Exit(status)
-	}
-	os.Exit(status)
+	// A forward or a load that hangs may still run in its thread. Under the race detector os.Exit calls C's exit handlers,
+	// which would take LibTorch's memory from it.
+	syscall.Exit(p.run(os.Args[1:]))
 }
