@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/torchherd/torchherd/internal/goldens"
 	"github.com/torchherd/torchherd/server/internal/lifecycle"
@@ -69,10 +68,8 @@ func TestSignalEndsAServerThatHangs(t *testing.T) {
 	hangs := goldens.ScriptAt(t, filepath.Join(t.TempDir(), "hangs.pt"), goldens.HangsOnWhite)
 	p := startProcess(t, "--forward-timeout", "9s", "--request-timeout", "1s", "--drain-timeout", "2s", hangs)
 	expectError(t, p.put(solid(t, white)), 504, "deadline")
-	for begin := time.Now(); p.do(http.MethodGet, "/readyz", nil).status != 503; {
-		if time.Since(begin) > limit {
-			t.Fatal("/readyz still returns 200, want 503")
-		}
+	if !poll(func() bool { return p.do(http.MethodGet, "/readyz", nil).status == 503 }) {
+		t.Fatal("/readyz still returns 200, want 503")
 	}
 	p.signal(terminate)
 	if state := p.wait(); state.ExitCode() != 1 {

@@ -83,24 +83,23 @@ func runners(t testing.TB, model string) []int {
 // awaitRunner returns the process ID of the only child that runs a model, other than not, when there is one.
 func awaitRunner(t testing.TB, model string, not int) int {
 	t.Helper()
-	for begin := time.Now(); time.Since(begin) < limit; {
-		if pids := runners(t, model); len(pids) == 1 && pids[0] != not {
-			return pids[0]
-		}
+	var pids []int
+	is := func() bool {
+		pids = runners(t, model)
+		return len(pids) == 1 && pids[0] != not
 	}
-	t.Fatalf("no new process runs %s: %v", model, runners(t, model))
-	return 0
+	if !poll(is) {
+		t.Fatalf("no new process runs %s: %v", model, pids)
+	}
+	return pids[0]
 }
 
 // awaitNoRunner waits until no child runs a model.
 func awaitNoRunner(t testing.TB, model string) {
 	t.Helper()
-	for begin := time.Now(); time.Since(begin) < limit; {
-		if len(runners(t, model)) == 0 {
-			return
-		}
+	if !poll(func() bool { return len(runners(t, model)) == 0 }) {
+		t.Fatalf("processes still run %s: %v", model, runners(t, model))
 	}
-	t.Fatalf("processes still run %s: %v", model, runners(t, model))
 }
 
 func TestIsolatedServingReturnsTheSameImages(t *testing.T) {

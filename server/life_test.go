@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/rs/zerolog"
 
@@ -80,26 +79,29 @@ func (u *upload) finish(t *testing.T, image []byte) response {
 // awaitUnready waits until /readyz returns 503.
 func (g target) awaitUnready() {
 	g.t.Helper()
-	for begin := time.Now(); time.Since(begin) < limit; {
-		if r := g.do(http.MethodGet, "/readyz", nil); r.status == 503 {
-			expectError(g.t, r, 503, "shutting down")
-			return
-		}
+	var r response
+	is := func() bool {
+		r = g.do(http.MethodGet, "/readyz", nil)
+		return r.status == 503
 	}
-	g.t.Fatal("/readyz still returns 200, want 503")
+	if !poll(is) {
+		g.t.Fatal("/readyz still returns 200, want 503")
+	}
+	expectError(g.t, r, 503, "shutting down")
 }
 
 // awaitRefusal sends images until one is refused, and returns that response.
 func (g target) awaitRefusal(image []byte) response {
 	g.t.Helper()
-	for begin := time.Now(); time.Since(begin) < limit; {
-		r := g.put(image)
-		if r.status != 200 {
-			return r
-		}
+	var r response
+	is := func() bool {
+		r = g.put(image)
+		return r.status != 200
 	}
-	g.t.Fatal("images are still accepted, want a refusal")
-	return response{}
+	if !poll(is) {
+		g.t.Fatal("images are still accepted, want a refusal")
+	}
+	return r
 }
 
 // After a signal /readyz returns 503, new requests are refused, requests in flight finish, and the process exits with 0.

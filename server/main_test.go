@@ -39,6 +39,11 @@ func TestMain(m *testing.M) {
 	if os.Getenv(beTheCommand) != "" {
 		cli.Main("test") // never returns
 	}
+	// Main exits without C's exit handlers, where the race detector reports by an exit status that it has found a race. So a
+	// race ends a process at once, with that status.
+	if err := os.Setenv("GORACE", os.Getenv("GORACE")+" halt_on_error=1"); err != nil {
+		panic(err)
+	}
 	status := m.Run()
 	// Loads that a test has abandoned still run in native code. Under the race detector, os.Exit runs C's exit handlers, which
 	// destroy LibTorch's globals below such a load. A race has failed its test already.
@@ -47,6 +52,19 @@ func TestMain(m *testing.M) {
 
 // limit is how long a test waits for an event before it fails.
 const limit = time.Minute
+
+// poll calls is until it returns true, and reports whether it did within limit. It pauses between calls: polls without a
+// pause take a core, which the server needs for what is waited for.
+func poll(is func() bool) bool {
+	pause := time.NewTicker(2 * time.Millisecond)
+	defer pause.Stop()
+	for begin := time.Now(); time.Since(begin) < limit; <-pause.C {
+		if is() {
+			return true
+		}
+	}
+	return false
+}
 
 // serveArguments returns the arguments of `torchherd serve`: those of all tests, then these. A trial of each version would
 // double the time of the tests, so only those of trials have it.
@@ -365,27 +383,26 @@ func hasFields(line map[string]any, fields []any) bool {
 // awaitState waits until a version of a model is in a state, and returns its status.
 func (s *server) awaitState(model string, version int, state lifecycle.State) lifecycle.Status {
 	s.t.Helper()
-	for begin := time.Now(); time.Since(begin) < limit; {
-		for _, status := range s.statuses(model) {
-			if status.Version == version && status.State == state {
-				return status
-			}
-		}
+	var found lifecycle.Status
+	is := func() bool {
+		return slices.ContainsFunc(s.statuses(model), func(status lifecycle.Status) bool {
+			found = status
+			return status.Version == version && status.State == state
+		})
 	}
-	s.t.Fatalf("version %d of %s isn't %s: %+v", version, model, state, s.statuses(model))
-	return lifecycle.Status{}
+	if !poll(is) {
+		s.t.Fatalf("version %d of %s isn't %s: %+v", version, model, state, s.statuses(model))
+	}
+	return found
 }
 
 // awaitDrained waits until no version of a model is draining.
 func (s *server) awaitDrained(model string) {
 	s.t.Helper()
-	for begin := time.Now(); time.Since(begin) < limit; {
-		draining := slices.ContainsFunc(s.statuses(model), func(status lifecycle.Status) bool { return status.State == lifecycle.Draining })
-		if !draining {
-			return
-		}
+	is := func(status lifecycle.Status) bool { return status.State == lifecycle.Draining }
+	if !poll(func() bool { return !slices.ContainsFunc(s.statuses(model), is) }) {
+		s.t.Fatalf("a version of %s is still draining: %+v", model, s.statuses(model))
 	}
-	s.t.Fatalf("a version of %s is still draining: %+v", model, s.statuses(model))
 }
 
 // statuses returns the versions of a model from GET /models.

@@ -15,7 +15,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/torchherd/torchherd/internal/goldens"
 )
@@ -68,10 +67,8 @@ func TestMemoryOfDecodesIsBoundedAndGoesBack(t *testing.T) {
 	if peak := s.memory("VmHWM"); peak > idle+limit+128*mib {
 		t.Errorf("the peak is %d MiB, %d MiB when idle", peak/mib, idle/mib)
 	}
-	for begin := time.Now(); s.memory("VmRSS") > idle+idle/5; {
-		if time.Since(begin) > time.Minute {
-			t.Fatalf("%d MiB when idle, later %d MiB", idle/mib, s.memory("VmRSS")/mib)
-		}
+	if !poll(func() bool { return s.memory("VmRSS") <= idle+idle/5 }) {
+		t.Fatalf("%d MiB when idle, later %d MiB", idle/mib, s.memory("VmRSS")/mib)
 	}
 }
 
@@ -79,10 +76,8 @@ func TestMemoryOfDecodesIsBoundedAndGoesBack(t *testing.T) {
 func TestMemoryOfTheWarmUpGoesBack(t *testing.T) {
 	s := startProcess(t, "--log-level", "error", "--size", "384x384", "--max-batch-size", "16", module("upscale2.pt"))
 	peak := s.memory("VmHWM")
-	for begin := time.Now(); s.memory("VmRSS") > peak-100*mib; {
-		if time.Since(begin) > time.Minute {
-			t.Fatalf("the peak was %d MiB, later %d MiB", peak/mib, s.memory("VmRSS")/mib)
-		}
+	if !poll(func() bool { return s.memory("VmRSS") <= peak-100*mib }) {
+		t.Fatalf("the peak was %d MiB, later %d MiB", peak/mib, s.memory("VmRSS")/mib)
 	}
 }
 

@@ -11,7 +11,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/dustin/go-humanize"
 )
@@ -128,10 +127,8 @@ func (g target) trickle(length int) net.Conn {
 // awaitResponse calls f until it returns true.
 func awaitResponse(t *testing.T, f func() bool) {
 	t.Helper()
-	for begin := time.Now(); !f(); {
-		if time.Since(begin) > limit {
-			t.Fatal("the expected response doesn't come")
-		}
+	if !poll(f) {
+		t.Fatal("the expected response doesn't come")
 	}
 }
 

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
-	"time"
 )
 
 // These tests put Debian's nginx and HAProxy before servers. They skip where the programs aren't installed: `make test`
@@ -48,19 +47,19 @@ func startProxy(t *testing.T, address string, program string, arguments ...strin
 			t.Logf("%s: %s", program, out.Bytes())
 		}
 	})
-	for begin := time.Now(); time.Since(begin) < limit; {
-		if connection, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", address); err == nil {
-			_ = connection.Close()
-			return target{t, "http://" + address}
-		}
+	listens := poll(func() bool {
 		select {
 		case <-ended:
 			t.Fatalf("%s has ended: %s", program, out.Bytes())
 		default:
 		}
+		connection, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", address)
+		return err == nil && connection.Close() == nil
+	})
+	if !listens {
+		t.Fatalf("%s doesn't listen", program)
 	}
-	t.Fatalf("%s doesn't listen", program)
-	return target{}
+	return target{t, "http://" + address}
 }
 
 // program returns the path of a program, which may be for the administrator. It skips the test if there is none.
@@ -183,8 +182,7 @@ func TestRollingRestart(t *testing.T) {
 			servers := []*process{launch(0), launch(1)}
 			through := proxy(t, addresses[0], addresses[1])
 			photo := photograph(t, "jpeg-small.jpg")
-			for begin := time.Now(); time.Since(begin) < limit && through.put(photo).status != 200; { // until its checks have passed
-			}
+			awaitResponse(t, func() bool { return through.put(photo).status == 200 }) // until its checks have passed
 
 			var clients sync.WaitGroup
 			stop, sent := make(chan struct{}), make([]int, 4)

@@ -12,7 +12,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/torchherd/torchherd/internal/goldens"
 	"github.com/torchherd/torchherd/server/internal/admin"
@@ -25,16 +24,16 @@ import (
 func (s *server) awaitRollout(is func(*rollout.Report) bool) *rollout.Report {
 	s.t.Helper()
 	var models []admin.Model
-	for begin := time.Now(); time.Since(begin) < limit; {
+	satisfied := poll(func() bool {
 		if err := json.Unmarshal(s.admin.do(http.MethodGet, "/models", nil).body, &models); err != nil {
 			s.t.Fatal(err)
 		}
-		if r := models[0].Rollout; r != nil && is(r) {
-			return r
-		}
+		return models[0].Rollout != nil && is(models[0].Rollout)
+	})
+	if !satisfied {
+		s.t.Fatalf("the rollout is %+v", models[0].Rollout)
 	}
-	s.t.Fatalf("the rollout is %+v", models[0].Rollout)
-	return nil
+	return models[0].Rollout
 }
 
 // putCandidate adds version 2 to the folder of the model net and waits until it is being compared.
