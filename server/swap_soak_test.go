@@ -28,7 +28,7 @@ import (
 // response must be that of the version it names, and the memory of old versions must be freed. The test prints latencies with
 // and without swaps, which it measures in turns. `make swap-soak` runs it.
 func TestSwapSoak(t *testing.T) {
-	const swapsATurn = 5 // 15 to 30 s, depending on the machine
+	const swapsATurn = 5 // before the rate is measured again
 	swaps := 200
 	if text := os.Getenv("SWAPS"); text != "" {
 		var err error
@@ -61,8 +61,7 @@ func TestSwapSoak(t *testing.T) {
 		t.Fatal("the two models have the same response")
 	}
 
-	// The speed of a machine can change within a minute. Therefore turns with and without swaps are short, and each pair of
-	// turns has its own rate.
+	// The speed of a machine can change within a minute. Therefore each swap is followed by as much time without one.
 	var without, with latencies
 	var before int64
 	var swapping time.Duration
@@ -77,17 +76,16 @@ func TestSwapSoak(t *testing.T) {
 		}
 		rate := 0.8 * capacity.Goodput
 		fmt.Printf("%d swaps done; capacity %.1f images/s; the load is %.1f\n", done, capacity.Goodput, rate)
-		without = append(without, s.openLoop(photo, rate, want, 15*time.Second, nil)...)
-		if done == 0 {
-			before = s.memory("VmRSS") >> 10 // after a load, as below
-		}
-		began := time.Now()
-		with = append(with, s.openLoop(photo, rate, want, 0, func() {
-			for range min(swapsATurn, swaps-done) {
-				swap()
+		for range min(swapsATurn, swaps-done) {
+			began := time.Now()
+			with = append(with, s.openLoop(photo, rate, want, 0, swap)...)
+			took := time.Since(began)
+			swapping += took
+			without = append(without, s.openLoop(photo, rate, want, took, nil)...)
+			if before == 0 {
+				before = s.memory("VmRSS") >> 10 // after a load, as below
 			}
-		})...)
-		swapping += time.Since(began)
+		}
 	}
 	after := s.memory("VmRSS") >> 10
 	fmt.Printf("%d swaps in %.0f s\n", swaps, swapping.Seconds())
