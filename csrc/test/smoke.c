@@ -86,7 +86,8 @@ static int count_threads(void) {
   DIR* const tasks = opendir("/proc/self/task");
   int count = 0;
   if (tasks == NULL) return 0;
-  for (const struct dirent* task = readdir(tasks); task != NULL; task = readdir(tasks)) count += task->d_name[0] != '.';
+  for (const struct dirent* task = readdir(tasks); task != NULL; task = readdir(tasks))
+    count += task->d_name[0] != '.';
   closedir(tasks);
   return count;
 }
