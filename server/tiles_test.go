@@ -119,6 +119,34 @@ func TestTilesOfRequestsShareBatches(t *testing.T) {
 	}
 }
 
+// Images that are smaller than a tile don't wait until the tiles of a large one are done.
+func TestTilesTakeTurnsWithImages(t *testing.T) {
+	t.Parallel()
+	s := start(t, sizedModel(t, unchanged, "size: keep\ntile: 32\noverlap: 2"))
+	_, file := noise(t, 900, 900) // over a thousand tiles
+	warm := s.log.count("message", "forward")
+	large := s.later(file)
+	s.log.awaitCount(t, warm+3, "message", "forward")
+	img, small := noise(t, 20, 10)
+	for range 10 {
+		r := s.put(small)
+		if r.status != http.StatusOK {
+			t.Fatalf("got %d %s, want 200", r.status, r.body)
+		}
+		if largest, _ := goldens.Difference(bytesOf(decodePNG(t, r.body)), img.Pix); largest > 0 {
+			t.Error("the response isn't the image")
+		}
+	}
+	select {
+	case <-large:
+		t.Error("the large image was done first")
+	default:
+	}
+	if r := <-large; r.status != http.StatusOK {
+		t.Errorf("got %d %s, want 200", r.status, r.body)
+	}
+}
+
 // A request with tiles ends with its version, also if a new version comes or the server drains meanwhile.
 func TestARequestWithTilesEndsWithItsVersion(t *testing.T) {
 	t.Parallel()
