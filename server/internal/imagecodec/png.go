@@ -257,19 +257,11 @@ func (r *pngRows) converted() error {
 			}
 			row, above, next = next, row, row
 		}
-		if err := r.push(band[:3*p.width*n], alpha[:min(len(alpha), p.width*n)]); err != nil {
+		if err := r.sink.pushBand(band[:3*p.width*n], alpha[:min(len(alpha), p.width*n)]); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// push takes rows of RGB, and of alpha if there is any.
-func (r *pngRows) push(pixels, alpha []byte) error {
-	if len(alpha) > 0 {
-		return r.sink.pushWithAlpha(pixels, alpha)
-	}
-	return r.sink.push(pixels, 3)
 }
 
 // passes puts the seven passes of an interlaced image together and resizes it. The pass i has the pixels at x+i*dx, y+i*dy.
@@ -308,7 +300,7 @@ func (r *pngRows) passes() error {
 			row, above, next = next, row, row
 		}
 	}
-	return r.push(pixels, alpha)
+	return r.sink.pushBand(pixels, alpha)
 }
 
 // convert sets out to the RGB pixels of a row.
