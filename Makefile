@@ -24,7 +24,7 @@ PEERS_PYTHON := build/peers/bin/python
 TOOLS := $(PYTHON) -m torchherd_tools
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run build test race asan fuzz bench bench-go bench-resize floors soak swap-soak kill-soak tiles-soak chaos parity tools-test model-smoke horse2zebra photo2ink showcase goldens docs dist image image-cuda image-test gpu-check gpu-bundle lint fmt clean
+.PHONY: help setup run build test race asan fuzz bench bench-go bench-resize floors soak swap-soak kill-soak tiles-soak chaos parity parity-corpus tools-test model-smoke horse2zebra photo2ink showcase goldens docs dist image image-cuda image-test gpu-check gpu-bundle lint fmt clean
 .PHONY: shim floors-build python peers lint-tools lint-go lint-c lint-python lint-shell
 
 help: ## list the targets
@@ -139,6 +139,9 @@ parity: build python ## compare live responses with the Python reference server'
 		--server-command "bin/torchherd serve --compat sanic --max-wait 0s --listen 127.0.0.1:{port} --admin-listen off models/photo2ink/model.pt" \
 		--reference-command "$(REFERENCE) models/photo2ink/model.pt --port {port} --wait 0.01" \
 		$(filter-out %/jpeg-cmyk.jpg,$(wildcard testdata/pictures/jpeg-*.jpg testdata/pictures/exif-*.jpg testdata/pictures/webp-lossy.webp))
+
+parity-corpus: build python ## compare how torchherd and Pillow read the images of FOLDER; the sheet is in build/parity-corpus
+	@$(TOOLS) parity-corpus "$(or $(FOLDER),$(error FOLDER is not set: make parity-corpus FOLDER=folder of images))"
 
 horse2zebra: python ## fetch the book's weights (45 MB), verify and export them to models/horse2zebra/model.pt
 	@$(TOOLS) horse2zebra

@@ -17,6 +17,7 @@ COMMANDS = {
     "colour": ("testdata.colour", "make testdata/colour with Little CMS's transicc"),
     "formats": ("testdata.formats", "make testdata/formats"),
     "parity": ("parity.compare", "compare a server's responses with a reference server's"),
+    "parity-corpus": ("parity.corpus", "compare how torchherd and Pillow read a folder of images"),
     "reference": ("parity.reference", "run the Python reference server"),
     "bench": ("bench.comparison", "compare torchherd with other servers"),
     "gpu": ("bench.gpu", "measure how much of a GPU torchherd uses"),
@@ -26,7 +27,7 @@ COMMANDS = {
 
 def usage() -> str:
     """Return the text of --help."""
-    lines = [f"  {name:12} {what}" for name, (_, what) in COMMANDS.items()]
+    lines = [f"  {name:13} {what}" for name, (_, what) in COMMANDS.items()]
     return "\n".join(
         [
             "usage: python -m torchherd_tools COMMAND ...",

@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import os
+import re
 import shlex
 import signal
 import socket
@@ -12,7 +13,8 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from email.message import Message
 
 from torchherd_tools.errors import ToolError
 
@@ -28,10 +30,16 @@ class ServingError(ToolError):
 
 @dataclass
 class Response:
-    """A response of a server: the HTTP status and the body."""
+    """A response of a server: the HTTP status, the body and the headers."""
 
     status: int
     body: bytes
+    headers: Message = field(default_factory=Message, compare=False)
+
+    def stages(self) -> dict[str, float]:
+        """Return the durations in ms of the Server-Timing header, by the names of the stages."""
+        found = re.findall(r"([\w-]+);dur=([\d.]+)", self.headers.get("Server-Timing", ""))
+        return {stage: float(duration) for stage, duration in found}
 
 
 def put(url: str, body: bytes, method: str = "PUT") -> Response:
@@ -46,9 +54,9 @@ def put(url: str, body: bytes, method: str = "PUT") -> Response:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(request, timeout=RESPONSE_SECONDS) as response:
-            return Response(response.status, response.read())
+            return Response(response.status, response.read(), response.headers)
     except urllib.error.HTTPError as error:
-        return Response(error.code, error.read())
+        return Response(error.code, error.read(), error.headers)
     except (OSError, http.client.HTTPException) as error:
         raise ServingError(f"{url}: no response: {error}; is the server running?") from error
 
