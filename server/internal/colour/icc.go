@@ -41,9 +41,13 @@ func FromICC(ctx context.Context, profile []byte, channels Channels) (t *Transfo
 			t, err = nil, fmt.Errorf("%w: %v", errICC, r)
 		}
 	}()
-	const header, space = 128, 16
+	const header, class, space = 128, 12, 16
 	if len(profile) < header || len(profile) > MaxProfile {
 		return nil, fmt.Errorf("colour: an ICC profile of %d bytes", len(profile))
+	}
+	switch name := string(profile[class : class+4]); name {
+	case "link", "abst", "nmcl": // from one device to another, between colours, and of named colours
+		return nil, fmt.Errorf("colour: an ICC profile of the class %q", name)
 	}
 	var own Channels
 	switch name := string(profile[space : space+4]); name {
@@ -67,8 +71,11 @@ func FromICC(ctx context.Context, profile []byte, channels Channels) (t *Transfo
 		return nil, fmt.Errorf("%w: %w", errICC, err)
 	}
 	// Nothing is clamped before the last step: a table would smear the edge.
-	const blackPoint, clamp, mapGamut, optimize = true, false, false, true
-	pipeline, err := p.CreateTransformerToSRGB(icc.RelativeColorimetricRenderingIntent, blackPoint, int(own), clamp, mapGamut, optimize)
+	pipelineOf := func(blackPoint bool) (*icc.Pipeline, error) {
+		const clamp, mapGamut, optimize = false, false, true
+		return p.CreateTransformerToSRGB(icc.RelativeColorimetricRenderingIntent, blackPoint, int(own), clamp, mapGamut, optimize)
+	}
+	pipeline, err := pipelineOf(true)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errICC, err)
 	}
@@ -78,7 +85,11 @@ func FromICC(ctx context.Context, profile []byte, channels Channels) (t *Transfo
 	case own == RGB && p.IsMatrixShaper() && !p.TagTable.Has(icc.AToB0TagSignature) && !p.TagTable.Has(icc.AToB1TagSignature):
 		t, err = fromMatrix(pipeline)
 	default:
-		t, err = fromTables(ctx, pipeline, own)
+		uncompensated, failure := pipelineOf(false)
+		if failure != nil {
+			return nil, fmt.Errorf("%w: %w", errICC, failure)
+		}
+		t, err = fromTables(ctx, pipeline, uncompensated, own)
 	}
 	if err != nil {
 		return nil, err
@@ -90,12 +101,14 @@ func FromICC(ctx context.Context, profile []byte, channels Channels) (t *Transfo
 }
 
 func fromGray(pipeline *icc.Pipeline) *Transform {
-	t := &Transform{gray: new([256][3]byte)}
-	for i := range t.gray {
+	g := new(gray)
+	for i := range g.levels {
 		out := evaluate(pipeline, [4]float64{float64(i) / 255})
-		t.gray[i] = [3]byte{level(out[0]), level(out[1]), level(out[2])}
+		for c := range 3 {
+			g.levels[i][c], g.linear[i][c] = level(out[c]), float32(decodeSRGB(out[c]))
+		}
 	}
-	return t
+	return &Transform{gray: g}
 }
 
 // evaluate returns the sRGB of a colour, both from 0 to 1. What the profile's table has beyond sRGB is outside.

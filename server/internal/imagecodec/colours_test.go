@@ -26,7 +26,8 @@ import (
 )
 
 // The patches of images with ICC profiles come out within a level of what Little CMS computes in floating point: displays, gray,
-// tables, and the inks of a press in a JPEG.
+// tables, and the inks of a press in a JPEG and in TIFFs, of 8 and of 16 bits. Those of PQ and HLG, in PNGs of 16 bits and AVIFs
+// of 10, come out as the formulas of BT.2100 say.
 func TestColoursEqualLittleCMS(t *testing.T) {
 	codec := keeping(t, nil)
 	ignoring := keeping(t, func(c *imagecodec.Config) { c.Color = settings.IgnoreColor })
@@ -49,7 +50,7 @@ func TestColoursEqualLittleCMS(t *testing.T) {
 			for c, v := range want {
 				if d := math.Abs(float64(got.Pixels[at+c]) - v); d > 1 {
 					if wrong++; wrong < 5 {
-						t.Errorf("%s, patch %d: %v, want %v", e.Name, i, got.Pixels[at:at+3], want)
+						t.Errorf("%s, patch %d: %v, want %v", e.File, i, got.Pixels[at:at+3], want)
 					}
 					break
 				}
@@ -165,8 +166,9 @@ func TestPlacesOfColours(t *testing.T) {
 		"PNG, for other pixels":         {png3(pngChunk("iCCP", append([]byte("press\x00\x00"), deflated(press)...))), false, true},
 		"PNG, cICP P3":                  {png3(cicp(12, 13, 0, 1)), true, false},
 		"PNG, cICP sRGB wins over P3":   {png3(slices.Concat(cicp(1, 13, 0, 1), iCCP)), false, false},
-		"PNG, cICP PQ":                  {png3(cicp(9, 16, 0, 1)), false, true},
-		"PNG, cICP PQ with a profile":   {png3(slices.Concat(cicp(9, 16, 0, 1), iCCP)), true, false},
+		"PNG, cICP PQ":                  {png3(cicp(9, 16, 0, 1)), true, false},
+		"PNG, cICP HLG":                 {png3(cicp(9, 18, 0, 1)), true, false},
+		"PNG, a profile of a link":      {png3(pngChunk("iCCP", append([]byte("link\x00\x00"), deflated(slices.Concat(p3[:12], []byte("link"), p3[16:]))...))), false, true},
 		"PNG, cICP of YCbCr":            {png3(cicp(12, 13, 1, 1)), false, false},
 		"PNG, cICP unknown":             {png3(cicp(99, 13, 0, 1)), false, true},
 		"PNG, gAMA":                     {png3(gamma(100000)), true, false},
@@ -212,7 +214,7 @@ func TestPlacesOfColours(t *testing.T) {
 func TestLogOfColoursIsBounded(t *testing.T) {
 	var log bytes.Buffer
 	codec := keeping(t, func(c *imagecodec.Config) { c.Log = zerolog.New(&log) })
-	file := pngWith(t, pngChunk("cICP", []byte{9, 16, 0, 1}), nil)
+	file := pngWith(t, pngChunk("cICP", []byte{99, 16, 0, 1}), nil)
 	for range 100 {
 		if _, err := decode(t, codec, file); err != nil {
 			t.Fatal(err)
