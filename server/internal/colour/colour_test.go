@@ -112,6 +112,8 @@ func transformOf(t testing.TB, name string) *colour.Transform {
 		transform, err = colour.FromCICP(bt2020, 18)
 	case "gray":
 		transform, err = colour.FromICC(t.Context(), profile(t, name), colour.Gray)
+	case "cmyk":
+		transform, err = colour.FromICC(t.Context(), profile(t, name), colour.CMYK)
 	default:
 		transform, err = colour.FromICC(t.Context(), profile(t, name), colour.RGB)
 	}
@@ -367,6 +369,18 @@ func BenchmarkApply(b *testing.B) {
 				} else {
 					transform.Apply(pixels)
 				}
+			}
+		})
+	}
+	samples := make([]uint16, 4*len(pixels)/3)
+	for i, v := range goldens.Noise(2, len(samples)) {
+		samples[i] = uint16(v) * 251
+	}
+	for _, name := range []string{"display-p3", "rgb-lut16", "hlg", "cmyk"} {
+		transform := transformOf(b, name)
+		b.Run(name+", 16 bits", func(b *testing.B) {
+			for b.Loop() {
+				transform.Apply16(pixels, samples)
 			}
 		})
 	}

@@ -211,6 +211,9 @@ func (c *Codec) addWorkOfColours(in *Input) {
 	case d.iccSize > 0 && colour.HasTables(d.iccHead, d.iccSize):
 		per = perTables
 	}
+	if in.header.deep { // places between levels are computed for each pixel
+		per += per / 2
+	}
 	pixels := in.width * in.height
 	if c.config.Output.NeedsSent() || in.header.deep {
 		pixels = in.header.width * in.header.height

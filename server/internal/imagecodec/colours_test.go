@@ -138,7 +138,7 @@ func gifWith(t testing.TB, profile []byte) []byte {
 // in the log.
 func TestPlacesOfColours(t *testing.T) {
 	p3 := goldens.Read(t, "colour/display-p3.icc")
-	press := goldens.Read(t, "colour/cmyk.icc")
+	press, inks := goldens.Read(t, "colour/cmyk.icc"), goldens.Read(t, "colour/cmyk-8.tif")
 	iCCP := pngChunk("iCCP", append([]byte("P3\x00\x00"), deflated(p3)...))
 	srgb := pngChunk("iCCP", append([]byte("sRGB\x00\x00"), deflated(goldens.Read(t, "colour/srgb.icc"))...))
 	gamma := func(v uint32) []byte { return pngChunk("gAMA", binary.BigEndian.AppendUint32(nil, v)) }
@@ -189,6 +189,10 @@ func TestPlacesOfColours(t *testing.T) {
 		"WebP, no flag":                 {webpWith(t, wide(), 0, riff("ICCP", p3), nil), false, false},
 		"TIFF":                          {tiffWith(t, wide(), 0x8773, p3), true, false},
 		"TIFF, broken":                  {tiffWith(t, wide(), 0x8773, p3[:300]), false, true},
+		"TIFF of inks":                  {inks, true, false},
+		"TIFF of inks, for RGB":         {bytes.Replace(inks, []byte("CMYK"), []byte("RGB "), 1), false, true},
+		"TIFF of inks, for other inks":  {bytes.Replace(inks, []byte("CMYK"), []byte("6CLR"), 1), false, true},
+		"AVIF, HLG":                     {goldens.Read(t, "colour/hlg.avif"), true, false},
 		"GIF":                           {gifWith(t, p3), true, false},
 		"GIF, cut":                      {gifWith(t, p3[:300]), false, true},
 	} {
@@ -300,6 +304,7 @@ func TestMemoryOfColoursIsAnUpperBound(t *testing.T) {
 	huge := pngWith(t, pngChunk("iCCP", append([]byte("huge\x00\x00"), deflated(hugeProfile(t))...)), nil)
 	for name, file := range map[string][]byte{
 		"inks": goldens.Read(t, "colour/cmyk.jpg"), "tables": goldens.Read(t, "colour/rgb-lut16.png"), "a huge profile": huge,
+		"inks of a TIFF": goldens.Read(t, "colour/cmyk-16.tif"), "PQ": goldens.Read(t, "colour/pq.avif"), "16 bits": goldens.Read(t, "colour/rgb-mab-16.png"),
 		"alpha": blackPNG(3000, 2000, 8, 6, 0), "interlaced alpha": blackPNG(3000, 2000, 8, 4, 1),
 	} {
 		codec := keeping(t, func(c *imagecodec.Config) { c.Alpha.Keep, c.Metadata = true, settings.MostOfMetadata })
@@ -324,7 +329,8 @@ func TestMemoryOfColoursIsAnUpperBound(t *testing.T) {
 // A decode whose colours take long ends with its context.
 func TestColoursEndWithTheirContext(t *testing.T) {
 	left := errors.New("the client left")
-	for _, file := range [][]byte{goldens.Read(t, "colour/cmyk.jpg"), goldens.Read(t, "colour/rgb-lut16.png")} {
+	for _, name := range []string{"cmyk.jpg", "rgb-lut16.png", "cmyk-16.tif", "rgb-lut16-16.png", "pq.avif"} {
+		file := goldens.Read(t, "colour/"+name)
 		codec := keeping(t, nil)
 		in, err := codec.Prepare(file)
 		if err != nil {
