@@ -94,11 +94,44 @@ func FromICC(ctx context.Context, profile []byte, channels Channels) (t *Transfo
 	if err != nil {
 		return nil, err
 	}
+	if !t.finite() {
+		return nil, fmt.Errorf("%w: it makes light without bounds", errICC)
+	}
 	if own == CMYK {
 		return t, nil
 	}
 	return simplest(t), nil
 }
+
+// finite reports whether the numbers of a Transform are small enough to be multiplied.
+func (t *Transform) finite() bool {
+	switch {
+	case t.gray != nil:
+		return small(t.gray.linear[:])
+	case t.shaper != nil:
+		for c := range t.shaper.linear {
+			for _, v := range t.shaper.linear[c] {
+				if !isSmall(v) {
+					return false
+				}
+			}
+		}
+		return small(t.shaper.matrix[:])
+	}
+	return small(t.grid.values) && small(t.grid.matrix[:]) && small([][3]float32{t.grid.offset})
+}
+
+func small(values [][3]float32) bool {
+	for i := range values {
+		if v := &values[i]; !isSmall(v[0]) || !isSmall(v[1]) || !isSmall(v[2]) {
+			return false
+		}
+	}
+	return true
+}
+
+// isSmall is false for what isn't a number, too.
+func isSmall(v float32) bool { return v >= -1e6 && v <= 1e6 }
 
 func fromGray(pipeline *icc.Pipeline) *Transform {
 	g := new(gray)
