@@ -141,7 +141,9 @@ static void deepen(const Conversion* c, const Rows* rows, int width, uint16_t* r
     if (c->gray) {
       out[0] = out[1] = out[2] = level16(light);
     } else if (c->identity) {
-      out[0] = level16(rows->v[x] * c->deep.luma + c->deep.zero), out[1] = level16(light), out[2] = level16(rows->u[x] * c->deep.luma + c->deep.zero);
+      out[0] = level16(rows->v[x] * c->deep.luma + c->deep.zero);
+      out[1] = level16(light);
+      out[2] = level16(rows->u[x] * c->deep.luma + c->deep.zero);
     } else {
       const float cb = (float)(rows->u[x] - c->middle), cr = (float)(rows->v[x] - c->middle);
       out[0] = level16(light + c->deep.rv * cr);

@@ -317,7 +317,8 @@ static int32_t decode_blocks(Image* image, Out* out, uint32_t block_width, uint3
 }
 
 // Decodes a file of this size in pixels, and gives the host at most `most` rows at a time. deep: with all bits.
-__attribute__((export_name("decode"))) int32_t decode(uint8_t* data, int32_t size, uint32_t width, uint32_t height, int32_t most, int32_t deep) {
+__attribute__((export_name("decode"))) int32_t decode(uint8_t* data, int32_t size, uint32_t width, uint32_t height, int32_t most,
+                                                      int32_t deep) {
   File file = {data, (toff_t)size, 0};
   Image image = {.width = width, .height = height, .deep = deep};
   uint32_t stored_width = 0, stored_height = 0, block_width = width, block_height = height;

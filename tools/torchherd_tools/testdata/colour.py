@@ -368,20 +368,21 @@ def deep_png(colors: NDArray[np.uint16], chunks: dict[bytes, bytes]) -> bytes:
     return out
 
 
-def inks_tiff(colors: NDArray[np.unsignedinteger], icc: bytes) -> bytes:
-    """Return a TIFF of inks, of 8 or 16 bits."""
+def tiff(colors: NDArray[np.unsignedinteger], icc: bytes) -> bytes:
+    """Return a TIFF of RGB or inks, of 8 or 16 bits."""
+    samples = colors.shape[1]
     pixels = colors.astype(colors.dtype.newbyteorder("<")).tobytes()
     bits = 8 * colors.dtype.itemsize
     short, long, undefined, start = 3, 4, 7, 8
-    depths = struct.pack("<4H", *[bits] * 4)
+    depths = struct.pack(f"<{samples}H", *[bits] * samples)
     fields = [
         (256, short, 1, SIDE),
         (257, short, 1, SIDE),
-        (258, short, 4, start + len(pixels)),
+        (258, short, samples, start + len(pixels)),
         (259, short, 1, 1),
-        (262, short, 1, 5),
+        (262, short, 1, {3: 2, 4: 5}[samples]),
         (273, long, 1, start),
-        (277, short, 1, 4),
+        (277, short, 1, samples),
         (278, short, 1, SIDE),
         (279, long, 1, len(pixels)),
         (34675, undefined, len(icc), start + len(pixels) + len(depths)),
@@ -397,14 +398,17 @@ def inks_tiff(colors: NDArray[np.unsignedinteger], icc: bytes) -> bytes:
     )
 
 
-def deep_files(icc: bytes) -> dict[str, tuple[bytes, NDArray[np.unsignedinteger]]]:
+def deep_files(name: str, icc: bytes) -> dict[str, tuple[bytes, NDArray[np.unsignedinteger]]]:
     """Return files of 16 bits, and TIFFs of inks, with their colors, by the ends of their names."""
     if icc[16:20] == b"CMYK":
         depths = {f"-{bits}.tif": patches(4, bits) for bits in (8, 16)}
-        return {end: (inks_tiff(colors, icc), colors) for end, colors in depths.items()}
+        return {end: (tiff(colors, icc), colors) for end, colors in depths.items()}
     colors = patches(1 if icc[16:20] == b"GRAY" else 3, 16)
     chunk = b"made here\0\0" + zlib.compress(icc)
-    return {"-16.png": (deep_png(colors, {b"iCCP": chunk}), colors)}
+    files = {"-16.png": (deep_png(colors, {b"iCCP": chunk}), colors)}
+    if name == "display-p3":
+        files["-16.tif"] = (tiff(colors, icc), colors)
+    return files
 
 
 REFERENCE_WHITE = 203  # cd/m2, of ITU-R BT.2408
@@ -438,9 +442,7 @@ def hdr_files(folder: Path) -> list[dict[str, object]]:
         to_srgb = np.linalg.inv(matrix(SRGB)) @ matrix(BT2020)
         linear = np.clip(light(levels / 1023) @ to_srgb.T / REFERENCE_WHITE, 0, 1)
         srgb = np.where(linear > 0.0031308, 1.055 * linear ** (1 / 2.4) - 0.055, 12.92 * linear)
-        (folder / f"{name}.png").write_bytes(
-            deep_png(samples, {b"cICP": bytes([9, number, 0, 1])})
-        )
+        (folder / f"{name}.png").write_bytes(deep_png(samples, {b"cICP": bytes([9, number, 0, 1])}))
         with tempfile.NamedTemporaryFile(suffix=".png") as plain:
             Path(plain.name).write_bytes(deep_png(samples, {}))
             options = f"--lossless --depth 10 --cicp 9/{number}/0 --jobs 1".split()
@@ -471,7 +473,7 @@ def make(folder: Path) -> int:
         (folder / f"{name}.{kind}").write_bytes(file)
         srgb = calculate(path, colors)
         expected.append({"name": name, "file": f"{name}.{kind}", "srgb": srgb})
-        for end, (content, deep) in deep_files(icc).items():
+        for end, (content, deep) in deep_files(name, icc).items():
             (folder / f"{name}{end}").write_bytes(content)
             expected.append({"name": name, "file": name + end, "srgb": calculate(path, deep)})
     expected += hdr_files(folder)
