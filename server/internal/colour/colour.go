@@ -75,32 +75,32 @@ func (t *Transform) ApplyInks(out, cmy, black []byte) { t.grid.applyInks(out, cm
 
 func (s *shaper) apply(pixels []byte) {
 	for ; len(pixels) >= 3; pixels = pixels[3:] {
-		light := [3]float32{s.linear[0][pixels[0]], s.linear[1][pixels[1]], s.linear[2][pixels[2]]}
-		pixels[0], pixels[1], pixels[2] = s.levels(&light)
+		pixels[0], pixels[1], pixels[2] = s.levels(s.linear[0][pixels[0]], s.linear[1][pixels[1]], s.linear[2][pixels[2]])
 	}
 }
 
 func (s *shaper) apply16(out []byte, samples []uint16) {
 	for ; len(out) >= 3; out, samples = out[3:], samples[3:] {
-		var light [3]float32
-		for c := range light {
-			before, after := between(samples[c])
-			line := &s.linear[c]
-			light[c] = line[before] + (line[before+1]-line[before])*after
-		}
-		out[0], out[1], out[2] = s.levels(&light)
+		out[0], out[1], out[2] = s.levels(light(&s.linear[0], samples[0]), light(&s.linear[1], samples[1]), light(&s.linear[2], samples[2]))
 	}
 }
 
-func (s *shaper) levels(light *[3]float32) (r, g, b byte) {
+// light returns the linear light of a sample of 16 bits.
+func light(line *[256]float32, sample uint16) float32 {
+	before, after := between(sample)
+	return line[before] + (line[before+1]-line[before])*after
+}
+
+// levels returns the levels of sRGB for linear light.
+func (s *shaper) levels(r, g, b float32) (byte, byte, byte) {
 	encode, m := encoding(), &s.matrix
 	if s.system != nil {
-		gain := s.system.gain(light)
-		light[0], light[1], light[2] = light[0]*gain, light[1]*gain, light[2]*gain
+		gain := s.system.gain(r, g, b)
+		r, g, b = r*gain, g*gain, b*gain
 	}
-	return encode.level(m[0][0]*light[0] + m[0][1]*light[1] + m[0][2]*light[2]),
-		encode.level(m[1][0]*light[0] + m[1][1]*light[1] + m[1][2]*light[2]),
-		encode.level(m[2][0]*light[0] + m[2][1]*light[1] + m[2][2]*light[2])
+	return encode.level(m[0][0]*r + m[0][1]*g + m[0][2]*b),
+		encode.level(m[1][0]*r + m[1][1]*g + m[1][2]*b),
+		encode.level(m[2][0]*r + m[2][1]*g + m[2][2]*b)
 }
 
 func (g *gray) apply16(out []byte, samples []uint16) {

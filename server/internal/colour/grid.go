@@ -68,24 +68,18 @@ func positionsOf(side int) func() *positions {
 	})
 }
 
-// A place is where a colour of three channels lies in a grid.
-type place struct {
-	before [3]int32
-	after  [3]float32
+// of returns where a colour of three channels lies in a grid: its cube's first node, and how far along each side of the cube.
+func (p *positions) of(a, b, c byte) (base int, x, y, z float32) {
+	base = (int(p.before[a])*p.side+int(p.before[b]))*p.side + int(p.before[c])
+	return base, p.after[a], p.after[b], p.after[c]
 }
 
-func (p *positions) of(in [3]byte) place {
-	return place{
-		[3]int32{p.before[in[0]], p.before[in[1]], p.before[in[2]]},
-		[3]float32{p.after[in[0]], p.after[in[1]], p.after[in[2]]},
-	}
-}
-
-func (p *positions) of16(in [3]uint16) (out place) {
-	for c, sample := range in {
-		out.before[c], out.after[c] = p.along(sample)
-	}
-	return out
+// of16 is of for samples of 16 bits.
+func (p *positions) of16(a, b, c uint16) (base int, x, y, z float32) {
+	i, x := p.along(a)
+	j, y := p.along(b)
+	k, z := p.along(c)
+	return (int(i)*p.side+int(j))*p.side + int(k), x, y, z
 }
 
 func (p *positions) along(sample uint16) (before int32, after float32) {
@@ -155,23 +149,24 @@ func fromTables(ctx context.Context, pipeline, uncompensated *icc.Pipeline, chan
 
 func (g *grid) apply(pixels []byte) {
 	for ; len(pixels) >= 3; pixels = pixels[3:] {
-		pixels[0], pixels[1], pixels[2] = g.levels(g.tetrahedron(g.values, g.at.of([3]byte(pixels))))
+		pixels[0], pixels[1], pixels[2] = g.levels(g.tetrahedron(g.at.of(pixels[0], pixels[1], pixels[2])))
 	}
 }
 
 func (g *grid) applyInks(out, cmy, black []byte) {
 	for i := 0; i+3 <= len(out); i += 3 {
 		c := 255 - cmy[i]
-		others := g.at.of([3]byte{255 - cmy[i+1], 255 - cmy[i+2], 255 - black[i]})
-		out[i], out[i+1], out[i+2] = g.ofInks(g.at.before[c], g.at.after[c], others)
+		base, m, y, k := g.at.of(255-cmy[i+1], 255-cmy[i+2], 255-black[i])
+		out[i], out[i+1], out[i+2] = g.ofInks(g.at.before[c], g.at.after[c], base, m, y, k)
 	}
 }
 
-// ofInks interpolates between two cubes of magenta, yellow and black, as Little CMS does. before, after: where cyan lies.
-func (g *grid) ofInks(before int32, after float32, others place) (r, green, b byte) {
+// ofInks interpolates between two cubes of magenta, yellow and black, as Little CMS does. before, after: where cyan lies; base, m, y,
+// k: where the others do.
+func (g *grid) ofInks(before int32, after float32, base int, m, y, k float32) (r, green, b byte) {
 	cube := g.at.side * g.at.side * g.at.side
-	at := int(before) * cube
-	near, far := g.tetrahedron(g.values[at:], others), g.tetrahedron(g.values[at+cube:], others)
+	base += int(before) * cube
+	near, far := g.tetrahedron(base, m, y, k), g.tetrahedron(base+cube, m, y, k)
 	for c := range 3 {
 		near[c] += (far[c] - near[c]) * after
 	}
@@ -185,19 +180,18 @@ func (g *grid) apply16(out []byte, samples []uint16) {
 	}
 	for ; len(out) >= 3; out, samples = out[3:], samples[channels:] {
 		if channels == 3 {
-			out[0], out[1], out[2] = g.levels(g.tetrahedron(g.values, g.at.of16([3]uint16(samples))))
+			out[0], out[1], out[2] = g.levels(g.tetrahedron(g.at.of16(samples[0], samples[1], samples[2])))
 			continue
 		}
 		before, after := g.at.along(samples[0])
-		out[0], out[1], out[2] = g.ofInks(before, after, g.at.of16([3]uint16(samples[1:])))
+		base, m, y, k := g.at.of16(samples[1], samples[2], samples[3])
+		out[0], out[1], out[2] = g.ofInks(before, after, base, m, y, k)
 	}
 }
 
-// tetrahedron interpolates within a cube.
-func (g *grid) tetrahedron(values [][3]float32, in place) [3]float32 {
-	steps := [3]int{g.at.side * g.at.side, g.at.side, 1}
-	base := int(in.before[0])*steps[0] + int(in.before[1])*steps[1] + int(in.before[2])*steps[2]
-	x, y, z := in.after[0], in.after[1], in.after[2]
+// tetrahedron interpolates within the cube that begins at a node. x, y, z: how far the colour is along its sides.
+func (g *grid) tetrahedron(base int, x, y, z float32) [3]float32 {
+	values, steps := g.values, [3]int{g.at.side * g.at.side, g.at.side, 1}
 	// The path from the first node to the last goes along the channels in descending order of how far the colour is along
 	// them.
 	first, second := 0, 1

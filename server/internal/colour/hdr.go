@@ -37,8 +37,8 @@ func hlgSystem(toXYZ matrix) *ootf {
 }
 
 // gain returns by how much the light of a pixel's channels is multiplied, for light in units of the reference white.
-func (o *ootf) gain(light *[3]float32) float32 {
+func (o *ootf) gain(r, g, b float32) float32 {
 	const peak, gamma = 1000, 1.2
-	luminance := o.luma[0]*light[0] + o.luma[1]*light[1] + o.luma[2]*light[2]
+	luminance := o.luma[0]*r + o.luma[1]*g + o.luma[2]*b
 	return peak / float32(referenceWhite) * float32(math.Pow(float64(max(luminance, 0)), gamma-1))
 }
