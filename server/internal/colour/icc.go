@@ -110,8 +110,8 @@ func (t *Transform) finite() bool {
 		return small(t.gray.linear[:])
 	case t.shaper != nil:
 		for c := range t.shaper.linear {
-			for _, v := range t.shaper.linear[c] {
-				if !isSmall(v) {
+			for i := range t.shaper.linear[c] {
+				if !isSmall(t.shaper.linear[c][i]) {
 					return false
 				}
 			}

@@ -408,10 +408,8 @@ func (c *avifColours) details() details {
 	if len(c.icc) > 0 {
 		return details{icc: c.icc, iccSize: len(c.icc), iccHead: headOf(c.icc)}
 	}
-	if c.primaries > math.MaxUint8 || c.transfer > math.MaxUint8 {
-		return details{}
-	}
-	numbers := [2]uint8{uint8(c.primaries), uint8(c.transfer)}
+	// 255 is reserved, as all numbers above are.
+	numbers := [2]uint8{uint8(min(c.primaries, math.MaxUint8)), uint8(min(c.transfer, math.MaxUint8))}
 	if t, err := colour.FromCICP(numbers[0], numbers[1]); t == nil && err == nil {
 		return details{}
 	}

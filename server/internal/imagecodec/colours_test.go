@@ -193,6 +193,7 @@ func TestPlacesOfColours(t *testing.T) {
 		"TIFF of inks, for RGB":         {bytes.Replace(inks, []byte("CMYK"), []byte("RGB "), 1), false, true},
 		"TIFF of inks, for other inks":  {bytes.Replace(inks, []byte("CMYK"), []byte("6CLR"), 1), false, true},
 		"AVIF, HLG":                     {goldens.Read(t, "colour/hlg.avif"), true, false},
+		"AVIF, reserved numbers":        {bytes.Replace(goldens.Read(t, "colour/hlg.avif"), []byte("nclx\x00"), []byte("nclx\x01"), 1), false, true},
 		"GIF":                           {gifWith(t, p3), true, false},
 		"GIF, cut":                      {gifWith(t, p3[:300]), false, true},
 	} {
