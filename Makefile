@@ -159,7 +159,7 @@ showcase: build python ## the before-and-after images of the README and of the b
 	$(SHOW) models/photo2ink/held-out-1024.jpg --side 1024 $(SUNSET)
 
 goldens: python ## make testdata/ and its goldens again
-	@scripts/setup.sh transicc=liblcms2-utils
+	@scripts/setup.sh transicc=liblcms2-utils avifenc=libavif-bin
 	$(TOOLS) fixtures
 	$(TOOLS) goldens
 	$(TOOLS) colour

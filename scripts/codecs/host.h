@@ -5,8 +5,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-// Takes rows of RGB, from the top. Returns 0 if the decoding is to end.
-__attribute__((import_module("host"), import_name("rows"))) int32_t host_rows(const uint8_t* rgb, int32_t rows);
+// Takes rows from the top: of RGB, or of samples of 16 bits, if the host asked for them. Returns 0 if the decoding is to end.
+__attribute__((import_module("host"), import_name("rows"))) int32_t host_rows(const uint8_t* pixels, int32_t rows);
 
 // Takes the work done since the last call, in units that the module defines. Returns 0 if the decoding is to end.
 __attribute__((import_module("host"), import_name("continue"))) int32_t host_continue(uint32_t work);

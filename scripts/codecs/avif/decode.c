@@ -23,6 +23,9 @@ typedef struct {
   int identity, gray;
   int32_t luma, zero;  // zero: half a level, less what luma makes of black
   int32_t rv, gu, gv, bu, middle;
+  struct {
+    float luma, zero, rv, gu, gv, bu;
+  } deep;  // the same to 16 bits
 } Conversion;
 
 static int32_t fixed(float value) { return (int32_t)(value * (1 << FRACTION) + (value < 0 ? -0.5f : 0.5f)); }
@@ -53,6 +56,13 @@ static int choose(Conversion* c, const Dav1dPicture* p, int32_t matrix, int32_t 
   c->bu = fixed(of_chroma * 2.0f * (1.0f - kb));
   c->gu = fixed(of_chroma * 2.0f * kb * (1.0f - kb) / kg);
   c->gv = fixed(of_chroma * 2.0f * kr * (1.0f - kr) / kg);
+  const float y = of_luma * 257.0f, uv = of_chroma * 257.0f;
+  c->deep.luma = y;
+  c->deep.zero = 0.5f - (full ? 0 : y * 16.0f * unit);
+  c->deep.rv = uv * 2.0f * (1.0f - kr);
+  c->deep.bu = uv * 2.0f * (1.0f - kb);
+  c->deep.gu = uv * 2.0f * kb * (1.0f - kb) / kg;
+  c->deep.gv = uv * 2.0f * kr * (1.0f - kr) / kg;
   return 1;
 }
 
@@ -122,10 +132,32 @@ static void convert(const Conversion* c, const Rows* rows, int width, uint8_t* r
   for (int x = 0; x < width; x++) out[3 * x] = r[x], out[3 * x + 1] = g[x], out[3 * x + 2] = b[x];
 }
 
-static int32_t push(const Dav1dPicture* p, const Conversion* c, int32_t most) {
+static uint16_t level16(float value) { return (uint16_t)(value < 0 ? 0 : value > 65535.0f ? 65535.0f : value); }
+
+// convert with 16 bits for each sample.
+static void deepen(const Conversion* c, const Rows* rows, int width, uint16_t* restrict out) {
+  for (int x = 0; x < width; x++, out += 3) {
+    const float light = rows->y[x] * c->deep.luma + c->deep.zero;
+    if (c->gray) {
+      out[0] = out[1] = out[2] = level16(light);
+    } else if (c->identity) {
+      out[0] = level16(rows->v[x] * c->deep.luma + c->deep.zero);
+      out[1] = level16(light);
+      out[2] = level16(rows->u[x] * c->deep.luma + c->deep.zero);
+    } else {
+      const float cb = (float)(rows->u[x] - c->middle), cr = (float)(rows->v[x] - c->middle);
+      out[0] = level16(light + c->deep.rv * cr);
+      out[1] = level16(light - c->deep.gu * cb - c->deep.gv * cr);
+      out[2] = level16(light + c->deep.bu * cb);
+    }
+  }
+}
+
+static int32_t push(const Dav1dPicture* p, const Conversion* c, int32_t most, int32_t deep) {
   const size_t width = (size_t)p->p.w, room = width + 4;
   uint16_t* memory = malloc(room * (5 * 2 + 3));
-  uint8_t* rgb = malloc(3 * width * (size_t)most);
+  const size_t row = (deep ? 6 : 3) * width;
+  uint8_t* rgb = malloc(row * (size_t)most);
   if (memory == NULL || rgb == NULL) return kOutOfMemory;
   uint8_t* bytes = (uint8_t*)(memory + 5 * room);
   const Rows rows = {memory, memory + room, memory + 2 * room, memory + 3 * room, memory + 4 * room, bytes, bytes + room, bytes + 2 * room};
@@ -136,7 +168,11 @@ static int32_t push(const Dav1dPicture* p, const Conversion* c, int32_t most) {
       chroma(p, &rows, 1, y, rows.u);
       chroma(p, &rows, 2, y, rows.v);
     }
-    convert(c, &rows, p->p.w, rgb + 3 * width * (size_t)filled);
+    if (deep) {
+      deepen(c, &rows, p->p.w, (uint16_t*)(rgb + row * (size_t)filled));
+    } else {
+      convert(c, &rows, p->p.w, rgb + row * (size_t)filled);
+    }
     if (++filled == most || y == p->p.h - 1) {
       if (!host_rows(rgb, filled)) return kEnded;
       filled = 0;
@@ -146,9 +182,9 @@ static int32_t push(const Dav1dPicture* p, const Conversion* c, int32_t most) {
 }
 
 // Decodes data to an image of this size. matrix: the matrix coefficients of the container, or -1 for those of the data. full:
-// whether samples have their full range. most: rows that the host takes at a time.
+// whether samples have their full range. most: rows that the host takes at a time. deep: with 16 bits for each sample.
 __attribute__((export_name("decode"))) int32_t decode(uint8_t* data, int32_t size, int32_t width, int32_t height, int32_t matrix,
-                                                      int32_t full, int32_t most) {
+                                                      int32_t full, int32_t most, int32_t deep) {
   Dav1dSettings settings;
   Dav1dContext* context = NULL;
   Dav1dData input = {0};
@@ -180,5 +216,5 @@ __attribute__((export_name("decode"))) int32_t decode(uint8_t* data, int32_t siz
   if (result < 0) return result == DAV1D_ERR(ENOMEM) ? kOutOfMemory : fail("the data can't be decoded");
   if (picture.p.w != width || picture.p.h != height) return fail("the data has another size than the file states");
   if (!choose(&conversion, &picture, matrix, full)) return fail("unknown matrix coefficients");
-  return push(&picture, &conversion, most);
+  return push(&picture, &conversion, most, deep);
 }

@@ -61,6 +61,7 @@ typedef struct {
   uint16_t bits, samples, photometric, compression;
   int associated;  // the sample after the colours is an alpha that they are multiplied by
   int planar;
+  int deep;                // rows go out with all bits: 16 for each sample, and inks as they are
   uint8_t levels[256][3];  // of a palette, or of grey
   // The state of PackBits, whose runs may go on in the next row.
   const uint8_t *packed, *packed_end;
@@ -212,6 +213,28 @@ static void convert(const Image* image, uint8_t* out, const uint8_t* row) {
   }
 }
 
+static uint16_t divided16(uint16_t value, uint16_t alpha) {
+  return alpha == 0 ? 0 : value >= alpha ? 0xffff : (uint16_t)((uint64_t)value * 0xffff / alpha);
+}
+
+// Sets out to the samples of a row of 8 or 16 bits: three of RGB, or four of inks.
+static void deepen(const Image* image, uint16_t* out, const uint8_t* row) {
+  const uint32_t samples = image->samples, colours = channels(image), sent = colours == 4 ? 4 : 3;
+  const uint16_t* row16 = (const uint16_t*)row;
+  const uint16_t flip = image->photometric == PHOTOMETRIC_MINISWHITE ? 0xffff : 0;
+  const int divides = image->associated && samples > colours && colours != 4;
+  for (uint32_t x = 0; x < image->width; x++, out += sent, row += samples, row16 += samples) {
+    for (uint32_t c = 0; c < sent; c++) {
+      const uint32_t i = colours == 1 ? 0 : c;
+      out[c] = (image->bits == 16 ? row16[i] : (uint16_t)(row[i] * 257)) ^ flip;
+      if (divides) out[c] = divided16(out[c], image->bits == 16 ? row16[colours] : (uint16_t)(row[colours] * 257));
+    }
+  }
+}
+
+// Bytes of a row for the host.
+static size_t row_size(const Image* image) { return (size_t)image->width * (!image->deep ? 3 : channels(image) == 4 ? 8 : 6); }
+
 // Rows that the host takes at a time.
 typedef struct {
   uint8_t* rgb;
@@ -226,7 +249,12 @@ static int flush(Out* out) {
 }
 
 static int put(const Image* image, Out* out, const uint8_t* row) {
-  convert(image, out->rgb + 3 * (size_t)image->width * out->rows, row);
+  uint8_t* to = out->rgb + row_size(image) * (size_t)out->rows;
+  if (image->deep) {
+    deepen(image, (uint16_t*)to, row);
+  } else {
+    convert(image, to, row);
+  }
   return ++out->rows < out->most || flush(out);
 }
 
@@ -288,10 +316,11 @@ static int32_t decode_blocks(Image* image, Out* out, uint32_t block_width, uint3
   return kDone;
 }
 
-// Decodes a file of this size in pixels, and gives the host at most `most` rows at a time.
-__attribute__((export_name("decode"))) int32_t decode(uint8_t* data, int32_t size, uint32_t width, uint32_t height, int32_t most) {
+// Decodes a file of this size in pixels, and gives the host at most `most` rows at a time. deep: with all bits.
+__attribute__((export_name("decode"))) int32_t decode(uint8_t* data, int32_t size, uint32_t width, uint32_t height, int32_t most,
+                                                      int32_t deep) {
   File file = {data, (toff_t)size, 0};
-  Image image = {.width = width, .height = height};
+  Image image = {.width = width, .height = height, .deep = deep};
   uint32_t stored_width = 0, stored_height = 0, block_width = width, block_height = height;
   TIFFSetErrorHandler(on_error);
   TIFFSetWarningHandler(NULL);
@@ -300,7 +329,7 @@ __attribute__((export_name("decode"))) int32_t decode(uint8_t* data, int32_t siz
   TIFFGetField(image.tif, TIFFTAG_IMAGEWIDTH, &stored_width);
   TIFFGetField(image.tif, TIFFTAG_IMAGELENGTH, &stored_height);
   if (stored_width != width || stored_height != height || !start(&image)) return kBroken;
-  Out out = {malloc(3 * (size_t)width * (size_t)most), 0, most};
+  Out out = {malloc(row_size(&image) * (size_t)most), 0, most};
   if (out.rgb == NULL) return kOutOfMemory;
   int32_t result;
   if (isTiled(image.tif)) {

@@ -15,11 +15,12 @@ import (
 
 	"github.com/labstack/echo/v4"
 	"github.com/labstack/echo/v4/middleware"
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/rs/zerolog"
 
 	"github.com/torchherd/torchherd/server/internal/lifecycle"
+	"github.com/torchherd/torchherd/server/internal/memory"
+	"github.com/torchherd/torchherd/server/internal/metrics"
 	"github.com/torchherd/torchherd/server/internal/rollout"
 )
 
@@ -63,6 +64,11 @@ type Config struct {
 	// Rollouts are the models' rollouts, by the models' names.
 	Rollouts map[string]*rollout.Controller
 
+	Metrics  *metrics.Metrics
+	InFlight func() int // the number of requests for images
+	// Received and Decoding are the memory of bodies and decodes.
+	Received, Decoding *memory.Budget
+
 	Listen string   // the address as configured, host:port or unix:PATH; its host may be in a request's Host header
 	Hosts  []string // further names for the Host header
 	Key    string   // that every request must have as a bearer token; empty: none
@@ -72,12 +78,12 @@ type Config struct {
 // New returns the handler for the administration of models. Its http.Server should have this package's timeouts.
 func New(config Config) http.Handler {
 	h := handler{config.Models, config.Rollouts}
-	metrics := prometheus.NewRegistry()
-	metrics.MustRegister(collector{config.Models, config.Rollouts})
+	registry := config.Metrics.Registry()
+	registry.MustRegister(collector{&config})
 	e := echo.New()
 	e.HTTPErrorHandler = func(err error, c echo.Context) { respondError(err, c, config.Log) }
 	e.Use(middleware.Recover(), newAccess(config).check, middleware.BodyLimit(maxBody))
-	e.GET("/metrics", echo.WrapHandler(promhttp.HandlerFor(metrics, promhttp.HandlerOpts{})))
+	e.GET("/metrics", echo.WrapHandler(promhttp.HandlerFor(registry, promhttp.HandlerOpts{EnableOpenMetrics: true})))
 	e.GET("/models", h.list)
 	e.POST("/v2/repository/index", h.index)
 	e.POST("/v2/repository/models/:name/load", h.load)

@@ -1,60 +1,88 @@
 package admin
 
 import (
-	"strconv"
-
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/torchherd/torchherd/server/internal/lifecycle"
+	"github.com/torchherd/torchherd/server/internal/metrics"
 	"github.com/torchherd/torchherd/server/internal/rollout"
 )
 
-// A collector reports the models to Prometheus as they are at the time of a scrape.
-type collector struct {
-	models   lifecycle.Models
-	rollouts map[string]*rollout.Controller
-}
+// A collector reports the server to Prometheus as it is at the time of a scrape.
+type collector struct{ config *Config }
 
+// The metrics of a collector.
 var (
-	loadsMetric = prometheus.NewDesc("torchherd_model_loads_total",
-		"Loads of a model's version, by outcome: ready or failed.", []string{"model", "outcome"}, nil)
-	versionsMetric = prometheus.NewDesc("torchherd_model_version_ready",
-		"1 for each version that accepts requests.", []string{"model", "version"}, nil)
-	candidateLabels = []string{"model", "version"}
-	shareMetric     = prometheus.NewDesc("torchherd_candidate_share_ratio",
-		"Share of the clients that the candidate answers.", candidateLabels, nil)
-	requestsMetric = prometheus.NewDesc("torchherd_candidate_requests",
-		"Requests that the candidate has processed in this step, by outcome: answered or failed.", append(candidateLabels, "outcome"), nil)
-	latencyMetric = prometheus.NewDesc("torchherd_candidate_latency_seconds",
-		"Latencies since the candidate came, by version (candidate or serving) and quantile.", append(candidateLabels, "of", "quantile"), nil)
-	pairsMetric = prometheus.NewDesc("torchherd_candidate_pairs",
-		"Requests that were sampled, by outcome: compared, failed or skipped.", append(candidateLabels, "outcome"), nil)
-	psnrMetric = prometheus.NewDesc("torchherd_candidate_psnr_decibels",
-		"PSNR of the candidate's results against the serving version's: of all pairs together, and of the worst.", append(candidateLabels, "of"), nil)
+	loadsMetric = gauges.define("counter", "torchherd_model_loads_total",
+		"Loads of a model's version, by outcome: ready or failed.", "model", "outcome")
+	readyMetric = gauges.define("gauge", "torchherd_model_version_ready",
+		"1 for each version that accepts requests.", "model", "version")
+	weightsMetric = gauges.define("gauge", "torchherd_model_weights_bytes",
+		"Memory of the weights of a version that accepts requests, all instances together.", "model", "version")
+	runnersMetric = gauges.define("gauge", "torchherd_runners",
+		"Batches of a version that can run at the same time.", "model", "version")
+	queueMetric = gauges.define("gauge", "torchherd_queue_images",
+		"Images that have a place in a version's queue.", "model", "version")
+	queueLimitMetric = gauges.define("gauge", "torchherd_queue_limit_images",
+		"Places of a version's queue.", "model", "version")
+	inFlightMetric = gauges.define("gauge", "torchherd_requests_in_flight",
+		"Requests for images that are being received, queued, processed or answered.")
+	memoryMetric = gauges.define("gauge", "torchherd_reserved_memory_bytes",
+		"Memory that is reserved for decoding images, and for the bodies that are being received.", "for")
+	memoryLimitMetric = gauges.define("gauge", "torchherd_reserved_memory_limit_bytes",
+		"Memory that can be reserved: --max-decode-memory and --max-receive-memory.", "for")
+	shareMetric = gauges.define("gauge", "torchherd_candidate_share_ratio",
+		"Share of the clients that the candidate answers.", "model", "version")
+	requestsMetric = gauges.define("gauge", "torchherd_candidate_requests",
+		"Requests that the candidate has processed in this step, by outcome: answered or failed.", "model", "version", "outcome")
+	latencyMetric = gauges.define("gauge", "torchherd_candidate_latency_seconds",
+		"Latencies since the candidate came, by version (candidate or serving) and quantile.", "model", "version", "of", "quantile")
+	pairsMetric = gauges.define("gauge", "torchherd_candidate_pairs",
+		"Requests that were sampled, by outcome: compared, failed or skipped.", "model", "version", "outcome")
+	psnrMetric = gauges.define("gauge", "torchherd_candidate_psnr_decibels",
+		"PSNR of the candidate's results against the serving version's: of all pairs together, and of the worst.", "model", "version", "of")
 )
 
+// descriptions are those of a collector's metrics.
+type descriptions []*prometheus.Desc
+
+var gauges descriptions
+
+func (d *descriptions) define(kind, name, help string, labels ...string) *prometheus.Desc {
+	desc := metrics.Define(kind, name, help, labels...).Desc()
+	*d = append(*d, desc)
+	return desc
+}
+
 // Describe is the method of prometheus.Collector.
-func (c collector) Describe(to chan<- *prometheus.Desc) {
-	to <- loadsMetric
-	to <- versionsMetric
-	for _, metric := range []*prometheus.Desc{shareMetric, requestsMetric, latencyMetric, pairsMetric, psnrMetric} {
-		to <- metric
+func (collector) Describe(to chan<- *prometheus.Desc) {
+	for _, desc := range gauges {
+		to <- desc
 	}
 }
 
 // Collect is the method of prometheus.Collector.
 func (c collector) Collect(to chan<- prometheus.Metric) {
-	for _, model := range c.models {
-		counts := model.Counts()
-		to <- prometheus.MustNewConstMetric(loadsMetric, prometheus.CounterValue, float64(counts.Succeeded), model.Name(), "ready")
-		to <- prometheus.MustNewConstMetric(loadsMetric, prometheus.CounterValue, float64(counts.Failed), model.Name(), "failed")
-		for _, status := range model.Statuses() {
-			if status.State == lifecycle.Ready {
-				to <- prometheus.MustNewConstMetric(versionsMetric, prometheus.GaugeValue, 1, model.Name(), strconv.Itoa(status.Version))
-			}
+	gauge := func(metric *prometheus.Desc, value float64, labels ...string) {
+		to <- prometheus.MustNewConstMetric(metric, prometheus.GaugeValue, value, labels...)
+	}
+	gauge(inFlightMetric, float64(c.config.InFlight()))
+	gauge(memoryMetric, float64(c.config.Decoding.Used()), "decoding")
+	gauge(memoryMetric, float64(c.config.Received.Used()), "bodies")
+	gauge(memoryLimitMetric, float64(c.config.Decoding.Size()), "decoding")
+	gauge(memoryLimitMetric, float64(c.config.Received.Size()), "bodies")
+	for _, model := range c.config.Models {
+		name, counts := model.Name(), model.Counts()
+		to <- prometheus.MustNewConstMetric(loadsMetric, prometheus.CounterValue, float64(counts.Succeeded), name, "ready")
+		to <- prometheus.MustNewConstMetric(loadsMetric, prometheus.CounterValue, float64(counts.Failed), name, "failed")
+		for _, v := range model.ReadyVersions() {
+			gauge(readyMetric, 1, name, v.Version)
+			gauge(weightsMetric, float64(v.Bytes*int64(v.Instances)), name, v.Version)
+			gauge(runnersMetric, float64(v.Instances), name, v.Version)
+			gauge(queueMetric, float64(v.Waiting), name, v.Version)
+			gauge(queueLimitMetric, float64(v.Settings.MaxQueueSize), name, v.Version)
 		}
-		if following, ok := c.rollouts[model.Name()]; ok {
-			collectRollout(to, model.Name(), following.Report())
+		if following, ok := c.config.Rollouts[name]; ok {
+			collectRollout(to, name, following.Report())
 		}
 	}
 }

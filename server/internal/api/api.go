@@ -16,6 +16,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/torchherd/torchherd/server/internal/lifecycle"
+	"github.com/torchherd/torchherd/server/internal/metrics"
 	"github.com/torchherd/torchherd/server/internal/rollout"
 )
 
@@ -28,6 +29,7 @@ type Config struct {
 	Require        lifecycle.Require // which models must be ready for /readyz; empty: all
 	// Rollouts compare new versions of models, by the models' names. Those without an entry swap at once.
 	Rollouts map[string]*rollout.Controller
+	Metrics  *metrics.Metrics
 	// StickyHeader is the header by whose value a rollout knows a client; empty, or absent from a request: the address.
 	StickyHeader string
 	// Sanic uses the Sanic demo's statuses, which are 500 where this server's are more specific.
@@ -111,6 +113,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.echo.Serv
 
 // Unready makes /readyz fail, while images are still accepted.
 func (s *Server) Unready() { s.unready.Store(true) }
+
+// InFlight is how many requests for images are under way.
+func (s *Server) InFlight() int { return s.gate.count() }
 
 // Drain makes the server unready, refuses new images, and returns when the accepted requests have been answered or ctx
 // is done. Then the error wraps the cause of ctx, and has the number of requests that were cut off.

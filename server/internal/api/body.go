@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/labstack/echo/v4"
+
+	"github.com/torchherd/torchherd/server/internal/metrics"
 )
 
 // A body reads the image of a request: the request's body, or that of a form (curl -F). Its errors are the
@@ -166,5 +168,5 @@ func (b *body) explain(err error) error {
 		return context.Cause(b.ctx)
 	}
 	// The errors of net/http and multipart have no types of their own; their text says what is wrong.
-	return &failure{status: http.StatusBadRequest, text: "cannot read the request body: " + strings.TrimPrefix(err.Error(), "multipart: ")}
+	return &failure{status: http.StatusBadRequest, reason: metrics.UnreadableBody, text: "cannot read the request body: " + strings.TrimPrefix(err.Error(), "multipart: ")}
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/torchherd/torchherd/server/internal/lifecycle"
 	"github.com/torchherd/torchherd/server/internal/listen"
+	"github.com/torchherd/torchherd/server/internal/metrics"
 	"github.com/torchherd/torchherd/server/internal/servable"
 )
 
@@ -28,8 +29,8 @@ func (s *Server) image(c echo.Context) error {
 	}
 	defer lease.Release()
 	header := c.Response().Header()
-	header.Set(versionHeader, lease.Version)
 	record := recordOf(c)
+	record.setHeader(header, versionHeader, lease.Version)
 	record.model, record.version = lease.Model(), lease.Version
 	format, err := responseFormat(c.Request(), lease.DefaultFormat())
 	if err != nil {
@@ -61,7 +62,7 @@ func (s *Server) image(c echo.Context) error {
 	}
 	defer response.Release()
 	listen.Accepted(c.Request().Context())
-	header.Set("Server-Timing", serverTiming(response.Stages))
+	record.setHeader(header, "Server-Timing", serverTiming(response.Stages))
 	err = respond(c, http.StatusOK, format.ContentType(), response.Body)
 	watched.answered()
 	return err
@@ -74,7 +75,7 @@ func (s *Server) acquire(c echo.Context) (lifecycle.Lease, error) {
 	if name := c.Param("model"); name != "" {
 		var err error
 		if model, err = s.models.Find(name); err != nil {
-			return lifecycle.Lease{}, &failure{status: http.StatusNotFound, text: err.Error()}
+			return lifecycle.Lease{}, &failure{status: http.StatusNotFound, reason: metrics.NotFound, text: err.Error()}
 		}
 	}
 	if text := c.Param("version"); text != "" {

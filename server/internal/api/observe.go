@@ -2,30 +2,44 @@ package api
 
 import (
 	"crypto/rand"
+	"net/http"
 	"strconv"
 	"time"
 
 	"github.com/labstack/echo/v4"
 	"github.com/rs/zerolog"
 
+	"github.com/torchherd/torchherd/server/internal/metrics"
 	"github.com/torchherd/torchherd/server/internal/servable"
 )
 
-// A record is what the log says about a request.
+// A record is what the log and the metrics say about a request.
 type record struct {
 	stages         servable.Stages
-	model, version string // that answered; empty: none
-	failure        string // the text of a response that isn't an image
+	model, version string          // that answered; empty: none
+	failure        string          // the text of a response that isn't an image
+	reason         *metrics.Reason // of that; nil: an image
 	body           tracked
+
+	values  [4]string // of setHeader
+	headers int       // that have one
 }
 
-type stage struct {
-	name     string
-	duration time.Duration
+// setHeader sets a header of the response, whose name must be in canonical form. It takes the memory for the value's slice
+// from the record, since http.Header.Set would allocate it.
+func (r *record) setHeader(of http.Header, name, value string) {
+	if r.headers == len(r.values) {
+		of.Set(name, value)
+		return
+	}
+	r.values[r.headers] = value
+	of[name] = r.values[r.headers : r.headers+1 : r.headers+1]
+	r.headers++
 }
 
-func stagesOf(s servable.Stages) [5]stage {
-	return [...]stage{{"receive", s.Receive}, {"decode", s.Decode}, {"queue", s.Queue}, {"forward", s.Forward}, {"encode", s.Encode}}
+// stagesOf returns the durations of the stages, in the order of metrics.StageNames.
+func stagesOf(s servable.Stages) [metrics.Stages]time.Duration {
+	return [...]time.Duration{s.Receive, s.Decode, s.Queue, s.Forward, s.Encode}
 }
 
 // serverTiming returns the stages as a Server-Timing header, which browsers show (W3C Server Timing): durations in
@@ -33,9 +47,9 @@ func stagesOf(s servable.Stages) [5]stage {
 func serverTiming(s servable.Stages) string {
 	var memory [160]byte // enough for all, so that only the string is allocated
 	text := memory[:0]
-	for _, stage := range stagesOf(s) {
-		text = append(append(text, stage.name...), ";dur="...)
-		text = strconv.AppendFloat(text, milliseconds(stage.duration), 'f', 3, 64)
+	for i, took := range stagesOf(s) {
+		text = append(append(text, metrics.StageNames[i]...), ";dur="...)
+		text = strconv.AppendFloat(text, milliseconds(took), 'f', 3, 64)
 		text = append(text, ", "...)
 	}
 	text = strconv.AppendInt(append(text, `batch;desc="`...), int64(s.BatchSize), 10)
@@ -71,16 +85,29 @@ func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
 		if id == "" || len(id) > maxIDLength {
 			id = rand.Text()
 		}
-		c.Response().Header().Set(echo.HeaderXRequestID, id)
 		r := &record{body: tracked{request: request}}
 		c.Set(recordKey, r)
+		r.setHeader(c.Response().Header(), echo.HeaderXRequestID, id)
 		if err := next(c); err != nil {
 			c.Error(err) // answers it, so that the line has its status
 		}
-		s.logRequest(c, r, id, time.Since(start))
+		elapsed := time.Since(start)
+		s.logRequest(c, r, id, elapsed)
+		s.count(c, r, elapsed)
 		s.finishBody(c)
 		return nil
 	}
+}
+
+// count counts a request, unless it is a health check.
+func (s *Server) count(c echo.Context, r *record, elapsed time.Duration) {
+	if isHealth(c.Request().URL.Path) || c.Request().Method == http.MethodOptions {
+		return
+	}
+	s.config.Metrics.Request(&metrics.Request{
+		Model: r.model, Version: r.version, Reason: r.reason, Duration: elapsed, Received: int64(r.stages.Received), Sent: c.Response().Size,
+		Stages: stagesOf(r.stages),
+	})
 }
 
 func (s *Server) logRequest(c echo.Context, r *record, id string, elapsed time.Duration) {
@@ -94,9 +121,9 @@ func (s *Server) logRequest(c echo.Context, r *record, id string, elapsed time.D
 	if r.model != "" {
 		event.Str("model", r.model).Str("version", r.version)
 	}
-	for _, stage := range stagesOf(r.stages) {
-		if stage.duration > 0 {
-			event.Float64(stage.name+"_ms", milliseconds(stage.duration))
+	for i, took := range stagesOf(r.stages) {
+		if took > 0 {
+			event.Float64(metrics.StageNames[i]+"_ms", milliseconds(took))
 		}
 	}
 	if r.stages.BatchSize > 0 {
@@ -104,6 +131,9 @@ func (s *Server) logRequest(c echo.Context, r *record, id string, elapsed time.D
 	}
 	if r.failure != "" {
 		event.Str("failure", r.failure)
+	}
+	if r.reason != nil {
+		event.Str("reason", r.reason.Name)
 	}
 	event.Msg("request")
 }

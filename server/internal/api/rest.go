@@ -72,7 +72,7 @@ func (b *tracked) keeps() bool {
 
 // respond sends a whole response.
 func respond(c echo.Context, status int, contentType string, text []byte) error {
-	c.Response().Header().Set(echo.HeaderContentLength, strconv.Itoa(len(text)))
+	recordOf(c).setHeader(c.Response().Header(), echo.HeaderContentLength, strconv.Itoa(len(text)))
 	prepare(c)
 	return cork.Send(c.Response(), c.Request(), func() error { return c.Blob(status, contentType, text) })
 }

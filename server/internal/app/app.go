@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"runtime"
 	"sync"
 	"time"
 
@@ -24,6 +25,7 @@ import (
 	"github.com/torchherd/torchherd/server/internal/loader"
 	"github.com/torchherd/torchherd/server/internal/logging"
 	"github.com/torchherd/torchherd/server/internal/memory"
+	"github.com/torchherd/torchherd/server/internal/metrics"
 	"github.com/torchherd/torchherd/server/internal/readiness"
 	"github.com/torchherd/torchherd/server/internal/repository"
 	"github.com/torchherd/torchherd/server/internal/rollout"
@@ -96,6 +98,9 @@ type App struct {
 
 	main, admin *http.Server
 	trimmer     *memory.Trimmer
+	metrics     *metrics.Metrics
+	received    *memory.Budget
+	decoding    *memory.Budget
 	addr        string
 	adminAddr   string
 
@@ -117,11 +122,12 @@ func New(o Options) (*App, error) {
 		return nil, err
 	}
 	limit := memory.Limit()
+	a.metrics = metrics.New(metrics.Build{Version: o.Version, LibTorch: torch.Version(), JPEG: torch.JPEGVersion(), Go: runtime.Version()})
+	a.received = memory.NewBudget(cmp.Or(o.MaxReceiveMemory, limit/receiveShare))
+	a.decoding = memory.NewBudget(cmp.Or(o.MaxDecodeMemory, limit/decodeShare))
 	shared := &loader.Shared{
-		Received: memory.NewBudget(cmp.Or(o.MaxReceiveMemory, limit/receiveShare)),
-		Decoding: memory.NewBudget(cmp.Or(o.MaxDecodeMemory, limit/decodeShare)),
-		Trimmer:  a.trimmer,
-		Slots:    cpu.NewSlots(cpu.SlotCount(o.Cores)), Cores: o.Cores, Shares: cpu.NewShares(),
+		Received: a.received, Decoding: a.decoding, Trimmer: a.trimmer, Metrics: a.metrics,
+		Slots: cpu.NewSlots(cpu.SlotCount(o.Cores)), Cores: o.Cores, Shares: cpu.NewShares(),
 		MaxPixels: o.MaxPixels, RefusePalette: o.Sanic, PackageFolder: o.PackageFolder, Operators: o.Operators, MaxMemory: o.MaxModelMemory,
 		Trial: o.Trial, Isolate: o.Isolate, ForwardTimeout: o.ForwardTimeout,
 		Override: a.override, Log: o.Log,
@@ -136,7 +142,7 @@ func New(o Options) (*App, error) {
 	}
 	a.handler = api.New(api.Config{
 		MaxUpload: o.MaxUpload, RequestTimeout: o.RequestTimeout, Sanic: o.Sanic, Require: o.Require,
-		Rollouts: a.rollouts, StickyHeader: o.StickyHeader,
+		Rollouts: a.rollouts, StickyHeader: o.StickyHeader, Metrics: a.metrics,
 	}, models, o.Log)
 	return a, nil
 }
@@ -347,7 +353,10 @@ func (a *App) startAdmin(ctx context.Context, limits listen.Limits) error {
 		return fmt.Errorf("%w; choose another address by --admin-listen, or none by --admin-listen=off", err)
 	}
 	a.adminAddr = listen.Address(listener)
-	handler := admin.New(admin.Config{Models: a.models, Rollouts: a.rollouts, Listen: o.AdminListen, Hosts: o.AdminHosts, Key: o.AdminKey, Log: o.Log})
+	handler := admin.New(admin.Config{
+		Models: a.models, Rollouts: a.rollouts, Metrics: a.metrics, InFlight: a.handler.InFlight, Received: a.received, Decoding: a.decoding,
+		Listen: o.AdminListen, Hosts: o.AdminHosts, Key: o.AdminKey, Log: o.Log,
+	})
 	a.admin = a.newHTTPServer(handler, listener)
 	a.admin.ReadTimeout, a.admin.WriteTimeout = admin.ReadTimeout, admin.WriteTimeout
 	go func() { _ = a.admin.Serve(listener) }()

@@ -100,6 +100,9 @@ type Config[K comparable, T, R any] struct {
 	// runner's first batch, for one runner after the other. Its error is New's.
 	Setup func(runner int) error
 
+	// Observe, if set, is called for each batch when it is done, with the number of its items and what will be Reply.Run.
+	Observe func(items int, took time.Duration)
+
 	// Rest, if set, is called on a runner's thread when the runner has had nothing to do for restAfter, once until it has
 	// something to do again. It may free what Run keeps for the next batch.
 	Rest func(runner int)
@@ -668,6 +671,9 @@ func (b *Batcher[K, T, R]) deliver(run *running[T, R], results []R, err error) {
 	took := time.Since(run.start)
 	if !b.end(run, took) {
 		return
+	}
+	if b.config.Observe != nil {
+		b.config.Observe(len(run.batch), took)
 	}
 	if err == nil && len(results) != len(run.batch) {
 		err = fmt.Errorf("%d results for %d items", len(results), len(run.batch))

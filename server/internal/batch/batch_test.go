@@ -189,14 +189,14 @@ func TestAnIdleRunnerRests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &recorder{}
 		c := config(r)
-		rests := 0
-		c.Rest = func(int) { rests++ }
+		var rests atomic.Int32
+		c.Rest = func(int) { rests.Add(1) }
 		b := start(t, c)
-		expect := func(want int) {
+		expect := func(want int32) {
 			t.Helper()
 			synctest.Wait()
-			if rests != want {
-				t.Errorf("the runner has rested %d times, want %d", rests, want)
+			if got := rests.Load(); got != want {
+				t.Errorf("the runner has rested %d times, want %d", got, want)
 			}
 		}
 		expect(0)

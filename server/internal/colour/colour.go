@@ -1,6 +1,7 @@
 // Package colour converts pixels to sRGB (IEC 61966-2-1) from the colour space that a file states: by an ICC profile, by the code
 // points of ITU-T H.273, or by a gamma and primaries.
 //
+//   - The pixels have 8 bits, or 16, which are converted before anything of them is cut off.
 //   - The conversion is relative colorimetric, with black-point compensation. It computes in floating point, and rounds to the
 //     nearest level.
 //   - A Transform is safe for concurrent use, and doesn't change. A nil Transform does nothing: it is what a colour space within
@@ -16,21 +17,25 @@ import (
 	"sync"
 )
 
-// A Transform converts pixels of 8 bits to sRGB, in one of three ways.
+// A Transform converts pixels of 8 or 16 bits to sRGB of 8 bits, in one of three ways.
 type Transform struct {
-	gray   *[256][3]byte
+	gray   *gray
 	shaper *shaper
 	grid   *grid
+}
+
+// A gray is the levels of sRGB for those of a gray device, and their linear light.
+type gray struct {
+	levels [256][3]byte
+	linear [256][3]float32
 }
 
 // A shaper is a display: a curve for each channel, and the matrix from its linear light to that of sRGB.
 type shaper struct {
 	linear [3][256]float32
 	matrix [3][3]float32
+	system *ootf // of HLG, or nil
 }
-
-// ErrHDR is returned for brightness beyond that of sRGB, whose conversion would be a matter of taste.
-var ErrHDR = errors.New("colour: high dynamic range (PQ or HLG) isn't converted")
 
 // bytesOfTransform is the size of the largest Transform.
 const bytesOfTransform = 3 * 4 * side4 * side4 * side4 * side4
@@ -41,7 +46,7 @@ func (t *Transform) Apply(pixels []byte) {
 	case t == nil:
 	case t.gray != nil:
 		for ; len(pixels) >= 3; pixels = pixels[3:] {
-			rgb := &t.gray[pixels[0]]
+			rgb := &t.gray.levels[pixels[0]]
 			pixels[0], pixels[1], pixels[2] = rgb[0], rgb[1], rgb[2]
 		}
 	case t.shaper != nil:
@@ -51,18 +56,70 @@ func (t *Transform) Apply(pixels []byte) {
 	}
 }
 
+// Apply16 sets RGB pixels of 8 bits to the colours of samples of 16 bits: three for each pixel, or four of inks, where 0 is no
+// ink. The Transform must not be nil.
+func (t *Transform) Apply16(out []byte, samples []uint16) {
+	switch {
+	case t.gray != nil:
+		t.gray.apply16(out, samples)
+	case t.shaper != nil:
+		t.shaper.apply16(out, samples)
+	default:
+		t.grid.apply16(out, samples)
+	}
+}
+
 // ApplyInks sets RGB pixels to the colours of inks. cmy has three bytes for each pixel, black too, of which the first counts;
 // 255 is no ink, as Adobe stores CMYK. out may be cmy.
 func (t *Transform) ApplyInks(out, cmy, black []byte) { t.grid.applyInks(out, cmy, black) }
 
 func (s *shaper) apply(pixels []byte) {
-	encode, m := encoding(), &s.matrix
 	for ; len(pixels) >= 3; pixels = pixels[3:] {
-		r, g, b := s.linear[0][pixels[0]], s.linear[1][pixels[1]], s.linear[2][pixels[2]]
-		pixels[0] = encode.level(m[0][0]*r + m[0][1]*g + m[0][2]*b)
-		pixels[1] = encode.level(m[1][0]*r + m[1][1]*g + m[1][2]*b)
-		pixels[2] = encode.level(m[2][0]*r + m[2][1]*g + m[2][2]*b)
+		pixels[0], pixels[1], pixels[2] = s.levels(s.linear[0][pixels[0]], s.linear[1][pixels[1]], s.linear[2][pixels[2]])
 	}
+}
+
+func (s *shaper) apply16(out []byte, samples []uint16) {
+	for ; len(out) >= 3; out, samples = out[3:], samples[3:] {
+		out[0], out[1], out[2] = s.levels(light(&s.linear[0], samples[0]), light(&s.linear[1], samples[1]), light(&s.linear[2], samples[2]))
+	}
+}
+
+// light returns the linear light of a sample of 16 bits.
+func light(line *[256]float32, sample uint16) float32 {
+	before, after := between(sample)
+	return line[before] + (line[before+1]-line[before])*after
+}
+
+// levels returns the levels of sRGB for linear light.
+func (s *shaper) levels(r, g, b float32) (byte, byte, byte) {
+	encode, m := encoding(), &s.matrix
+	if s.system != nil {
+		gain := s.system.gain(r, g, b)
+		r, g, b = r*gain, g*gain, b*gain
+	}
+	return encode.level(m[0][0]*r + m[0][1]*g + m[0][2]*b),
+		encode.level(m[1][0]*r + m[1][1]*g + m[1][2]*b),
+		encode.level(m[2][0]*r + m[2][1]*g + m[2][2]*b)
+}
+
+func (g *gray) apply16(out []byte, samples []uint16) {
+	encode := encoding()
+	for ; len(out) >= 3; out, samples = out[3:], samples[3:] {
+		before, after := between(samples[0])
+		a, b := &g.linear[before], &g.linear[before+1]
+		for c := range 3 {
+			out[c] = encode.level(a[c] + (b[c]-a[c])*after)
+		}
+	}
+}
+
+// between returns the level of 8 bits at or below a sample of 16 bits, at most 254, and how far the sample is from it to the next
+// one. Linear light is nearly straight between two levels.
+func between(sample uint16) (level int, after float32) {
+	const unit = 65535 / 255
+	level = min(int(sample)/unit, 254)
+	return level, float32(int(sample)-level*unit) / unit
 }
 
 // levels are the levels of sRGB for linear values of 0..1, times their number.
@@ -108,37 +165,54 @@ var (
 
 // FromCICP returns the Transform of colour primaries and transfer characteristics of ITU-T H.273 (its tables 2 and 3), as PNG and
 // AVIF state them. 2, unspecified, is taken for sRGB. So are the curves of cameras for television (BT.709, BT.601 and
-// BT.2020): what viewers show of images with them is the level as it is. Errors: ErrHDR; reserved numbers.
+// BT.2020): what viewers show of images with them is the level as it is. Errors: reserved numbers.
 func FromCICP(primaries, transfer uint8) (*Transform, error) {
 	p, known := cicpPrimaries(primaries)
 	if !known {
 		return nil, fmt.Errorf("colour: unknown primaries: %d", primaries)
 	}
-	var curve func(v float64) float64
+	curve := cicpCurve(transfer)
+	if curve == nil {
+		return nil, fmt.Errorf("colour: unknown transfer characteristics: %d", transfer)
+	}
+	return display(p, curve, transfer == hlg)
+}
+
+const (
+	pq  = 16
+	hlg = 18
+)
+
+// cicpCurve returns the linear light of a level, by the number of its transfer characteristics; nil if the number is reserved.
+func cicpCurve(transfer uint8) func(v float64) float64 {
 	switch transfer {
 	case 1, 2, 6, 11, 12, 13, 14, 15:
-		curve = decodeSRGB
+		return decodeSRGB
 	case 4:
-		curve = power(2.2)
+		return power(2.2)
 	case 5:
-		curve = power(2.8)
-	case 7:
-		curve = func(v float64) float64 {
+		return power(2.8)
+	case 7: // SMPTE ST 240
+		return func(v float64) float64 {
 			if v < 4*0.0228 {
 				return v / 4
 			}
 			return math.Pow((v+0.1115)/1.1115, 1/0.45)
 		}
 	case 8:
-		curve = power(1)
-	case 17:
-		curve = func(v float64) float64 { return 52.37 / 48 * math.Pow(v, 2.6) }
-	case 16, 18:
-		return nil, ErrHDR
-	default:
-		return nil, fmt.Errorf("colour: unknown transfer characteristics: %d", transfer)
+		return power(1)
+	case 9:
+		return logarithmic(2)
+	case 10:
+		return logarithmic(2.5)
+	case pq:
+		return fromPQ
+	case 17: // SMPTE ST 428-1
+		return func(v float64) float64 { return 52.37 / 48 * math.Pow(v, 2.6) }
+	case hlg:
+		return fromHLG
 	}
-	return display(p, curve)
+	return nil
 }
 
 func cicpPrimaries(number uint8) (Primaries, bool) {
@@ -155,6 +229,8 @@ func cicpPrimaries(number uint8) (Primaries, bool) {
 		return Primaries{Chromaticity{0.681, 0.319}, Chromaticity{0.243, 0.692}, Chromaticity{0.145, 0.049}, whiteC}, true
 	case 9:
 		return Primaries{Chromaticity{0.708, 0.292}, Chromaticity{0.170, 0.797}, Chromaticity{0.131, 0.046}, d65}, true
+	case 10: // CIE XYZ
+		return Primaries{Chromaticity{1, 0}, Chromaticity{0, 1}, Chromaticity{0, 0}, Chromaticity{1.0 / 3, 1.0 / 3}}, true
 	case 11:
 		return Primaries{Chromaticity{0.680, 0.320}, Chromaticity{0.265, 0.690}, Chromaticity{0.150, 0.060}, Chromaticity{0.314, 0.351}}, true
 	case 12:
@@ -167,6 +243,16 @@ func cicpPrimaries(number uint8) (Primaries, bool) {
 
 func power(exponent float64) func(v float64) float64 {
 	return func(v float64) float64 { return math.Pow(v, exponent) }
+}
+
+// logarithmic returns the curve of a range of so many powers of ten; 0 is black.
+func logarithmic(decades float64) func(v float64) float64 {
+	return func(v float64) float64 {
+		if v == 0 {
+			return 0
+		}
+		return math.Pow(10, decades*(v-1))
+	}
 }
 
 // FromGamma returns the Transform of a PNG's gAMA and cHRM: linear light is the level to the power of 1/gamma. Programs that mean
@@ -183,11 +269,11 @@ func FromGamma(gamma float64, primaries *Primaries) (*Transform, error) {
 	if math.Abs(gamma-1/2.2) < 0.005 {
 		curve = decodeSRGB
 	}
-	return display(*primaries, curve)
+	return display(*primaries, curve, false)
 }
 
-// display returns the Transform of a display whose channels have one curve.
-func display(p Primaries, curve func(v float64) float64) (*Transform, error) {
+// display returns the Transform of a display whose channels have one curve. scene: it is to the light of HLG's scene.
+func display(p Primaries, curve func(v float64) float64, scene bool) (*Transform, error) {
 	from, okay := toXYZ(p)
 	srgb, _ := toXYZ(bt709)
 	back, _ := srgb.inverse()
@@ -197,6 +283,9 @@ func display(p Primaries, curve func(v float64) float64) (*Transform, error) {
 	// The white of both becomes the same, as by relative colorimetric intent.
 	m := back.times(adapt(white(p.White), white(d65))).times(from)
 	s := &shaper{matrix: m.float32()}
+	if scene {
+		s.system = hlgSystem(from)
+	}
 	for i := range 256 {
 		v := float32(curve(float64(i) / 255))
 		for c := range s.linear {

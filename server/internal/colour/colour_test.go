@@ -6,15 +6,19 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"image"
 	"image/png"
 	"math"
+	"path"
+	"slices"
 	"testing"
 
 	"github.com/torchherd/torchherd/internal/goldens"
 	"github.com/torchherd/torchherd/server/internal/colour"
 )
 
-// An expectation is an image in the colours of a profile, and what Little CMS makes of its patches.
+// An expectation is an image in the colours of a profile, and what Little CMS makes of its patches; or one of PQ or HLG, and what
+// the formulas of BT.2100 do.
 type expectation struct {
 	Name, File string
 	SRGB       [][3]float64
@@ -42,9 +46,17 @@ func pixels(t testing.TB, file string) []byte {
 		t.Fatal(err)
 	}
 	var out []byte
+	for _, sample := range samplesOf(img) {
+		out = append(out, byte(sample>>8))
+	}
+	return out
+}
+
+// samplesOf returns the patches of an image of 16x16 pixels with 16 bits.
+func samplesOf(img image.Image) (out []uint16) {
 	for i := range 256 {
 		r, g, b, _ := img.At(i%16, i/16).RGBA()
-		out = append(out, byte(r>>8), byte(g>>8), byte(b>>8))
+		out = append(out, uint16(r), uint16(g), uint16(b))
 	}
 	return out
 }
@@ -52,35 +64,63 @@ func pixels(t testing.TB, file string) []byte {
 // Each patch is within a level of what Little CMS computes in floating point.
 func TestEqualsLittleCMS(t *testing.T) {
 	for _, e := range expectations(t) {
-		if e.Name == "cmyk" {
-			continue // in a JPEG, which package imagecodec decodes
+		if path.Ext(e.File) != ".png" {
+			continue // package imagecodec decodes it
 		}
-		channels := colour.RGB
-		if e.Name == "gray" {
-			channels = colour.Gray
-		}
-		transform, err := colour.FromICC(t.Context(), profile(t, e.Name), channels)
-		if err != nil {
-			t.Fatalf("%s: %v", e.Name, err)
-		}
+		transform := transformOf(t, e.Name)
 		if (transform == nil) != (e.Name == "srgb") {
 			t.Errorf("%s: does nothing: %v", e.Name, transform == nil)
 		}
+		img, err := png.Decode(bytes.NewReader(goldens.Read(t, "colour/"+e.File)))
+		if err != nil {
+			t.Fatal(err)
+		}
 		got := pixels(t, e.File)
-		transform.Apply(got)
+		switch img.(type) {
+		case *image.Gray16, *image.RGBA64:
+			if transform != nil {
+				transform.Apply16(got, samplesOf(img))
+			}
+		default:
+			transform.Apply(got)
+		}
 		worst := 0.0
 		for i, want := range e.SRGB {
 			for c, v := range want {
 				d := math.Abs(float64(got[3*i+c]) - v)
 				worst = max(worst, d)
 				if d > 1 {
-					t.Errorf("%s, patch %d: %v, want %v", e.Name, i, got[3*i:3*i+3], want)
+					t.Errorf("%s, patch %d: %v, want %v", e.File, i, got[3*i:3*i+3], want)
 					break
 				}
 			}
 		}
-		t.Logf("%s: at most %.2f", e.Name, worst)
+		t.Logf("%s: at most %.2f", e.File, worst)
 	}
+}
+
+// transformOf returns the Transform of an expectation.
+func transformOf(t testing.TB, name string) *colour.Transform {
+	t.Helper()
+	const bt2020 = 9
+	var transform *colour.Transform
+	var err error
+	switch name {
+	case "pq":
+		transform, err = colour.FromCICP(bt2020, 16)
+	case "hlg":
+		transform, err = colour.FromCICP(bt2020, 18)
+	case "gray":
+		transform, err = colour.FromICC(t.Context(), profile(t, name), colour.Gray)
+	case "cmyk":
+		transform, err = colour.FromICC(t.Context(), profile(t, name), colour.CMYK)
+	default:
+		transform, err = colour.FromICC(t.Context(), profile(t, name), colour.RGB)
+	}
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return transform
 }
 
 // The profile for responses is sRGB.
@@ -113,10 +153,16 @@ func TestCICP(t *testing.T) {
 			}
 		}
 	}
-	for _, transfer := range []uint8{16, 18} {
-		if _, err := colour.FromCICP(9, transfer); !errors.Is(err, colour.ErrHDR) {
-			t.Errorf("transfer %d: %v", transfer, err)
-		}
+	const numbersOfPrimaries, numbersOfCurves = 12, 17 // that tables 2 and 3 define
+	known := map[[2]bool]int{}
+	for number := range 256 {
+		_, err := colour.FromCICP(uint8(number), 13)
+		known[[2]bool{false, err == nil}]++
+		_, err = colour.FromCICP(1, uint8(number))
+		known[[2]bool{true, err == nil}]++
+	}
+	if p, c := known[[2]bool{false, true}], known[[2]bool{true, true}]; p != numbersOfPrimaries || c != numbersOfCurves {
+		t.Errorf("%d primaries and %d transfer characteristics are known, want %d and %d", p, c, numbersOfPrimaries, numbersOfCurves)
 	}
 	for primaries := range 256 {
 		for transfer := range 256 {
@@ -170,12 +216,14 @@ func TestBrokenProfiles(t *testing.T) {
 			t.Errorf("cut at %d: nothing to do", n)
 		}
 	}
+	ofClass := func(class string) []byte { return slices.Concat(p3[:12], []byte(class), p3[16:]) }
 	for name, test := range map[string]struct {
 		profile  []byte
 		channels colour.Channels
 	}{
 		"empty": {nil, colour.RGB}, "text": {bytes.Repeat([]byte("no profile "), 50), colour.RGB},
 		"gray for RGB": {profile(t, "gray"), colour.RGB}, "CMYK for RGB": {profile(t, "cmyk"), colour.RGB}, "RGB for CMYK": {p3, colour.CMYK},
+		"device link": {ofClass("link"), colour.RGB}, "abstract": {ofClass("abst"), colour.RGB}, "named colours": {ofClass("nmcl"), colour.RGB},
 		"too large": {append(bytes.Clone(p3), make([]byte, colour.MaxProfile)...), colour.RGB},
 	} {
 		if _, err := colour.FromICC(t.Context(), test.profile, test.channels); err == nil {
@@ -266,9 +314,11 @@ func TestFromICCEndsWithItsContext(t *testing.T) {
 
 // FuzzICC looks for profiles that break or take memory, and for Transforms that leave their pixels.
 func FuzzICC(f *testing.F) {
-	for _, e := range expectations(f) {
-		f.Add(profile(f, e.Name), uint8(0))
+	for _, name := range []string{"srgb", "display-p3", "adobe-rgb", "table", "gray", "rgb-lut8", "rgb-lut16", "rgb-mab", "cmyk"} {
+		f.Add(profile(f, name), uint8(0))
 	}
+	f.Add(profile(f, "gray"), uint8(1))
+	f.Add(profile(f, "cmyk"), uint8(2))
 	f.Fuzz(func(t *testing.T, data []byte, kind uint8) {
 		channels := []colour.Channels{colour.RGB, colour.Gray, colour.CMYK}[kind%3]
 		transform, err := colour.FromICC(t.Context(), data, channels)
@@ -278,9 +328,16 @@ func FuzzICC(f *testing.F) {
 		pixels := goldens.Noise(1, 3*64)
 		if channels == colour.CMYK {
 			transform.ApplyInks(pixels, bytes.Clone(pixels), bytes.Clone(pixels))
-			return
+		} else {
+			transform.Apply(pixels)
 		}
-		transform.Apply(pixels)
+		if transform != nil {
+			samples := make([]uint16, len(pixels)/3*4)
+			for i := range samples {
+				samples[i] = uint16(i * 257)
+			}
+			transform.Apply16(pixels, samples)
+		}
 	})
 }
 
@@ -312,6 +369,18 @@ func BenchmarkApply(b *testing.B) {
 				} else {
 					transform.Apply(pixels)
 				}
+			}
+		})
+	}
+	samples := make([]uint16, 4*len(pixels)/3)
+	for i, v := range goldens.Noise(2, len(samples)) {
+		samples[i] = uint16(v) * 251
+	}
+	for _, name := range []string{"display-p3", "rgb-lut16", "hlg", "cmyk"} {
+		transform := transformOf(b, name)
+		b.Run(name+", 16 bits", func(b *testing.B) {
+			for b.Loop() {
+				transform.Apply16(pixels, samples)
 			}
 		})
 	}

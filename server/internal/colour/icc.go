@@ -41,9 +41,13 @@ func FromICC(ctx context.Context, profile []byte, channels Channels) (t *Transfo
 			t, err = nil, fmt.Errorf("%w: %v", errICC, r)
 		}
 	}()
-	const header, space = 128, 16
+	const header, class, space = 128, 12, 16
 	if len(profile) < header || len(profile) > MaxProfile {
 		return nil, fmt.Errorf("colour: an ICC profile of %d bytes", len(profile))
+	}
+	switch name := string(profile[class : class+4]); name {
+	case "link", "abst", "nmcl": // from one device to another, between colours, and of named colours
+		return nil, fmt.Errorf("colour: an ICC profile of the class %q", name)
 	}
 	var own Channels
 	switch name := string(profile[space : space+4]); name {
@@ -67,8 +71,11 @@ func FromICC(ctx context.Context, profile []byte, channels Channels) (t *Transfo
 		return nil, fmt.Errorf("%w: %w", errICC, err)
 	}
 	// Nothing is clamped before the last step: a table would smear the edge.
-	const blackPoint, clamp, mapGamut, optimize = true, false, false, true
-	pipeline, err := p.CreateTransformerToSRGB(icc.RelativeColorimetricRenderingIntent, blackPoint, int(own), clamp, mapGamut, optimize)
+	pipelineOf := func(blackPoint bool) (*icc.Pipeline, error) {
+		const clamp, mapGamut, optimize = false, false, true
+		return p.CreateTransformerToSRGB(icc.RelativeColorimetricRenderingIntent, blackPoint, int(own), clamp, mapGamut, optimize)
+	}
+	pipeline, err := pipelineOf(true)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errICC, err)
 	}
@@ -78,10 +85,17 @@ func FromICC(ctx context.Context, profile []byte, channels Channels) (t *Transfo
 	case own == RGB && p.IsMatrixShaper() && !p.TagTable.Has(icc.AToB0TagSignature) && !p.TagTable.Has(icc.AToB1TagSignature):
 		t, err = fromMatrix(pipeline)
 	default:
-		t, err = fromTables(ctx, pipeline, own)
+		uncompensated, failure := pipelineOf(false)
+		if failure != nil {
+			return nil, fmt.Errorf("%w: %w", errICC, failure)
+		}
+		t, err = fromTables(ctx, pipeline, uncompensated, own)
 	}
 	if err != nil {
 		return nil, err
+	}
+	if !t.finite() {
+		return nil, fmt.Errorf("%w: it makes light without bounds", errICC)
 	}
 	if own == CMYK {
 		return t, nil
@@ -89,13 +103,45 @@ func FromICC(ctx context.Context, profile []byte, channels Channels) (t *Transfo
 	return simplest(t), nil
 }
 
-func fromGray(pipeline *icc.Pipeline) *Transform {
-	t := &Transform{gray: new([256][3]byte)}
-	for i := range t.gray {
-		out := evaluate(pipeline, [4]float64{float64(i) / 255})
-		t.gray[i] = [3]byte{level(out[0]), level(out[1]), level(out[2])}
+// finite reports whether the numbers of a Transform are small enough to be multiplied.
+func (t *Transform) finite() bool {
+	switch {
+	case t.gray != nil:
+		return small(t.gray.linear[:])
+	case t.shaper != nil:
+		for c := range t.shaper.linear {
+			for i := range t.shaper.linear[c] {
+				if !isSmall(t.shaper.linear[c][i]) {
+					return false
+				}
+			}
+		}
+		return small(t.shaper.matrix[:])
 	}
-	return t
+	return small(t.grid.values) && small(t.grid.matrix[:]) && small([][3]float32{t.grid.offset})
+}
+
+func small(values [][3]float32) bool {
+	for i := range values {
+		if v := &values[i]; !isSmall(v[0]) || !isSmall(v[1]) || !isSmall(v[2]) {
+			return false
+		}
+	}
+	return true
+}
+
+// isSmall is false for what isn't a number, too.
+func isSmall(v float32) bool { return v >= -1e6 && v <= 1e6 }
+
+func fromGray(pipeline *icc.Pipeline) *Transform {
+	g := new(gray)
+	for i := range g.levels {
+		out := evaluate(pipeline, [4]float64{float64(i) / 255})
+		for c := range 3 {
+			g.levels[i][c], g.linear[i][c] = level(out[c]), float32(decodeSRGB(out[c]))
+		}
+	}
+	return &Transform{gray: g}
 }
 
 // evaluate returns the sRGB of a colour, both from 0 to 1. What the profile's table has beyond sRGB is outside.

@@ -50,6 +50,14 @@ func (s *sink) pushWithAlpha(pixels, alpha []byte) error {
 	return nil
 }
 
+// pushBand takes rows of RGB, which it may change, and of alpha, if there is any.
+func (s *sink) pushBand(pixels, alpha []byte) error {
+	if len(alpha) > 0 {
+		return s.pushWithAlpha(pixels, alpha)
+	}
+	return s.push(pixels, 3)
+}
+
 // Opaque reports whether the result of an image has no alpha to be put back.
 func (p Image) Opaque() bool { return p.alpha == nil }
 

@@ -2,9 +2,11 @@ package imagecodec_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"image"
 	"image/color"
+	"image/gif"
 	"image/png"
 	"slices"
 	"testing"
@@ -88,6 +90,100 @@ func TestAlphaOfEachPNG(t *testing.T) {
 			if !transparent {
 				t.Errorf("%s: nothing is transparent", name)
 			}
+		}
+	}
+}
+
+// alphaOf returns the alpha of each pixel of an image whose alpha is kept.
+func alphaOf(t *testing.T, codec *imagecodec.Codec, file []byte) []byte {
+	t.Helper()
+	got, err := decode(t, codec, file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Opaque() {
+		t.Fatal("the image has no alpha")
+	}
+	joined, err := codec.WithAlpha(t.Context(), imagecodec.Image{Width: got.Width, Height: got.Height, Channels: 3, Pixels: bytes.Clone(got.Pixels)}, got, settings.PNG)
+	if err != nil || joined.Channels != 4 {
+		t.Fatalf("%d channels, %v", joined.Channels, err)
+	}
+	alpha := make([]byte, joined.Width*joined.Height)
+	for i := range alpha {
+		alpha[i] = joined.Pixels[4*i+3]
+	}
+	return alpha
+}
+
+// A GIF's transparent index and what lies outside of its frame are transparent.
+func TestAlphaOfGIF(t *testing.T) {
+	codec := keeping(t, func(c *imagecodec.Config) { c.Alpha.Keep = true })
+	const width, height = 9, 13
+	palette := color.Palette{color.NRGBA{255, 0, 0, 255}, color.NRGBA{}, color.NRGBA{0, 0, 255, 255}}
+	frame := image.NewPaletted(image.Rect(2, 3, 8, 12), palette)
+	for i := range frame.Pix {
+		frame.Pix[i] = uint8(i * i % 3)
+	}
+	var b bytes.Buffer
+	animation := gif.GIF{Image: []*image.Paletted{frame}, Delay: []int{0}, Config: image.Config{Width: width, Height: height}}
+	if err := gif.EncodeAll(&b, &animation); err != nil {
+		t.Fatal(err)
+	}
+	want := make([]byte, width*height)
+	for y := range height {
+		for x := range width {
+			if (image.Point{x, y}).In(frame.Rect) && frame.ColorIndexAt(x, y) != 1 {
+				want[y*width+x] = 255
+			}
+		}
+	}
+	if got := alphaOf(t, codec, b.Bytes()); !bytes.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+	opaque, err := decode(t, codec, blackGIF(5, 5, false))
+	if err != nil || !opaque.Opaque() {
+		t.Errorf("a GIF without a transparent index has alpha, %v", err)
+	}
+}
+
+// The alpha of a BMP is what its fourth mask says. Without one, the fourth byte of a pixel means nothing.
+func TestAlphaOfBMP(t *testing.T) {
+	codec := keeping(t, func(c *imagecodec.Config) { c.Alpha.Keep = true })
+	for _, c := range []struct {
+		header int // bytes
+		mask   uint32
+		want   []byte // of the pixels from the top; nil: no alpha
+	}{
+		{124, 0xff000000, []byte{0x80, 0xff, 0x00, 0x07}},
+		{56, 0xf0000000, []byte{0x88, 0xff, 0x00, 0x00}},
+		{56, 0, nil},
+		{52, 0xff000000, nil}, // which has no room for the mask
+	} {
+		info := make([]byte, c.header)
+		le := binary.LittleEndian
+		le.PutUint32(info, uint32(c.header))
+		le.PutUint32(info[4:], 2)
+		le.PutUint32(info[8:], 2)
+		le.PutUint16(info[12:], 1)
+		le.PutUint16(info[14:], 32)
+		le.PutUint32(info[16:], 3)
+		for i, mask := range []uint32{0xff0000, 0xff00, 0xff, c.mask} {
+			if at := 40 + 4*i; at < len(info) {
+				le.PutUint32(info[at:], mask)
+			}
+		}
+		head := make([]byte, 14)
+		copy(head, "BM")
+		le.PutUint32(head[10:], uint32(len(head)+len(info)))
+		file := slices.Concat(head, info, []byte{1, 2, 3, 0x00, 4, 5, 6, 0x07, 7, 8, 9, 0x80, 10, 11, 12, 0xff}) // from the bottom
+		if c.want == nil {
+			if got, err := decode(t, codec, file); err != nil || !got.Opaque() {
+				t.Errorf("%d bytes of header, mask %#x: alpha, %v", c.header, c.mask, err)
+			}
+			continue
+		}
+		if got := alphaOf(t, codec, file); !bytes.Equal(got, c.want) {
+			t.Errorf("%d bytes of header, mask %#x: %v, want %v", c.header, c.mask, got, c.want)
 		}
 	}
 }

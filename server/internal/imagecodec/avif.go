@@ -408,10 +408,8 @@ func (c *avifColours) details() details {
 	if len(c.icc) > 0 {
 		return details{icc: c.icc, iccSize: len(c.icc), iccHead: headOf(c.icc)}
 	}
-	if c.primaries > math.MaxUint8 || c.transfer > math.MaxUint8 {
-		return details{}
-	}
-	numbers := [2]uint8{uint8(c.primaries), uint8(c.transfer)}
+	// 255 is reserved, as all numbers above are.
+	numbers := [2]uint8{uint8(min(c.primaries, math.MaxUint8)), uint8(min(c.transfer, math.MaxUint8))}
 	if t, err := colour.FromCICP(numbers[0], numbers[1]); t == nil && err == nil {
 		return details{}
 	}
@@ -438,7 +436,7 @@ func (a *avifFile) memory() int64 {
 	}
 	// The picture, and one with its grain; levels, masks and vectors of blocks.
 	need := 2*width*height*ofSample*int64(a.samples)/4 + 2*width*height
-	return fixed + int64(len(a.data)) + need + ofColumn*width + 3*int64(a.width)*int64(a.rowsAtATime())
+	return fixed + int64(len(a.data)) + need + ofColumn*width + 3*ofSample*int64(a.width)*int64(a.rowsAtATime())
 }
 
 func (a *avifFile) rowsAtATime() int {
@@ -451,7 +449,7 @@ func avifHeader(data []byte) (header, error) {
 	if err != nil {
 		return header{}, err
 	}
-	h := header{kind: "an AVIF", width: a.width, height: a.height, orientation: a.orientation, avif: a, details: a.colours.details()}
+	h := header{kind: "an AVIF", width: a.width, height: a.height, orientation: a.orientation, avif: a, details: a.colours.details(), deep: a.deep}
 	if a.width < 1 || a.height < 1 || a.width > torch.MaxSide || a.height > torch.MaxSide {
 		return h, nil // checkPixels refuses it
 	}

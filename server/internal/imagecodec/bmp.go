@@ -20,6 +20,7 @@ type bmpFile struct {
 	depth         int // bits of a pixel
 	compression   uint32
 	masks         [3]uint32 // of red, green and blue, of 16 and 32 bits
+	alphaMask     uint32    // of 32 bits; 0: no alpha
 	colours       [256][3]byte
 	gray          bool // a palette of black and white, or of all shades from black to white
 	pixels        []byte
@@ -143,7 +144,7 @@ func (b *bmpFile) readMasks(info, after []byte) ([]byte, error) {
 	if b.compression != bmpBitfields && b.compression != bmpAlphaBitfields {
 		return after, nil
 	}
-	const withMasks, windows = 52, 40
+	const withAlphaMask, withMasks, windows = 56, 52, 40
 	from := info[min(len(info), windows):]
 	if len(info) < withMasks {
 		size := 12
@@ -157,6 +158,10 @@ func (b *bmpFile) readMasks(info, after []byte) ([]byte, error) {
 	}
 	for i := range b.masks {
 		b.masks[i] = binary.LittleEndian.Uint32(from[4*i:])
+	}
+	// A shorter header has three masks, unless the compression says that there are four.
+	if b.depth == 32 && (len(info) >= withAlphaMask || b.compression == bmpAlphaBitfields) && len(from) >= 16 {
+		b.alphaMask = binary.LittleEndian.Uint32(from[12:])
 	}
 	return after, nil
 }
@@ -189,7 +194,7 @@ func bmpHeader(data []byte) (header, error) {
 	if err != nil {
 		return header{}, err
 	}
-	h := header{kind: "a BMP", width: b.width, height: b.height, orientation: torch.Upright, gray: b.gray, palette: b.depth <= 8 && !b.gray, bmp: b}
+	h := header{kind: "a BMP", width: b.width, height: b.height, orientation: torch.Upright, gray: b.gray, palette: b.depth <= 8 && !b.gray, alpha: b.alphaMask != 0, bmp: b}
 	pixels := int64(h.width) * int64(h.height)
 	if b.runs() {
 		h.kind, h.memory = "a BMP with run lengths", pixels
@@ -224,6 +229,11 @@ func decodeBMP(in *Input, s *sink) error {
 		}
 	}
 	convert := b.converter()
+	var alpha []byte
+	alphaOf := levelsOf(b.alphaMask)
+	if s.wantsAlpha() {
+		alpha = make([]byte, b.width*s.rows)
+	}
 	for y := 0; y < b.height; y += s.rows {
 		n := min(s.rows, b.height-y)
 		band := s.reusable(n)
@@ -233,8 +243,13 @@ func decodeBMP(in *Input, s *sink) error {
 				from = b.height - 1 - from
 			}
 			convert(band[3*b.width*k:][:3*b.width], row(from))
+			if alpha != nil {
+				for x := range b.width {
+					alpha[b.width*k+x] = alphaOf.of(binary.LittleEndian.Uint32(row(from)[4*x:]))
+				}
+			}
 		}
-		if err := s.push(band, 3); err != nil {
+		if err := s.pushBand(band, alpha[:min(len(alpha), b.width*n)]); err != nil {
 			return err
 		}
 	}
@@ -265,21 +280,11 @@ func (b *bmpFile) converter() func(out, row []byte) {
 	return b.masked()
 }
 
-// masked returns the converter of 16 or 32 bits with any masks. Channels of fewer than 8 bits are scaled as Pillow does, to
-// the nearest of 256 levels, rounded down; of more than 8 bits the upper 8 count.
+// masked returns the converter of 16 or 32 bits with any masks.
 func (b *bmpFile) masked() func(out, row []byte) {
-	var shift [3]int
-	var levels [3][256]byte
+	var channels [3]bmpLevels
 	for i, mask := range b.masks {
-		width := bits.Len32(mask) - bits.TrailingZeros32(mask)
-		if mask == 0 {
-			continue
-		}
-		shift[i] = bits.TrailingZeros32(mask) + max(0, width-8)
-		largest := 1<<min(width, 8) - 1
-		for v := range largest + 1 {
-			levels[i][v] = byte(v * 255 / largest)
-		}
+		channels[i] = levelsOf(mask)
 	}
 	size := b.depth / 8
 	return func(out, row []byte) {
@@ -289,11 +294,34 @@ func (b *bmpFile) masked() func(out, row []byte) {
 				pixel |= uint32(row[2])<<16 | uint32(row[3])<<24
 			}
 			for c := range 3 {
-				out[c] = levels[c][byte(pixel&b.masks[c]>>shift[c])]
+				out[c] = channels[c].of(pixel)
 			}
 		}
 	}
 }
+
+// bmpLevels are the levels of one channel, which a mask takes out of a pixel. Channels of fewer than 8 bits are scaled as
+// Pillow does, to the nearest of 256 levels, rounded down; of more than 8 bits the upper 8 count.
+type bmpLevels struct {
+	mask   uint32
+	shift  int
+	levels [256]byte
+}
+
+func levelsOf(mask uint32) bmpLevels {
+	if mask == 0 {
+		return bmpLevels{}
+	}
+	width := bits.Len32(mask) - bits.TrailingZeros32(mask)
+	l := bmpLevels{mask: mask, shift: bits.TrailingZeros32(mask) + max(0, width-8)}
+	largest := 1<<min(width, 8) - 1
+	for v := range largest + 1 {
+		l.levels[v] = byte(v * 255 / largest)
+	}
+	return l
+}
+
+func (l *bmpLevels) of(pixel uint32) byte { return l.levels[byte(pixel&l.mask>>l.shift)] }
 
 // unpack returns the indices of an image with run lengths, from its first row in the file. What the runs leave out has the
 // index 0. The file may end early once all rows have begun, which Pillow accepts too.

@@ -261,6 +261,9 @@ func (c *Codec) prepare(in *Input, data []byte) error {
 	in.Memory = h.memory + in.resize.Memory + in.held + 3*int64(h.width)*int64(in.rows) + memoryOfDecode
 	if c.convertsColours(in) {
 		in.Memory += memoryOfColours(&h.details)
+		if h.deep {
+			in.Memory += 2 * channelsOfSamples * int64(h.width)
+		}
 	}
 	if c.splitsInks(in) {
 		in.Memory += 3 * int64(in.width) * int64(in.height)
@@ -382,8 +385,10 @@ func (c *Codec) decode(ctx context.Context, in *Input, p *Image) error {
 	}
 	var black []byte // of a JPEG of inks
 	switch {
+	case in.format.decode != nil && in.header.deep:
+		return c.decodeOther(ctx, *in, p, t)
 	case in.format.decode != nil:
-		err = c.decodeOther(ctx, *in, p)
+		err = c.decodeOther(ctx, *in, p, nil)
 	case t != nil && c.splitsInks(in):
 		black = c.pool.get(len(p.Pixels))
 		defer c.pool.put(black)
@@ -402,13 +407,14 @@ func (c *Codec) splitsInks(in *Input) bool {
 	return in.header.jpeg.Channels == int(colour.CMYK) && c.convertsColours(in)
 }
 
-func (c *Codec) decodeOther(ctx context.Context, in Input, p *Image) error {
+// decodeOther decodes an image of a format other than JPEG. t: how its colours are converted before the resize; nil: not.
+func (c *Codec) decodeOther(ctx context.Context, in Input, p *Image, t *colour.Transform) error {
 	resizer, err := torch.NewResizer(in.header.width, in.header.height, in.header.orientation, c.config.ResizeFilter, in.width, in.height, p.Pixels)
 	if err != nil {
 		return err
 	}
 	defer resizer.Close()
-	s := &sink{ctx: ctx, resizer: resizer, width: in.header.width, height: in.header.height, rows: in.rows}
+	s := &sink{ctx: ctx, resizer: resizer, width: in.header.width, height: in.header.height, rows: in.rows, transform: t}
 	switch {
 	case c.keepsAlpha(&in):
 		if s.alpha, err = c.alphaResizer(&in, p); err != nil {

@@ -14,7 +14,8 @@ import (
 )
 
 // Colours are converted to sRGB after the resize. That is as exact, costs as much as the result has pixels and not as the file
-// has, and leaves the decoders as they are. An average of pixels differs a little from that of converted ones.
+// has, and leaves the decoders as they are. An average of pixels differs a little from that of converted ones. What a resize of
+// RGB of 8 bits can't take, samples of more bits and the inks of a TIFF, is converted row by row before it.
 
 // addPNGColours reads a chunk about colours (PNG specification, third edition, sections 11.3.1 and 11.3.2). Of several of a kind the first
 // counts.
@@ -64,13 +65,10 @@ func (d *details) statesColours() bool {
 	return d.iccSize > 0 || d.cicp != [2]uint8{} || d.gamma != 0 && !d.srgb
 }
 
-// space returns the colour space that a file states. PNG's chunks have an order: cICP, iCCP, sRGB, and then gAMA with cHRM. A
-// brightness beyond sRGB's isn't converted, so a profile beside it, which is there for that case, counts instead.
+// space returns the colour space that a file states. PNG's chunks have an order: cICP, iCCP, sRGB, and then gAMA with cHRM.
 func (d *details) space(data []byte) (colour.Space, error) {
-	const pq, hlg = 16, 18
-	hdr := d.cicp[1] == pq || d.cicp[1] == hlg
 	switch {
-	case d.cicp != [2]uint8{} && (!hdr || d.iccSize == 0):
+	case d.cicp != [2]uint8{}:
 		return colour.Space{Primaries: d.cicp[0], Transfer: d.cicp[1]}, nil
 	case d.iccSize > 0:
 		profile, err := d.profile(data)
@@ -193,8 +191,11 @@ func (c *Codec) convertsColours(in *Input) bool {
 
 func headOf(profile []byte) []byte { return profile[:min(len(profile), colour.HeadOfProfile)] }
 
+// hlg is the number of the transfer characteristics of HLG (ITU-T H.273).
+const hlg = 18
+
 // addWorkOfColours adds what the conversion of an Input's colours costs, by the pixels of its result, or of the image as it was
-// sent, if the result is made of that.
+// sent, if the result is made of that or its colours are converted before the resize.
 //
 // Whoever accepts images of a size accepts the conversion of their colours, which costs less than a model, up to the 24
 // megapixels of many cameras.
@@ -203,13 +204,18 @@ func (c *Codec) addWorkOfColours(in *Input) {
 	d := &in.header.details
 	per := perShaped
 	switch {
-	case c.splitsInks(in):
+	case c.splitsInks(in) || in.header.samples() == int(colour.CMYK):
 		per = perInks
+	case d.cicp[1] == hlg: // a power for each pixel
+		per = perTables
 	case d.iccSize > 0 && colour.HasTables(d.iccHead, d.iccSize):
 		per = perTables
 	}
+	if in.header.deep { // places between levels are computed for each pixel
+		per += per / 2
+	}
 	pixels := in.width * in.height
-	if c.config.Output.NeedsSent() {
+	if c.config.Output.NeedsSent() || in.header.deep {
 		pixels = in.header.width * in.header.height
 	}
 	in.header.work += picoseconds(pixels) * per
@@ -229,9 +235,9 @@ func (c *Codec) transform(ctx context.Context, in *Input) (*colour.Transform, er
 	}
 	channels := colour.RGB
 	switch {
-	case in.header.gray:
+	case in.header.gray || in.header.avif != nil && in.header.avif.samples == 4: // no chroma
 		channels = colour.Gray
-	case in.header.jpeg.Channels == int(colour.CMYK):
+	case in.header.jpeg.Channels == int(colour.CMYK) || in.header.samples() == int(colour.CMYK):
 		channels = colour.CMYK
 	}
 	space, err := in.header.details.space(in.data)

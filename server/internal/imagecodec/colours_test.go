@@ -26,7 +26,8 @@ import (
 )
 
 // The patches of images with ICC profiles come out within a level of what Little CMS computes in floating point: displays, gray,
-// tables, and the inks of a press in a JPEG.
+// tables, and the inks of a press in a JPEG and in TIFFs, of 8 and of 16 bits. Those of PQ and HLG, in PNGs of 16 bits and AVIFs
+// of 10, come out as the formulas of BT.2100 say.
 func TestColoursEqualLittleCMS(t *testing.T) {
 	codec := keeping(t, nil)
 	ignoring := keeping(t, func(c *imagecodec.Config) { c.Color = settings.IgnoreColor })
@@ -49,7 +50,7 @@ func TestColoursEqualLittleCMS(t *testing.T) {
 			for c, v := range want {
 				if d := math.Abs(float64(got.Pixels[at+c]) - v); d > 1 {
 					if wrong++; wrong < 5 {
-						t.Errorf("%s, patch %d: %v, want %v", e.Name, i, got.Pixels[at:at+3], want)
+						t.Errorf("%s, patch %d: %v, want %v", e.File, i, got.Pixels[at:at+3], want)
 					}
 					break
 				}
@@ -137,7 +138,7 @@ func gifWith(t testing.TB, profile []byte) []byte {
 // in the log.
 func TestPlacesOfColours(t *testing.T) {
 	p3 := goldens.Read(t, "colour/display-p3.icc")
-	press := goldens.Read(t, "colour/cmyk.icc")
+	press, inks := goldens.Read(t, "colour/cmyk.icc"), goldens.Read(t, "colour/cmyk-8.tif")
 	iCCP := pngChunk("iCCP", append([]byte("P3\x00\x00"), deflated(p3)...))
 	srgb := pngChunk("iCCP", append([]byte("sRGB\x00\x00"), deflated(goldens.Read(t, "colour/srgb.icc"))...))
 	gamma := func(v uint32) []byte { return pngChunk("gAMA", binary.BigEndian.AppendUint32(nil, v)) }
@@ -165,8 +166,9 @@ func TestPlacesOfColours(t *testing.T) {
 		"PNG, for other pixels":         {png3(pngChunk("iCCP", append([]byte("press\x00\x00"), deflated(press)...))), false, true},
 		"PNG, cICP P3":                  {png3(cicp(12, 13, 0, 1)), true, false},
 		"PNG, cICP sRGB wins over P3":   {png3(slices.Concat(cicp(1, 13, 0, 1), iCCP)), false, false},
-		"PNG, cICP PQ":                  {png3(cicp(9, 16, 0, 1)), false, true},
-		"PNG, cICP PQ with a profile":   {png3(slices.Concat(cicp(9, 16, 0, 1), iCCP)), true, false},
+		"PNG, cICP PQ":                  {png3(cicp(9, 16, 0, 1)), true, false},
+		"PNG, cICP HLG":                 {png3(cicp(9, 18, 0, 1)), true, false},
+		"PNG, a profile of a link":      {png3(pngChunk("iCCP", append([]byte("link\x00\x00"), deflated(slices.Concat(p3[:12], []byte("link"), p3[16:]))...))), false, true},
 		"PNG, cICP of YCbCr":            {png3(cicp(12, 13, 1, 1)), false, false},
 		"PNG, cICP unknown":             {png3(cicp(99, 13, 0, 1)), false, true},
 		"PNG, gAMA":                     {png3(gamma(100000)), true, false},
@@ -187,6 +189,11 @@ func TestPlacesOfColours(t *testing.T) {
 		"WebP, no flag":                 {webpWith(t, wide(), 0, riff("ICCP", p3), nil), false, false},
 		"TIFF":                          {tiffWith(t, wide(), 0x8773, p3), true, false},
 		"TIFF, broken":                  {tiffWith(t, wide(), 0x8773, p3[:300]), false, true},
+		"TIFF of inks":                  {inks, true, false},
+		"TIFF of inks, for RGB":         {bytes.Replace(inks, []byte("CMYK"), []byte("RGB "), 1), false, true},
+		"TIFF of inks, for other inks":  {bytes.Replace(inks, []byte("CMYK"), []byte("6CLR"), 1), false, true},
+		"AVIF, HLG":                     {goldens.Read(t, "colour/hlg.avif"), true, false},
+		"AVIF, reserved numbers":        {bytes.Replace(goldens.Read(t, "colour/hlg.avif"), []byte("nclx\x00"), []byte("nclx\x01"), 1), false, true},
 		"GIF":                           {gifWith(t, p3), true, false},
 		"GIF, cut":                      {gifWith(t, p3[:300]), false, true},
 	} {
@@ -212,7 +219,7 @@ func TestPlacesOfColours(t *testing.T) {
 func TestLogOfColoursIsBounded(t *testing.T) {
 	var log bytes.Buffer
 	codec := keeping(t, func(c *imagecodec.Config) { c.Log = zerolog.New(&log) })
-	file := pngWith(t, pngChunk("cICP", []byte{9, 16, 0, 1}), nil)
+	file := pngWith(t, pngChunk("cICP", []byte{99, 16, 0, 1}), nil)
 	for range 100 {
 		if _, err := decode(t, codec, file); err != nil {
 			t.Fatal(err)
@@ -298,6 +305,7 @@ func TestMemoryOfColoursIsAnUpperBound(t *testing.T) {
 	huge := pngWith(t, pngChunk("iCCP", append([]byte("huge\x00\x00"), deflated(hugeProfile(t))...)), nil)
 	for name, file := range map[string][]byte{
 		"inks": goldens.Read(t, "colour/cmyk.jpg"), "tables": goldens.Read(t, "colour/rgb-lut16.png"), "a huge profile": huge,
+		"inks of a TIFF": goldens.Read(t, "colour/cmyk-16.tif"), "PQ": goldens.Read(t, "colour/pq.avif"), "16 bits": goldens.Read(t, "colour/rgb-mab-16.png"),
 		"alpha": blackPNG(3000, 2000, 8, 6, 0), "interlaced alpha": blackPNG(3000, 2000, 8, 4, 1),
 	} {
 		codec := keeping(t, func(c *imagecodec.Config) { c.Alpha.Keep, c.Metadata = true, settings.MostOfMetadata })
@@ -322,7 +330,8 @@ func TestMemoryOfColoursIsAnUpperBound(t *testing.T) {
 // A decode whose colours take long ends with its context.
 func TestColoursEndWithTheirContext(t *testing.T) {
 	left := errors.New("the client left")
-	for _, file := range [][]byte{goldens.Read(t, "colour/cmyk.jpg"), goldens.Read(t, "colour/rgb-lut16.png")} {
+	for _, name := range []string{"cmyk.jpg", "rgb-lut16.png", "cmyk-16.tif", "rgb-lut16-16.png", "pq.avif"} {
+		file := goldens.Read(t, "colour/"+name)
 		codec := keeping(t, nil)
 		in, err := codec.Prepare(file)
 		if err != nil {

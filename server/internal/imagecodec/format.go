@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/torchherd/torchherd/server/internal/colour"
 	"github.com/torchherd/torchherd/torch"
 )
 
@@ -28,6 +29,7 @@ type header struct {
 	alpha         bool // the decoder calls pushWithAlpha if the sink wants that
 	orientation   torch.Orientation
 	gray, palette bool
+	deep          bool        // 8 bits of RGB don't hold all of a pixel: the decoder converts colours if the sink has a transform
 	twoChannels   bool        // a JPEG of a kind that has no colours to speak of
 	memory        int64       // bytes that the decoder allocates, without the resize and its result
 	work, step    picoseconds // without the resize; step: the longest part that nothing interrupts
@@ -39,6 +41,17 @@ type header struct {
 	avif          *avifFile
 	gif           *gifFile
 	bmp           *bmpFile
+}
+
+// samples returns how many samples of 16 bits a pixel has whose colours are converted before the resize; 0: it is RGB of 8 bits.
+func (h *header) samples() int {
+	switch {
+	case !h.deep:
+		return 0
+	case h.tiff != nil && h.tiff.photometric == tiffCMYK:
+		return int(colour.CMYK)
+	}
+	return int(colour.RGB)
 }
 
 // advised are the formats that error texts advise in place of what isn't supported.

@@ -19,6 +19,7 @@ type gifFile struct {
 	width, height int // of the image
 	colours       [256][3]byte
 	background    byte // the index of pixels outside the frame
+	transparent   bool // background is the index of transparent pixels
 
 	left, top, frameWidth, frameHeight int // in the image
 	skipped                            int // pixels of each row of the file that lie beyond the image
@@ -89,7 +90,7 @@ func (g *gifFile) palette(data []byte, flags byte) ([]byte, error) {
 // extension reads the transparent index, and skips other extensions.
 func (g *gifFile) extension(data []byte) ([]byte, error) {
 	if len(data) >= 6 && data[0] == 0xf9 && data[1] >= 4 && data[2]&1 != 0 {
-		g.background = data[5]
+		g.background, g.transparent = data[5], true
 	}
 	if len(data) == 0 {
 		return nil, io.ErrUnexpectedEOF
@@ -136,7 +137,7 @@ func gifHeader(data []byte) (header, error) {
 	if err != nil {
 		return header{}, err
 	}
-	h := header{kind: "a GIF", width: g.width, height: g.height, orientation: torch.Upright, palette: true, gif: g}
+	h := header{kind: "a GIF", width: g.width, height: g.height, orientation: torch.Upright, palette: true, alpha: g.transparent, gif: g}
 	stored := int64(g.frameWidth+g.skipped) * int64(g.rows)
 	h.memory = int64(g.frameWidth+g.skipped) + 3*int64(g.width)
 	if g.interlaced {
@@ -202,9 +203,15 @@ func (g *gifFile) push(s *sink, next func() ([]byte, error)) error {
 	for at := 0; at < len(outside); at += 3 {
 		copy(outside[at:], g.colours[g.background][:])
 	}
+	var alpha []byte
+	if s.wantsAlpha() {
+		alpha = make([]byte, g.width*s.rows)
+	}
 	for y := 0; y < g.height; y += s.rows {
 		n := min(s.rows, g.height-y)
 		band := s.reusable(n)
+		alpha := alpha[:min(len(alpha), g.width*n)]
+		clear(alpha) // outside the frame
 		for k := range n {
 			out := band[3*g.width*k:][:3*g.width]
 			inFrame := y+k >= g.top && y+k < g.top+g.frameHeight
@@ -219,12 +226,24 @@ func (g *gifFile) push(s *sink, next func() ([]byte, error)) error {
 				return err
 			}
 			fromPalette(out[3*g.left:][:3*g.frameWidth], row, &g.colours)
+			if len(alpha) > 0 {
+				g.alphaOf(alpha[g.width*k+g.left:][:g.frameWidth], row)
+			}
 		}
-		if err := s.push(band, 3); err != nil {
+		if err := s.pushBand(band, alpha); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// alphaOf sets out to the alpha of a row of indices.
+func (g *gifFile) alphaOf(out, indices []byte) {
+	for i, index := range indices {
+		if index != g.background {
+			out[i] = 0xff
+		}
+	}
 }
 
 // gifBlocks reads the contents of successive sub-blocks.

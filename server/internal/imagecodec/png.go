@@ -124,7 +124,7 @@ func pngHeader(data []byte) (header, error) {
 	h := header{
 		kind: "a PNG", width: p.width, height: p.height, orientation: torch.Upright,
 		gray: p.channels < 3 && !p.palette, palette: p.palette, png: p,
-		alpha: p.channels == 2 || p.channels == 4,
+		alpha: p.channels == 2 || p.channels == 4, deep: p.depth == 16,
 	}
 	row := int64(p.rowSize(p.width))
 	if p.depth == 16 {
@@ -251,25 +251,17 @@ func (r *pngRows) converted() error {
 			if err := r.read(row, above); err != nil {
 				return err
 			}
-			p.convert(band[3*p.width*k:][:3*p.width], row)
+			r.convert(band[3*p.width*k:][:3*p.width], row)
 			if alpha != nil {
 				p.alphaOf(alpha[p.width*k:][:p.width], row, r.transparency)
 			}
 			row, above, next = next, row, row
 		}
-		if err := r.push(band[:3*p.width*n], alpha[:min(len(alpha), p.width*n)]); err != nil {
+		if err := r.sink.pushBand(band[:3*p.width*n], alpha[:min(len(alpha), p.width*n)]); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// push takes rows of RGB, and of alpha if there is any.
-func (r *pngRows) push(pixels, alpha []byte) error {
-	if len(alpha) > 0 {
-		return r.sink.pushWithAlpha(pixels, alpha)
-	}
-	return r.sink.push(pixels, 3)
 }
 
 // passes puts the seven passes of an interlaced image together and resizes it. The pass i has the pixels at x+i*dx, y+i*dy.
@@ -294,7 +286,7 @@ func (r *pngRows) passes() error {
 			if err := r.read(row, above); err != nil {
 				return err
 			}
-			p.convert(rgb[:3*width], row)
+			r.convert(rgb[:3*width], row)
 			out := pixels[3*(y*p.width+pass.x):]
 			for x := range width {
 				copy(out[3*x*pass.dx:][:3], rgb[3*x:])
@@ -308,7 +300,24 @@ func (r *pngRows) passes() error {
 			row, above, next = next, row, row
 		}
 	}
-	return r.push(pixels, alpha)
+	return r.sink.pushBand(pixels, alpha)
+}
+
+// convert sets out to the RGB pixels of a row, whose colours are converted if they have 16 bits.
+func (r *pngRows) convert(out, row []byte) {
+	if r.sink.transform == nil {
+		r.file.convert(out, row)
+		return
+	}
+	channels, last := r.file.channels, 2 // of the pixel's samples
+	if channels < 3 {
+		last = 0
+	}
+	samples := r.sink.row16(3)[:len(out)]
+	for i := range samples {
+		samples[i] = binary.BigEndian.Uint16(row[2*(i/3*channels+min(i%3, last)):])
+	}
+	r.sink.transform.Apply16(out, samples)
 }
 
 // convert sets out to the RGB pixels of a row.

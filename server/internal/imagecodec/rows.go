@@ -2,8 +2,10 @@ package imagecodec
 
 import (
 	"context"
+	"encoding/binary"
 	"io"
 
+	"github.com/torchherd/torchherd/server/internal/colour"
 	"github.com/torchherd/torchherd/torch"
 )
 
@@ -20,6 +22,10 @@ type sink struct {
 	over   *[3]uint8
 	alpha  *torch.Resizer
 	spread []byte // for alpha
+
+	// Of an image of more than 8 bits, or of inks, whose colours are converted before the resize.
+	transform *colour.Transform
+	samples   []uint16 // of a row
 }
 
 // err returns the cause if the context has ended.
@@ -42,6 +48,40 @@ func (s *sink) push(pixels []byte, channels int) error {
 			return err
 		}
 		pixels = pixels[n*stride:]
+	}
+	return nil
+}
+
+// channelsOfSamples is the largest number of samples of a pixel that is converted before the resize: of inks.
+const channelsOfSamples = 4
+
+// row16 returns memory for the samples of a row, of so many channels.
+func (s *sink) row16(channels int) []uint16 {
+	if s.samples == nil {
+		s.samples = make([]uint16, channelsOfSamples*s.width)
+	}
+	return s.samples[:channels*s.width]
+}
+
+// pushSamples takes rows of little-endian samples of 16 bits, three or four for each pixel, and converts their colours.
+func (s *sink) pushSamples(pixels []byte, channels int) error {
+	samples := s.row16(channels)
+	for size := 2 * len(samples); len(pixels) > 0; {
+		if err := s.err(); err != nil {
+			return err
+		}
+		n := min(s.rows, len(pixels)/size)
+		band := s.reusable(n)
+		for y := range n {
+			for i := range samples {
+				samples[i] = binary.LittleEndian.Uint16(pixels[y*size+2*i:])
+			}
+			s.transform.Apply16(band[3*s.width*y:][:3*s.width], samples)
+		}
+		if err := s.push(band, 3); err != nil {
+			return err
+		}
+		pixels = pixels[n*size:]
 	}
 	return nil
 }

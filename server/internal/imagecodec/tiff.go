@@ -360,6 +360,7 @@ func tiffHeader(data []byte) (header, error) {
 	h := header{
 		kind: "a TIFF", width: t.width, height: t.height, orientation: torch.Upright,
 		gray: t.photometric == tiffWhiteIsZero || t.photometric == tiffBlackIsZero, palette: t.photometric == tiffPalette, tiff: t,
+		deep: t.deep(),
 	}
 	if t.across == 0 {
 		return h, nil
@@ -412,8 +413,15 @@ func (t *tiff) memory(largest int) int64 {
 	if !t.streamed() {
 		need += int64(min(t.blockHeight, t.height)) * ((int64(t.width)*int64(t.samples*t.bits) + 7) / 8)
 	}
-	return need + 3*int64(t.width)*int64(t.rowsAtATime())
+	ofPixel := int64(3)
+	if t.deep() {
+		ofPixel = 2 * channelsOfSamples
+	}
+	return need + ofPixel*int64(t.width)*int64(t.rowsAtATime())
 }
+
+// deep reports whether 8 bits of RGB don't hold all of a pixel.
+func (t *tiff) deep() bool { return t.bits == 16 || t.photometric == tiffCMYK && t.bits == 8 }
 
 // rowsAtATime returns how many rows libtiff hands over together.
 func (t *tiff) rowsAtATime() int {

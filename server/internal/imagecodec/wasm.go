@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"sync"
 
 	"github.com/tetratelabs/wazero"
@@ -79,6 +80,7 @@ func newWasmDecoder(name string, module []byte) *wasmDecoder {
 // A wasmHost is what a module asks of its host during one decode. It is in the context of the calls.
 type wasmHost struct {
 	sink     *sink
+	samples  int // of 16 bits that the module gives for each pixel; 0: it gives RGB
 	left     picoseconds
 	per      picoseconds // of a unit of work
 	exceeded bool
@@ -99,18 +101,27 @@ func proceed(ctx context.Context, stack []uint64) {
 	}
 }
 
-// takeRows is host.rows: it resizes rows of RGB, and returns whether to go on.
+// takeRows is host.rows: it resizes rows, and returns whether to go on.
 func takeRows(ctx context.Context, module api.Module, stack []uint64) {
 	host := ctx.Value(wasmHostKey{}).(*wasmHost)
 	at, rows := uint32(stack[0]), int(uint32(stack[1]))
 	stack[0] = 0
-	pixels, ok := module.Memory().Read(at, uint32(3*host.sink.width*rows))
+	size := 3
+	if host.samples > 0 {
+		size = 2 * host.samples
+	}
+	pixels, ok := module.Memory().Read(at, uint32(size*host.sink.width*rows))
 	if !ok || host.pushed+rows > host.sink.height {
 		host.err = errTrap
 		return
 	}
 	host.pushed += rows
-	if host.err = host.sink.push(pixels, 3); host.err == nil {
+	if host.samples > 0 {
+		host.err = host.sink.pushSamples(pixels, host.samples)
+	} else {
+		host.err = host.sink.push(pixels, 3)
+	}
+	if host.err == nil {
 		stack[0] = 1
 	}
 }
@@ -172,9 +183,13 @@ const (
 )
 
 // decodeRows runs a module's decode, which calls host.rows. parts are the file, put one after the other into the instance's
-// memory; arguments follow their address and size.
+// memory; arguments follow their address and size, and the last tells whether rows have 16 bits for each sample.
 func (d *wasmDecoder) decodeRows(in *Input, s *sink, per picoseconds, parts [][]byte, arguments ...uint64) error {
 	host := &wasmHost{left: in.limit - in.work, per: per}
+	deep := uint64(0)
+	if s.transform != nil {
+		host.samples, deep = in.header.samples(), 1
+	}
 	err := d.run(s, host, in.header.memory, func(ctx context.Context, instance api.Module) error {
 		size := 0
 		for _, part := range parts {
@@ -189,7 +204,7 @@ func (d *wasmDecoder) decodeRows(in *Input, s *sink, per picoseconds, parts [][]
 			instance.Memory().Write(at, part)
 			at += uint32(len(part))
 		}
-		status, err := call(ctx, instance, "decode", append([]uint64{uint64(file), uint64(size)}, arguments...)...)
+		status, err := call(ctx, instance, "decode", slices.Concat([]uint64{uint64(file), uint64(size)}, arguments, []uint64{deep})...)
 		if err != nil {
 			status = wasmBroken // codecs end by a trap after an error, too
 		}

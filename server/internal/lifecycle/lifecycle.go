@@ -374,6 +374,7 @@ func (m *Model) Counts() LoadCounts {
 type ReadyVersion struct {
 	Version string // its number
 	loader.Description
+	Waiting int // images that have a place in its queue
 }
 
 // ReadyVersions describes the ready versions, sorted by number; the last is the default.
@@ -382,7 +383,7 @@ func (m *Model) ReadyVersions() []ReadyVersion {
 	defer m.mu.Unlock()
 	versions := make([]ReadyVersion, len(m.ready))
 	for i, s := range m.ready {
-		versions[i] = ReadyVersion{s.name, s.servable.Description()}
+		versions[i] = ReadyVersion{s.name, s.servable.Description(), s.servable.Waiting()}
 	}
 	return versions
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/torchherd/torchherd/server/internal/imagecodec"
 	"github.com/torchherd/torchherd/server/internal/isolation"
 	"github.com/torchherd/torchherd/server/internal/memory"
+	"github.com/torchherd/torchherd/server/internal/metrics"
 	"github.com/torchherd/torchherd/server/internal/repository"
 	"github.com/torchherd/torchherd/server/internal/servable"
 	"github.com/torchherd/torchherd/server/internal/settings"
@@ -41,6 +42,7 @@ type Shared struct {
 	// See servable.Config.
 	Received, Decoding *memory.Budget
 	Trimmer            *memory.Trimmer
+	Metrics            *metrics.Metrics // nil: none
 	// ForwardTimeout is how long a batch may take before it counts as hung. 0: 20 times as long as the slowest batch of the
 	// warm-up, and at least 30 seconds.
 	ForwardTimeout time.Duration

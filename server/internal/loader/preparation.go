@@ -109,7 +109,7 @@ func (p *preparation) load() (*Loaded, error) {
 	s, err := servable.New(servable.Config{
 		Name: l.source.Name(), Settings: p.cfg, Instances: p.copies, Codec: p.codec, Parts: p.parts, Threads: p.threads,
 		Shares: l.shared.Shares, Received: l.shared.Received, Decoding: l.shared.Decoding, Trimmer: l.shared.Trimmer,
-		Log: l.shared.Log,
+		Metrics: l.shared.Metrics.Model(l.source.Name()), Log: l.shared.Log,
 	})
 	if err != nil {
 		return nil, err

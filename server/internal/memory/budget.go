@@ -3,6 +3,7 @@ package memory
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 
 	"golang.org/x/sync/semaphore"
 )
@@ -13,10 +14,17 @@ import (
 type Budget struct {
 	size int64
 	free *semaphore.Weighted
+	used atomic.Int64
 }
 
 // NewBudget returns a budget of size bytes.
-func NewBudget(size int64) *Budget { return &Budget{size, semaphore.NewWeighted(size)} }
+func NewBudget(size int64) *Budget { return &Budget{size: size, free: semaphore.NewWeighted(size)} }
+
+// Size is the number of bytes of the budget.
+func (b *Budget) Size() int64 { return b.size }
+
+// Used is how many bytes are in use.
+func (b *Budget) Used() int64 { return b.used.Load() }
 
 // A TooLargeError is returned for work that needs more than the whole budget.
 type TooLargeError struct{ Need, Size int64 } // bytes
@@ -43,6 +51,7 @@ func (b *Budget) Reserve(ctx context.Context, bytes int64) (Reservation, error) 
 	if b.free.Acquire(ctx, bytes) != nil {
 		return Reservation{}, context.Cause(ctx)
 	}
+	b.used.Add(bytes)
 	return Reservation{b, bytes}, nil
 }
 
@@ -55,6 +64,7 @@ func (r *Reservation) Grow(b *Budget, bytes int64) bool {
 	if !b.free.TryAcquire(bytes) {
 		return false
 	}
+	b.used.Add(bytes)
 	r.budget = b
 	r.bytes += bytes
 	return true
@@ -63,6 +73,7 @@ func (r *Reservation) Grow(b *Budget, bytes int64) bool {
 // Shrink gives back all but bytes of the reservation. It does nothing if the reservation has no more than that.
 func (r *Reservation) Shrink(bytes int64) {
 	if r.bytes > bytes {
+		r.budget.used.Add(bytes - r.bytes)
 		r.budget.free.Release(r.bytes - bytes)
 		r.bytes = bytes
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/torchherd/torchherd/server/internal/imagecodec"
 	"github.com/torchherd/torchherd/server/internal/isolation"
 	"github.com/torchherd/torchherd/server/internal/memory"
+	"github.com/torchherd/torchherd/server/internal/metrics"
 	"github.com/torchherd/torchherd/server/internal/settings"
 	"github.com/torchherd/torchherd/torch"
 )
@@ -38,6 +39,7 @@ type Config struct {
 	// nil: no limit.
 	Received, Decoding *memory.Budget
 	Trimmer            *memory.Trimmer // nil: none
+	Metrics            *metrics.Model  // nil: none
 	Log                zerolog.Logger
 }
 
@@ -82,6 +84,7 @@ func New(c Config) (*Servable, error) {
 		Shape:        (*job).shape,
 		Setup:        s.bindThread,
 		Run:          s.start,
+		Observe:      c.Metrics.Batch,
 		Rest:         func(int) { torch.ReleaseThreads() },
 	})
 	if err != nil {

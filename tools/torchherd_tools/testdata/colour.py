@@ -2,8 +2,9 @@
 
 The profiles are computed here from published primaries, and from simple models of ink. The expected
 colours are those of transicc, the calculator of Little CMS, from the same profile to its sRGB with
-relative colorimetric intent and black-point compensation. It computes in floating point. It is in
-Debian's package liblcms2-utils, and only this command needs it.
+relative colorimetric intent and black-point compensation. It computes in floating point. Those of
+PQ and HLG are computed here, by the formulas of ITU-R BT.2100. transicc is in Debian's package
+liblcms2-utils and avifenc in libavif-bin, and only this command needs them.
 """
 
 import io
@@ -13,6 +14,8 @@ import math
 import shutil
 import struct
 import subprocess
+import tempfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -35,6 +38,7 @@ BRADFORD = np.array(
 SRGB = ((0.64, 0.33), (0.30, 0.60), (0.15, 0.06), D65)
 DISPLAY_P3 = ((0.680, 0.320), (0.265, 0.690), (0.150, 0.060), D65)
 ADOBE_RGB = ((0.64, 0.33), (0.21, 0.71), (0.15, 0.06), D65)
+BT2020 = ((0.708, 0.292), (0.170, 0.797), (0.131, 0.046), D65)
 PROPHOTO = ((0.734699, 0.265301), (0.159597, 0.840403), (0.036598, 0.000105), (0.345704, 0.358540))
 
 SIDE = 16  # of the images, in patches
@@ -224,6 +228,32 @@ def rgb_lut_profile(name: str, bits: int) -> bytes:
     return profile(b"scnr", b"RGB ", b"Lab ", 2, tags)
 
 
+def modular(inputs: int, grid: int, device: Callable[[Array], Array]) -> bytes:
+    """Return a lutAToBType with a table of 16 bits between curves that do nothing."""
+    line = b"curv" + bytes(8)
+    places = itertools.product(range(grid), repeat=inputs)
+    nodes = [device(np.array(place) / (grid - 1)) for place in places]
+    values = np.rint(np.clip(np.array(nodes), 0, 1) * 65535).astype(">u2").tobytes()
+    clut = bytes([grid] * inputs).ljust(16, b"\0") + b"\2\0\0\0" + values
+    clut += bytes(-len(clut) % 4)
+    start = 32
+    after = start + 3 * len(line)
+    head = struct.pack(">BB2x5I", inputs, 3, start, 0, 0, after, after + len(clut))
+    return b"mAB \0\0\0\0" + head + line * 3 + clut + line * inputs
+
+
+def rgb_modular_profile(name: str) -> bytes:
+    """Return a profile of version 4 with a table to Lab in the encoding of that version."""
+    to_xyz = matrix(DISPLAY_P3)
+
+    def device(rgb: Array) -> Array:
+        value = lab(to_xyz @ rgb**2.2)
+        return np.array([value[0] / 100, (value[1] + 128) / 255, (value[2] + 128) / 255])
+
+    tags = common(name, 4) | {b"A2B0": modular(3, 17, device)}
+    return profile(b"scnr", b"RGB ", b"Lab ", 4, tags)
+
+
 PAPER = np.array([0.86, 0.86, 0.82])  # linear light that the paper returns
 BLACK = 0.004  # that all inks leave
 INKS = np.array([[0.07, 0.42, 0.78], [0.62, 0.05, 0.18], [0.88, 0.75, 0.03], [0.03, 0.03, 0.03]])
@@ -264,13 +294,17 @@ def profiles() -> dict[str, bytes]:
         "gray": gray_profile("gray with dot gain", table_tag(lambda v: v**1.75, 256)),
         "rgb-lut8": rgb_lut_profile("scanner, 8 bits", 8),
         "rgb-lut16": rgb_lut_profile("scanner, 16 bits", 16),
+        "rgb-mab": rgb_modular_profile("scanner, version 4"),
         "cmyk": cmyk_profile("press"),
     }
 
 
-def patches(channels: int) -> NDArray[np.uint8]:
+def patches(channels: int, bits: int = 8) -> NDArray[np.unsignedinteger]:
     """Return colors: a lattice, and then others from a fixed seed."""
     count = SIDE * SIDE
+    if bits == 16:
+        random = np.random.default_rng(channels)
+        return random.integers(0, 65536, (count, channels), np.uint16)
     if channels == 1:
         return np.arange(count, dtype=np.uint8)[:, None]
     steps = 6 if channels == 3 else 3
@@ -281,10 +315,11 @@ def patches(channels: int) -> NDArray[np.uint8]:
     return np.concatenate([lattice, rest])
 
 
-def calculate(path: Path, colors: NDArray[np.uint8]) -> list[list[float]]:
+def calculate(path: Path, colors: NDArray[np.unsignedinteger]) -> list[list[float]]:
     """Return sRGB, 0 to 255, of colors in a profile."""
     # transicc takes inks in percent.
-    scaled = colors / 2.55 if colors.shape[1] == 4 else colors.astype(float)
+    largest = 100 if colors.shape[1] == 4 else 255
+    scaled = colors * (largest / np.iinfo(colors.dtype).max)
     lines = "".join(" ".join(f"{v:.6f}" for v in color) + "\n" for color in scaled)
     run = subprocess.run(
         ["transicc", "-n", "-s", "-t1", "-b", f"-i{path}", "-o*sRGB"],
@@ -320,10 +355,113 @@ def encode(colors: NDArray[np.uint8], icc: bytes) -> tuple[str, bytes, NDArray[n
     return "png", out.getvalue(), colors
 
 
+def deep_png(colors: NDArray[np.uint16], chunks: dict[bytes, bytes]) -> bytes:
+    """Return a PNG of 16 bits, which Pillow doesn't write."""
+    kind = {1: 0, 3: 2}[colors.shape[1]]
+    rows = colors.astype(">u2").reshape(SIDE, -1)
+    pixels = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    out = b"\x89PNG\r\n\x1a\n"
+    head = {b"IHDR": struct.pack(">IIBBBBB", SIDE, SIDE, 16, kind, 0, 0, 0)}
+    for name, data in {**head, **chunks, b"IDAT": pixels, b"IEND": b""}.items():
+        checksum = zlib.crc32(name + data)
+        out += struct.pack(">I", len(data)) + name + data + struct.pack(">I", checksum)
+    return out
+
+
+def tiff(colors: NDArray[np.unsignedinteger], icc: bytes) -> bytes:
+    """Return a TIFF of RGB or inks, of 8 or 16 bits."""
+    samples = colors.shape[1]
+    pixels = colors.astype(colors.dtype.newbyteorder("<")).tobytes()
+    bits = 8 * colors.dtype.itemsize
+    short, long, undefined, start = 3, 4, 7, 8
+    depths = struct.pack(f"<{samples}H", *[bits] * samples)
+    fields = [
+        (256, short, 1, SIDE),
+        (257, short, 1, SIDE),
+        (258, short, samples, start + len(pixels)),
+        (259, short, 1, 1),
+        (262, short, 1, {3: 2, 4: 5}[samples]),
+        (273, long, 1, start),
+        (277, short, 1, samples),
+        (278, short, 1, SIDE),
+        (279, long, 1, len(pixels)),
+        (34675, undefined, len(icc), start + len(pixels) + len(depths)),
+    ]
+    body = pixels + depths + icc + bytes(len(icc) % 2)
+    directory = b"".join(struct.pack("<HHII", *field) for field in fields)
+    return (
+        struct.pack("<2sHI", b"II", 42, start + len(body))
+        + body
+        + struct.pack("<H", len(fields))
+        + directory
+        + bytes(4)
+    )
+
+
+def deep_files(name: str, icc: bytes) -> dict[str, tuple[bytes, NDArray[np.unsignedinteger]]]:
+    """Return files of 16 bits, and TIFFs of inks, with their colors, by the ends of their names."""
+    if icc[16:20] == b"CMYK":
+        depths = {f"-{bits}.tif": patches(4, bits) for bits in (8, 16)}
+        return {end: (tiff(colors, icc), colors) for end, colors in depths.items()}
+    colors = patches(1 if icc[16:20] == b"GRAY" else 3, 16)
+    chunk = b"made here\0\0" + zlib.compress(icc)
+    files = {"-16.png": (deep_png(colors, {b"iCCP": chunk}), colors)}
+    if name == "display-p3":
+        files["-16.tif"] = (tiff(colors, icc), colors)
+    return files
+
+
+REFERENCE_WHITE = 203  # cd/m2, of ITU-R BT.2408
+
+
+def pq(signal: Array) -> Array:
+    """Return the light in cd/m2 of a signal, by the EOTF of PQ."""
+    m1, m2 = 0.1593017578125, 78.84375
+    c1, c2, c3 = 0.8359375, 18.8515625, 18.6875
+    power = signal ** (1 / m2)
+    return 10000 * (np.maximum(power - c1, 0) / (c2 - c3 * power)) ** (1 / m1)
+
+
+def hlg(signal: Array) -> Array:
+    """Return the light in cd/m2 of a display of 1000 cd/m2, by the EOTF of HLG."""
+    a = 0.17883277
+    b = 1 - 4 * a
+    c = 0.5 - a * math.log(4 * a)
+    scene = np.where(signal <= 0.5, signal**2 / 3, (np.exp((signal - c) / a) + b) / 12)
+    luminance = scene @ np.array([0.2627, 0.6780, 0.0593])
+    return 1000 * luminance[:, None] ** 0.2 * scene
+
+
+def hdr_files(folder: Path) -> list[dict[str, object]]:
+    """Make images of high dynamic range, and return what becomes of their colors."""
+    expected = []
+    for name, number, light in (("pq", 16, pq), ("hlg", 18, hlg)):
+        levels = patches(3, 16) >> 6  # of 10 bits
+        levels[:64] = levels[:64] // 2  # more of what isn't cut off
+        samples = np.rint(levels * (65535 / 1023)).astype(np.uint16)
+        to_srgb = np.linalg.inv(matrix(SRGB)) @ matrix(BT2020)
+        linear = np.clip(light(levels / 1023) @ to_srgb.T / REFERENCE_WHITE, 0, 1)
+        srgb = np.where(linear > 0.0031308, 1.055 * linear ** (1 / 2.4) - 0.055, 12.92 * linear)
+        (folder / f"{name}.png").write_bytes(deep_png(samples, {b"cICP": bytes([9, number, 0, 1])}))
+        with tempfile.NamedTemporaryFile(suffix=".png") as plain:
+            Path(plain.name).write_bytes(deep_png(samples, {}))
+            options = f"--lossless --depth 10 --cicp 9/{number}/0 --jobs 1".split()
+            subprocess.run(
+                ["avifenc", *options, plain.name, folder / f"{name}.avif"],
+                capture_output=True,
+                check=True,
+            )
+        for kind in ("png", "avif"):
+            colors = [[round(v, 3) for v in color] for color in (srgb * 255).tolist()]
+            expected.append({"name": name, "file": f"{name}.{kind}", "srgb": colors})
+    return expected
+
+
 def make(folder: Path) -> int:
     """Make the files, and return their number."""
-    if shutil.which("transicc") is None:
-        raise ToolError("transicc isn't installed: install the package liblcms2-utils")
+    for program, package in (("transicc", "liblcms2-utils"), ("avifenc", "libavif-bin")):
+        if shutil.which(program) is None:
+            raise ToolError(f"{program} isn't installed: install the package {package}")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     expected = []
@@ -335,6 +473,10 @@ def make(folder: Path) -> int:
         (folder / f"{name}.{kind}").write_bytes(file)
         srgb = calculate(path, colors)
         expected.append({"name": name, "file": f"{name}.{kind}", "srgb": srgb})
+        for end, (content, deep) in deep_files(name, icc).items():
+            (folder / f"{name}{end}").write_bytes(content)
+            expected.append({"name": name, "file": name + end, "srgb": calculate(path, deep)})
+    expected += hdr_files(folder)
     text = json.dumps(expected).replace("], [", "],\n[").replace('{"name', '\n{"name')
     (folder / "expected.json").write_text(text + "\n")
     return len(list(folder.iterdir()))

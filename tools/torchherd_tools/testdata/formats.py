@@ -108,6 +108,16 @@ def bmp_files() -> list[tuple[str, str, str, bytes, int]]:
     ]
 
 
+def ultra_hdr(image: Image.Image) -> bytes:
+    """Return a JPEG with a gain map after it, as Ultra HDR has."""
+    packet = """<x:xmpmeta xmlns:x="adobe:ns:meta/">
+<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description
+xmlns:hdrgm="http://ns.adobe.com/hdr-gain-map/1.0/"
+hdrgm:Version="1.0" hdrgm:GainMapMax="2"/></rdf:RDF></x:xmpmeta>"""
+    gain = image.convert("L").reduce(4)
+    return saved(image, "MPO", save_all=True, append_images=[gain], xmp=packet.encode())
+
+
 def read_files() -> list[tuple[str, str, str, bytes, int]]:
     """Return name, format, kind, content and tolerance of each file that is read."""
     rgb = drawing()
@@ -128,6 +138,7 @@ def read_files() -> list[tuple[str, str, str, bytes, int]]:
             saved(rgb, "MPO", save_all=True, append_images=frames),
             2,
         ),
+        ("ultra-hdr.jpg", "JPEG", "Ultra HDR: the base image", ultra_hdr(rgb), 2),
         ("gray-alpha.png", "PNG", "grey with alpha", saved(gray_alpha, "PNG"), 0),
         ("palette.png", "PNG", "a palette", saved(palette, "PNG"), 0),
         (
