@@ -302,6 +302,7 @@ func TestMemoryOfColoursIsAnUpperBound(t *testing.T) {
 	if os.WriteFile("/proc/self/clear_refs", []byte("5"), 0o600) != nil {
 		t.Skip("the peak of the resident set can't be reset here")
 	}
+	compileDecoders(t)
 	huge := pngWith(t, pngChunk("iCCP", append([]byte("huge\x00\x00"), deflated(hugeProfile(t))...)), nil)
 	for name, file := range map[string][]byte{
 		"inks": goldens.Read(t, "colour/cmyk.jpg"), "tables": goldens.Read(t, "colour/rgb-lut16.png"), "a huge profile": huge,

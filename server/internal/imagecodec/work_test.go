@@ -136,6 +136,16 @@ func TestFilesOf24MegapixelsAreAccepted(t *testing.T) {
 	}
 }
 
+// compileDecoders decodes a file of each format whose decoder is WebAssembly, which is compiled once.
+func compileDecoders(t *testing.T) {
+	t.Helper()
+	for _, name := range []string{"pictures/webp-lossy.webp", "pictures/tiff.tiff", "formats/avif.avif"} {
+		if _, err := decode(t, keeping(t, nil), goldens.Read(t, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // A decode takes no more memory than its Input says, in all heaps together. The resident set shows it.
 func TestMemoryIsAnUpperBound(t *testing.T) {
 	if instrumented {
@@ -157,11 +167,7 @@ func TestMemoryIsAnUpperBound(t *testing.T) {
 			files[b.name] = b.file()
 		}
 	}
-	for _, compiled := range []string{"pictures/webp-lossy.webp", "pictures/tiff.tiff", "formats/avif.avif"} { // once
-		if _, err := decode(t, newCodec(t, c), goldens.Read(t, compiled)); err != nil {
-			t.Fatal(err)
-		}
-	}
+	compileDecoders(t)
 	for _, codec := range []*imagecodec.Codec{newCodec(t, c), newCodec(t, keep)} {
 		for name, data := range files {
 			in, err := codec.Prepare(data)
