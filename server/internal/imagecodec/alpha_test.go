@@ -192,7 +192,7 @@ func TestAlphaOfBMP(t *testing.T) {
 func TestAlphaOfOtherFormats(t *testing.T) {
 	codec := keeping(t, func(c *imagecodec.Config) { c.Alpha.Keep = true })
 	want := alphaOf(t, codec, formatFile("gray-alpha.png")())
-	for _, name := range []string{"lossy-alpha.webp", "lossless-alpha.webp"} {
+	for _, name := range []string{"lossy-alpha.webp", "lossless-alpha.webp", "gray-alpha.tiff"} {
 		t.Run(name, func(t *testing.T) {
 			if got := alphaOf(t, codec, formatFile(name)()); !bytes.Equal(got, want) {
 				t.Errorf("%v, want %v", got[:48], want[:48])

@@ -63,8 +63,9 @@ func (s *sink) row16(channels int) []uint16 {
 	return s.samples[:channels*s.width]
 }
 
-// pushSamples takes rows of little-endian samples of 16 bits, three or four for each pixel, and converts their colours.
-func (s *sink) pushSamples(pixels []byte, channels int) error {
+// pushSamples takes rows of little-endian samples of 16 bits, three or four for each pixel, and converts their colours, and rows
+// of alpha, if there is any.
+func (s *sink) pushSamples(pixels []byte, channels int, alpha []byte) error {
 	samples := s.row16(channels)
 	for size := 2 * len(samples); len(pixels) > 0; {
 		if err := s.err(); err != nil {
@@ -78,10 +79,11 @@ func (s *sink) pushSamples(pixels []byte, channels int) error {
 			}
 			s.transform.Apply16(band[3*s.width*y:][:3*s.width], samples)
 		}
-		if err := s.push(band, 3); err != nil {
+		ofBand := min(len(alpha), n*s.width)
+		if err := s.pushBand(band, alpha[:ofBand]); err != nil {
 			return err
 		}
-		pixels = pixels[n*size:]
+		pixels, alpha = pixels[n*size:], alpha[ofBand:]
 	}
 	return nil
 }

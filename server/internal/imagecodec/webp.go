@@ -30,7 +30,7 @@ func parseWebP(data []byte) (*webp, error) {
 	end := min(len(data), int(binary.LittleEndian.Uint32(data[4:]))+8)
 	var width, height int // of the canvas, if the file states it
 	var alpha []byte
-	var inCanvas [4]int   // of an animation's frame: left, top, width, height
+	var inCanvas [4]int // of an animation's frame: left, top, width, height
 	for at := container; ; {
 		if end-at < chunkHeader {
 			return nil, io.ErrUnexpectedEOF
