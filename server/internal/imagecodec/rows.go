@@ -22,6 +22,9 @@ type sink struct {
 	over   *[3]uint8
 	alpha  *torch.Resizer
 	spread []byte // for alpha
+	plane  []byte // the alpha of the rows to come, of a decoder that has decoded it before them
+	// collect, if set, takes the first channel of each pixel, and nothing is resized.
+	collect func(channel byte)
 
 	// Of an image of more than 8 bits, or of inks, whose colours are converted before the resize.
 	transform *colour.Transform
@@ -38,6 +41,12 @@ func (s *sink) err() error {
 
 // push takes rows of pixels with 3 or 4 channels, of which the fourth is ignored.
 func (s *sink) push(pixels []byte, channels int) error {
+	if s.collect != nil {
+		for at := 0; at < len(pixels); at += channels {
+			s.collect(pixels[at])
+		}
+		return s.err()
+	}
 	stride := s.width * channels
 	for len(pixels) > 0 {
 		if err := s.err(); err != nil {

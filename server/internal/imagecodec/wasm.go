@@ -116,6 +116,9 @@ func takeRows(ctx context.Context, module api.Module, stack []uint64) {
 		return
 	}
 	var alpha []byte
+	if n := host.sink.width * rows; n <= len(host.sink.plane) {
+		alpha, host.sink.plane = host.sink.plane[:n], host.sink.plane[n:]
+	}
 	if alphaAt != 0 {
 		if alpha, ok = module.Memory().Read(alphaAt, uint32(host.sink.width*rows)); !ok {
 			host.err = errTrap
@@ -189,7 +192,7 @@ const (
 	wasmEnded
 )
 
-// decodeRows runs a module's decode, which calls host.rows. parts are the file, put one after the other into the instance's
+// decodeRows runs a module's decode, which calls host.rows, and adds the work that it counts to the Input's. parts are the file, put one after the other into the instance's
 // memory; arguments follow their address and size, and the last tells whether rows have 16 bits for each sample.
 func (d *wasmDecoder) decodeRows(in *Input, s *sink, per picoseconds, parts [][]byte, arguments ...uint64) error {
 	host := &wasmHost{left: in.limit - in.work, per: per}
@@ -228,6 +231,7 @@ func (d *wasmDecoder) decodeRows(in *Input, s *sink, per picoseconds, parts [][]
 		}
 		return d.failure(ctx, instance)
 	})
+	in.work = in.limit - host.left
 	if host.exceeded || errors.Is(err, errOutOfMemory) {
 		return tooMuchWork(&in.header, len(in.data))
 	}
