@@ -185,3 +185,42 @@ func TestPartsArePlacedLikeTheImage(t *testing.T) {
 		})
 	}
 }
+
+// An alpha that is kept comes back with the pixels that it belongs to, however the image became the model's size.
+func TestAlphaGoesWithItsPixels(t *testing.T) {
+	t.Parallel()
+	img, _ := noise(t, 70, 45)
+	for i := range img.Pix[:len(img.Pix)/4] {
+		img.Pix[4*i+3] = byte(i * 3)
+	}
+	file := encodePNG(t, img)
+	for _, settings := range []string{
+		"size: keep", "size: keep\nmultiple-of: 32", "size: keep\ntile: 24\noverlap: 4", "size: keep\ntile: 24\noverlap: 4\nmultiple-of: 8",
+		"size: 70x64\nfit: pad", "size: 128x45\nfit: letterbox",
+	} {
+		s := start(t, sizedModel(t, unchanged, "alpha: keep\n"+settings))
+		r := s.put(file)
+		if r.status != http.StatusOK {
+			t.Errorf("%q: got %d %s", settings, r.status, r.body)
+			continue
+		}
+		got := decodePNG(t, r.body)
+		if got.Bounds().Size() != img.Bounds().Size() || !bytes.Equal(bytesOf(got), bytesOf(img)) {
+			t.Errorf("%q: the response, of %v, isn't the image, of %v", settings, got.Bounds().Size(), img.Bounds().Size())
+		}
+	}
+	// The middle of the image is used, and its alpha.
+	s := start(t, sizedModel(t, unchanged, "alpha: keep\nsize: 45x45\nfit: crop"))
+	const left = 12 // (70 - 45) / 2, rounded down
+	want := img.SubImage(image.Rect(left, 0, left+45, 45))
+	got := bytesOf(decodePNG(t, s.put(file).body))
+	shifted := image.NewNRGBA(image.Rect(0, 0, 45, 45))
+	for y := range 45 {
+		for x := range 45 {
+			shifted.Set(x, y, want.At(left+x, y))
+		}
+	}
+	if largest, _ := goldens.Difference(got, bytesOf(shifted)); largest > 0 {
+		t.Errorf("cropped: up to %d levels from the middle of the image", largest)
+	}
+}

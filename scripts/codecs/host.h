@@ -5,8 +5,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-// Takes rows from the top: of RGB, or of samples of 16 bits, if the host asked for them. Returns 0 if the decoding is to end.
-__attribute__((import_module("host"), import_name("rows"))) int32_t host_rows(const uint8_t* pixels, int32_t rows);
+// Takes rows from the top: of RGB, or of samples of 16 bits, if the host asked for them. alpha: a byte for each pixel, or NULL.
+// Returns 0 if the decoding is to end.
+__attribute__((import_module("host"), import_name("rows"))) int32_t host_rows(const uint8_t* pixels, int32_t rows, const uint8_t* alpha);
 
 // Takes the work done since the last call, in units that the module defines. Returns 0 if the decoding is to end.
 __attribute__((import_module("host"), import_name("continue"))) int32_t host_continue(uint32_t work);

@@ -174,7 +174,7 @@ static int32_t push(const Dav1dPicture* p, const Conversion* c, int32_t most, in
       convert(c, &rows, p->p.w, rgb + row * (size_t)filled);
     }
     if (++filled == most || y == p->p.h - 1) {
-      if (!host_rows(rgb, filled)) return kEnded;
+      if (!host_rows(rgb, filled, NULL)) return kEnded;
       filled = 0;
     }
   }

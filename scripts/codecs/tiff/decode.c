@@ -237,7 +237,7 @@ static size_t row_size(const Image* image) { return (size_t)image->width * (!ima
 
 // Rows that the host takes at a time.
 typedef struct {
-  uint8_t* rgb;
+  uint8_t *rgb, *alpha;  // alpha: NULL: the host doesn't want it
   int32_t rows, most;
 } Out;
 
@@ -245,7 +245,17 @@ static int flush(Out* out) {
   if (out->rows == 0) return 1;
   const int32_t rows = out->rows;
   out->rows = 0;
-  return host_rows(out->rgb, rows);
+  return host_rows(out->rgb, rows, out->alpha);
+}
+
+// Sets out to the alpha of a row, which is the sample after the colours.
+static void alpha_of(const Image* image, uint8_t* out, const uint8_t* row) {
+  const uint32_t colours = channels(image);
+  const uint16_t* row16 = (const uint16_t*)row;
+  for (uint32_t x = 0; x < image->width; x++) {
+    const uint32_t i = x * image->samples + colours;
+    out[x] = image->bits == 16 ? (uint8_t)(row16[i] >> 8) : row[i];
+  }
 }
 
 static int put(const Image* image, Out* out, const uint8_t* row) {
@@ -255,6 +265,7 @@ static int put(const Image* image, Out* out, const uint8_t* row) {
   } else {
     convert(image, to, row);
   }
+  if (out->alpha != NULL) alpha_of(image, out->alpha + (size_t)image->width * (size_t)out->rows, row);
   return ++out->rows < out->most || flush(out);
 }
 
@@ -316,9 +327,10 @@ static int32_t decode_blocks(Image* image, Out* out, uint32_t block_width, uint3
   return kDone;
 }
 
-// Decodes a file of this size in pixels, and gives the host at most `most` rows at a time. deep: with all bits.
+// Decodes a file of this size in pixels, and gives the host at most `most` rows at a time. alpha: with alpha, which samples of 8
+// or 16 bits must have after their colours. deep: with all bits.
 __attribute__((export_name("decode"))) int32_t decode(uint8_t* data, int32_t size, uint32_t width, uint32_t height, int32_t most,
-                                                      int32_t deep) {
+                                                      int32_t alpha, int32_t deep) {
   File file = {data, (toff_t)size, 0};
   Image image = {.width = width, .height = height, .deep = deep};
   uint32_t stored_width = 0, stored_height = 0, block_width = width, block_height = height;
@@ -329,8 +341,9 @@ __attribute__((export_name("decode"))) int32_t decode(uint8_t* data, int32_t siz
   TIFFGetField(image.tif, TIFFTAG_IMAGEWIDTH, &stored_width);
   TIFFGetField(image.tif, TIFFTAG_IMAGELENGTH, &stored_height);
   if (stored_width != width || stored_height != height || !start(&image)) return kBroken;
-  Out out = {malloc(row_size(&image) * (size_t)most), 0, most};
-  if (out.rgb == NULL) return kOutOfMemory;
+  if (alpha && (image.bits < 8 || image.samples <= channels(&image))) return kBroken;
+  Out out = {malloc(row_size(&image) * (size_t)most), alpha ? malloc((size_t)width * (size_t)most) : NULL, 0, most};
+  if (out.rgb == NULL || (alpha && out.alpha == NULL)) return kOutOfMemory;
   int32_t result;
   if (isTiled(image.tif)) {
     TIFFGetField(image.tif, TIFFTAG_TILEWIDTH, &block_width);

@@ -188,6 +188,29 @@ func TestAlphaOfBMP(t *testing.T) {
 	}
 }
 
+// The files of testdata/formats with alpha all have the same, in PNG by the decoder that is tested above.
+func TestAlphaOfOtherFormats(t *testing.T) {
+	codec := keeping(t, func(c *imagecodec.Config) { c.Alpha.Keep = true })
+	want := alphaOf(t, codec, formatFile("gray-alpha.png")())
+	for _, name := range []string{"lossy-alpha.webp", "lossless-alpha.webp", "gray-alpha.tiff", "alpha.avif"} {
+		t.Run(name, func(t *testing.T) {
+			got := alphaOf(t, codec, formatFile(name)())
+			most := 0
+			if name == "alpha.avif" { // lossy, 1 level in Pillow too
+				most = 1
+			}
+			if largest, _ := goldens.Difference(got, want); largest > most {
+				t.Errorf("%v, want %v", got[:48], want[:48])
+			}
+		})
+	}
+	// Around the first frame of an animation nothing has been drawn.
+	alpha := alphaOf(t, codec, formatFile("webp-animated-offset.webp")())
+	if transparent := bytes.Count(alpha, []byte{0}); transparent == 0 || transparent == len(alpha) {
+		t.Errorf("%d of %d pixels are transparent", transparent, len(alpha))
+	}
+}
+
 // Alpha is turned and resized as its image is, and put back at the size of the result.
 func TestAlphaIsResized(t *testing.T) {
 	img := image.NewNRGBA(image.Rect(0, 0, 8, 4))

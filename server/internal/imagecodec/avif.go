@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"strings"
 
 	"github.com/torchherd/torchherd/server/internal/colour"
 	"github.com/torchherd/torchherd/torch"
@@ -18,8 +19,9 @@ type avifFile struct {
 	stated        bool   // the container states the kind of the colours; else the data do
 	colours       avifColours
 	orientation   torch.Orientation
-	deep          bool // more than 8 bits
-	samples       int  // of two pixels by two: 4 without chroma, to 12
+	deep          bool      // more than 8 bits
+	samples       int       // of two pixels by two: 4 without chroma, to 12
+	alpha         *avifFile // an image without chroma, of the same size; nil: none
 }
 
 func avifError(text string) error { return errors.New("avif: " + text) }
@@ -102,11 +104,13 @@ func (f *fields) full() (version, flags int) {
 // A container is what the boxes of a file say about its primary item.
 type container struct {
 	file       []byte
+	boxes      map[string][]byte // of the meta box, the first of each kind
 	primary    uint64
 	kind       string // of the primary item
 	properties []box
-	used       []int // indices of the primary item's properties, from 0
-	premul     bool  // its colours are multiplied by its alpha
+	used       []int  // indices of the primary item's properties, from 0
+	premul     bool   // its colours are multiplied by its alpha
+	auxiliary  uint64 // the item that is beside the primary item, such as its alpha; 0: none
 	inner      []byte
 	pieces     []piece
 	innerData  bool // the pieces lie in inner
@@ -164,12 +168,55 @@ func parseAVIF(data []byte) (*avifFile, error) {
 	if c.premul {
 		return nil, unsupported("AVIF", "colours multiplied by their alpha")
 	}
-	a := &avifFile{orientation: torch.Upright, samples: 12}
-	if err := a.readProperties(c); err != nil {
-		return nil, err
+	a, err := c.image()
+	if err == nil {
+		err = a.readAlpha(c)
 	}
-	a.data, err = c.item()
 	return a, err
+}
+
+// image returns the primary item.
+func (c *container) image() (*avifFile, error) {
+	a := &avifFile{orientation: torch.Upright, samples: 12}
+	err := a.readProperties(c)
+	if err == nil {
+		a.data, err = c.item()
+	}
+	return a, err
+}
+
+// readAlpha sets the alpha, if the item beside the primary item is that.
+func (a *avifFile) readAlpha(c *container) error {
+	if c.auxiliary == 0 {
+		return nil
+	}
+	beside := &container{file: c.file, boxes: c.boxes, primary: c.auxiliary}
+	if err := beside.readItem(); err != nil {
+		return err
+	}
+	if beside.kind != "av01" || !beside.isAlpha() {
+		return nil
+	}
+	alpha, err := beside.image()
+	if err != nil {
+		return err
+	}
+	if alpha.width != a.width || alpha.height != a.height {
+		return unsupported("AVIF", "alpha of another size")
+	}
+	a.alpha = alpha
+	return nil
+}
+
+// isAlpha reports whether the primary item's auxC property says that it is an alpha.
+func (c *container) isAlpha() bool {
+	for _, i := range c.used {
+		if i < len(c.properties) && c.properties[i].kind == "auxC" {
+			text := string(c.properties[i].data)
+			return strings.Contains(text, "urn:mpeg:mpegB:cicp:systems:auxiliary:alpha\x00") || strings.Contains(text, "urn:mpeg:hevc:2015:auxid:1\x00")
+		}
+	}
+	return false
 }
 
 func (c *container) readMeta(data []byte) error {
@@ -190,8 +237,14 @@ func (c *container) readMeta(data []byte) error {
 	if version, _ := p.full(); version > 0 {
 		size = 4
 	}
-	c.primary, c.inner = p.number(size), boxes["idat"]
-	return errors.Join(p.err(), c.readKind(boxes["iinf"]), c.readPlace(boxes["iloc"]), c.readAssociations(boxes["iprp"]), c.readReferences(boxes["iref"]))
+	c.primary, c.boxes = p.number(size), boxes
+	return errors.Join(p.err(), c.readItem())
+}
+
+// readItem reads what the boxes say about the primary item.
+func (c *container) readItem() error {
+	c.inner = c.boxes["idat"]
+	return errors.Join(c.readKind(c.boxes["iinf"]), c.readPlace(c.boxes["iloc"]), c.readAssociations(c.boxes["iprp"]), c.readReferences(c.boxes["iref"]))
 }
 
 // readKind finds the type of the primary item.
@@ -337,10 +390,23 @@ func (c *container) readReferences(data []byte) error {
 		return nil
 	}
 	f := fields{data: data}
-	f.full()
+	ofID := 2
+	if version, _ := f.full(); version > 0 {
+		ofID = 4
+	}
 	return eachBox(f.data, func(b box) error {
 		c.premul = c.premul || b.kind == "prem"
-		return nil
+		if b.kind != "auxl" {
+			return nil
+		}
+		r := fields{data: b.data}
+		from := r.number(ofID)
+		for n := r.number(2); n > 0 && !r.short; n-- {
+			if r.number(ofID) == c.primary && c.auxiliary == 0 {
+				c.auxiliary = from
+			}
+		}
+		return r.err()
 	})
 }
 
@@ -459,6 +525,11 @@ func avifHeader(data []byte) (header, error) {
 	const rowsOfBlock = 128
 	h.step = picoseconds(a.width) * rowsOfBlock * perAV1Filtered
 	h.work = rowsWork(a.width, a.height) + picoseconds(a.width)*picoseconds(a.height)*perYCbCr + a.decoding()
+	if a.alpha != nil {
+		h.alpha = true
+		h.alphaMemory = max(0, a.alpha.memory()-h.memory)
+		h.alphaWork = picoseconds(a.width)*picoseconds(a.height)*perYCbCr + a.alpha.decoding()
+	}
 	return h, nil
 }
 
@@ -471,7 +542,22 @@ func (a *avifFile) decoding() picoseconds {
 }
 
 func decodeAVIF(in *Input, s *sink) error {
-	a := in.header.avif
+	a, counted := in.header.avif, *in
+	counted.work -= a.decoding()
+	if s.wantsAlpha() {
+		counted.work -= a.alpha.decoding()
+		plane := make([]byte, 0, a.width*a.height)
+		collecting := &sink{ctx: s.ctx, width: s.width, height: s.height, collect: func(level byte) { plane = append(plane, level) }}
+		if err := a.alpha.decode(&counted, collecting); err != nil {
+			return err
+		}
+		s.plane = plane
+	}
+	return a.decode(&counted, s)
+}
+
+// decode decodes the image into a sink, and adds the work to the Input's.
+func (a *avifFile) decode(in *Input, s *sink) error {
 	matrix, full := int32(-1), uint64(0) // those of the data
 	if a.stated {
 		matrix = int32(a.colours.matrix)
@@ -479,7 +565,5 @@ func decodeAVIF(in *Input, s *sink) error {
 	if a.colours.full {
 		full = 1
 	}
-	counted := *in
-	counted.work -= a.decoding()
-	return avifDecoder.decodeRows(&counted, s, perAV1Symbol, [][]byte{a.data}, uint64(a.width), uint64(a.height), uint64(uint32(matrix)), full, uint64(a.rowsAtATime()))
+	return avifDecoder.decodeRows(in, s, perAV1Symbol, [][]byte{a.data}, uint64(a.width), uint64(a.height), uint64(uint32(matrix)), full, uint64(a.rowsAtATime()))
 }

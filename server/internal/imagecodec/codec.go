@@ -252,6 +252,10 @@ func (c *Codec) prepare(in *Input, data []byte) error {
 	if c.convertsColours(in) {
 		c.addWorkOfColours(in)
 	}
+	if c.hasAlpha(in) {
+		h.memory += h.alphaMemory
+		h.work += h.alphaWork
+	}
 	if err := c.checkWork(in); err != nil {
 		return err
 	}

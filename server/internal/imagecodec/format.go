@@ -26,7 +26,9 @@ type header struct {
 	kind          string // of file, for error texts
 	width, height int    // as stored
 	details       details
-	alpha         bool // the decoder calls pushWithAlpha if the sink wants that
+	alpha         bool  // the decoder calls pushWithAlpha if the sink wants that
+	alphaMemory   int64 // that this takes in addition, beside bands and a plane of alpha
+	alphaWork     picoseconds
 	orientation   torch.Orientation
 	gray, palette bool
 	deep          bool        // 8 bits of RGB don't hold all of a pixel: the decoder converts colours if the sink has a transform

@@ -22,6 +22,9 @@ type sink struct {
 	over   *[3]uint8
 	alpha  *torch.Resizer
 	spread []byte // for alpha
+	plane  []byte // the alpha of the rows to come, of a decoder that has decoded it before them
+	// collect, if set, takes the first channel of each pixel, and nothing is resized.
+	collect func(channel byte)
 
 	// Of an image of more than 8 bits, or of inks, whose colours are converted before the resize.
 	transform *colour.Transform
@@ -38,6 +41,12 @@ func (s *sink) err() error {
 
 // push takes rows of pixels with 3 or 4 channels, of which the fourth is ignored.
 func (s *sink) push(pixels []byte, channels int) error {
+	if s.collect != nil {
+		for at := 0; at < len(pixels); at += channels {
+			s.collect(pixels[at])
+		}
+		return s.err()
+	}
 	stride := s.width * channels
 	for len(pixels) > 0 {
 		if err := s.err(); err != nil {
@@ -63,8 +72,9 @@ func (s *sink) row16(channels int) []uint16 {
 	return s.samples[:channels*s.width]
 }
 
-// pushSamples takes rows of little-endian samples of 16 bits, three or four for each pixel, and converts their colours.
-func (s *sink) pushSamples(pixels []byte, channels int) error {
+// pushSamples takes rows of little-endian samples of 16 bits, three or four for each pixel, and converts their colours, and rows
+// of alpha, if there is any.
+func (s *sink) pushSamples(pixels []byte, channels int, alpha []byte) error {
 	samples := s.row16(channels)
 	for size := 2 * len(samples); len(pixels) > 0; {
 		if err := s.err(); err != nil {
@@ -78,10 +88,11 @@ func (s *sink) pushSamples(pixels []byte, channels int) error {
 			}
 			s.transform.Apply16(band[3*s.width*y:][:3*s.width], samples)
 		}
-		if err := s.push(band, 3); err != nil {
+		ofBand := min(len(alpha), n*s.width)
+		if err := s.pushBand(band, alpha[:ofBand]); err != nil {
 			return err
 		}
-		pixels = pixels[n*size:]
+		pixels, alpha = pixels[n*size:], alpha[ofBand:]
 	}
 	return nil
 }

@@ -360,7 +360,7 @@ func tiffHeader(data []byte) (header, error) {
 	h := header{
 		kind: "a TIFF", width: t.width, height: t.height, orientation: torch.Upright,
 		gray: t.photometric == tiffWhiteIsZero || t.photometric == tiffBlackIsZero, palette: t.photometric == tiffPalette, tiff: t,
-		deep: t.deep(),
+		deep: t.deep(), alpha: t.hasAlpha(), alphaMemory: int64(t.width) * int64(t.rowsAtATime()),
 	}
 	if t.across == 0 {
 		return h, nil
@@ -420,6 +420,20 @@ func (t *tiff) memory(largest int) int64 {
 	return need + ofPixel*int64(t.width)*int64(t.rowsAtATime())
 }
 
+// hasAlpha reports whether the sample after the colours is an alpha: associated (1), by which libtiff's side divides the colours,
+// or not (2).
+func (t *tiff) hasAlpha() bool {
+	colours := 1
+	switch t.photometric {
+	case tiffRGB, tiffYCbCr:
+		colours = 3
+	case tiffCMYK:
+		return false
+	}
+	kind := t.number(tiffExtra, 0)
+	return (kind == 1 || kind == 2) && t.samples > colours && t.bits >= 8
+}
+
 // deep reports whether 8 bits of RGB don't hold all of a pixel.
 func (t *tiff) deep() bool { return t.bits == 16 || t.photometric == tiffCMYK && t.bits == 8 }
 
@@ -462,5 +476,9 @@ func decodeTIFF(in *Input, s *sink) error {
 	t := in.header.tiff
 	start, directory := t.directory()
 	parts := [][]byte{start, t.data[len(start):], directory}
-	return tiffDecoder.decodeRows(in, s, perHuffmanTables, parts, uint64(t.width), uint64(t.height), uint64(t.rowsAtATime()))
+	alpha := uint64(0)
+	if s.wantsAlpha() {
+		alpha = 1
+	}
+	return tiffDecoder.decodeRows(in, s, perHuffmanTables, parts, uint64(t.width), uint64(t.height), uint64(t.rowsAtATime()), alpha)
 }

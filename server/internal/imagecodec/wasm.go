@@ -60,7 +60,7 @@ func newWasmDecoder(name string, module []byte) *wasmDecoder {
 		i32 := api.ValueTypeI32
 		_, err := runtime.NewHostModuleBuilder("host").
 			NewFunctionBuilder().WithGoFunction(api.GoFunc(proceed), []api.ValueType{i32}, []api.ValueType{i32}).Export("continue").
-			NewFunctionBuilder().WithGoModuleFunction(api.GoModuleFunc(takeRows), []api.ValueType{i32, i32}, []api.ValueType{i32}).Export("rows").
+			NewFunctionBuilder().WithGoModuleFunction(api.GoModuleFunc(takeRows), []api.ValueType{i32, i32, i32}, []api.ValueType{i32}).Export("rows").
 			Instantiate(ctx)
 		if err != nil {
 			return compiledWasm{}, fmt.Errorf("%s: %w", name, err)
@@ -104,7 +104,7 @@ func proceed(ctx context.Context, stack []uint64) {
 // takeRows is host.rows: it resizes rows, and returns whether to go on.
 func takeRows(ctx context.Context, module api.Module, stack []uint64) {
 	host := ctx.Value(wasmHostKey{}).(*wasmHost)
-	at, rows := uint32(stack[0]), int(uint32(stack[1]))
+	at, rows, alphaAt := uint32(stack[0]), int(uint32(stack[1])), uint32(stack[2])
 	stack[0] = 0
 	size := 3
 	if host.samples > 0 {
@@ -115,11 +115,21 @@ func takeRows(ctx context.Context, module api.Module, stack []uint64) {
 		host.err = errTrap
 		return
 	}
+	var alpha []byte
+	if n := host.sink.width * rows; n <= len(host.sink.plane) {
+		alpha, host.sink.plane = host.sink.plane[:n], host.sink.plane[n:]
+	}
+	if alphaAt != 0 {
+		if alpha, ok = module.Memory().Read(alphaAt, uint32(host.sink.width*rows)); !ok {
+			host.err = errTrap
+			return
+		}
+	}
 	host.pushed += rows
 	if host.samples > 0 {
-		host.err = host.sink.pushSamples(pixels, host.samples)
+		host.err = host.sink.pushSamples(pixels, host.samples, alpha)
 	} else {
-		host.err = host.sink.push(pixels, 3)
+		host.err = host.sink.pushBand(pixels, alpha)
 	}
 	if host.err == nil {
 		stack[0] = 1
@@ -182,7 +192,7 @@ const (
 	wasmEnded
 )
 
-// decodeRows runs a module's decode, which calls host.rows. parts are the file, put one after the other into the instance's
+// decodeRows runs a module's decode, which calls host.rows, and adds the work that it counts to the Input's. parts are the file, put one after the other into the instance's
 // memory; arguments follow their address and size, and the last tells whether rows have 16 bits for each sample.
 func (d *wasmDecoder) decodeRows(in *Input, s *sink, per picoseconds, parts [][]byte, arguments ...uint64) error {
 	host := &wasmHost{left: in.limit - in.work, per: per}
@@ -221,6 +231,7 @@ func (d *wasmDecoder) decodeRows(in *Input, s *sink, per picoseconds, parts [][]
 		}
 		return d.failure(ctx, instance)
 	})
+	in.work = in.limit - host.left
 	if host.exceeded || errors.Is(err, errOutOfMemory) {
 		return tooMuchWork(&in.header, len(in.data))
 	}

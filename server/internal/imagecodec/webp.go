@@ -12,9 +12,10 @@ import (
 )
 
 // A webp is the frame of a WebP file: a VP8 or VP8L bitstream without its container. The alpha of a VP8 frame is a
-// bitstream beside it, which isn't decoded. Of an animation it is the first frame.
+// bitstream beside it, which is decoded only if it is wanted. Of an animation it is the first frame.
 type webp struct {
 	frame                     []byte
+	alpha                     []byte // of a VP8 frame; empty: none
 	lossless                  bool
 	width, height             int
 	left, top                 int // of the frame in the image
@@ -28,7 +29,8 @@ func parseWebP(data []byte) (*webp, error) {
 	const container, chunkHeader, canvas, animated = 12, 8, 10, 16 // bytes
 	end := min(len(data), int(binary.LittleEndian.Uint32(data[4:]))+8)
 	var width, height int // of the canvas, if the file states it
-	var inCanvas [4]int   // of an animation's frame: left, top, width, height
+	var alpha []byte
+	var inCanvas [4]int // of an animation's frame: left, top, width, height
 	for at := container; ; {
 		if end-at < chunkHeader {
 			return nil, io.ErrUnexpectedEOF
@@ -52,8 +54,13 @@ func parseWebP(data []byte) (*webp, error) {
 				return nil, errWebP
 			}
 			width, height = 1+little24(chunk[4:]), 1+little24(chunk[7:])
+		case "ALPH":
+			alpha = chunk
 		case "VP8 ", "VP8L":
 			w := &webp{frame: chunk, lossless: kind == "VP8L"}
+			if !w.lossless {
+				w.alpha = alpha
+			}
 			if err := w.readSize(); err != nil {
 				return nil, err
 			}
@@ -97,6 +104,13 @@ func (w *webp) readSize() error {
 	return nil
 }
 
+// hasAlpha reports whether the frame has alpha, or leaves a part of the image without colour.
+func (w *webp) hasAlpha() bool {
+	const flag = 1 << 28 // after the sides, in the header of a VP8L frame
+	return w.lossless && binary.LittleEndian.Uint32(w.frame[1:])&flag != 0 || len(w.alpha) > 0 ||
+		w.canvasWidth != w.width || w.canvasHeight != w.height
+}
+
 // memory returns the size of the WebAssembly memory that decoding needs at most.
 func (w *webp) memory() int64 {
 	const (
@@ -120,7 +134,7 @@ func webpHeader(data []byte) (header, error) {
 	if err != nil {
 		return header{}, err
 	}
-	h := header{kind: "a WebP", width: w.canvasWidth, height: w.canvasHeight, orientation: torch.Upright, memory: w.memory(), webp: w}
+	h := header{kind: "a WebP", width: w.canvasWidth, height: w.canvasHeight, orientation: torch.Upright, memory: w.memory(), alpha: w.hasAlpha(), webp: w}
 	of, ofByte := perVP8Pixel, perVP8Byte
 	if w.lossless {
 		h.kind, of, ofByte = "a lossless WebP", perVP8LPixel, perVP8LByte
@@ -129,7 +143,18 @@ func webpHeader(data []byte) (header, error) {
 	if w.canvasWidth != w.width || w.canvasHeight != w.height {
 		h.work += rowsWork(w.canvasWidth, w.canvasHeight)
 	}
+	h.alphaMemory, h.alphaWork = w.costsOfAlpha()
 	return h, nil
+}
+
+// costsOfAlpha returns the memory and the work that alpha takes in addition. The alpha of a VP8 frame is like a lossless image.
+func (w *webp) costsOfAlpha() (int64, picoseconds) {
+	pixels := int64(w.width) * int64(w.height)
+	if len(w.alpha) == 0 {
+		return pixels, 0
+	}
+	plane := webp{frame: w.alpha, lossless: true, width: w.width, height: w.height}
+	return plane.memory(), picoseconds(len(w.alpha))*perVP8LByte + picoseconds(pixels)*perVP8LPixel
 }
 
 // The numbers of libwebp's VP8StatusCode.
@@ -143,12 +168,16 @@ const (
 func decodeWebP(in *Input, s *sink) error {
 	w := in.header.webp
 	host := &wasmHost{left: in.limit - in.work, per: perCoefficient}
-	err := webpDecoder.run(s, host, w.memory(), func(ctx context.Context, instance api.Module) error {
-		pixels, err := w.decode(ctx, instance)
+	err := webpDecoder.run(s, host, in.header.memory, func(ctx context.Context, instance api.Module) error {
+		channels := 3
+		if s.wantsAlpha() {
+			channels = 4
+		}
+		pixels, err := w.decode(ctx, instance, channels)
 		if err != nil {
 			return err
 		}
-		return w.push(s, pixels)
+		return w.push(s, pixels, channels)
 	})
 	if host.exceeded || errors.Is(err, errOutOfMemory) {
 		return tooMuchWork(&in.header, len(in.data))
@@ -156,31 +185,63 @@ func decodeWebP(in *Input, s *sink) error {
 	return err
 }
 
-// push resizes the canvas: the frame's pixels, and black around them, as Pillow has it.
-func (w *webp) push(s *sink, pixels []byte) error {
-	if w.canvasWidth == w.width && w.canvasHeight == w.height {
+// push resizes the canvas: the frame's pixels, and around them black that is transparent, as Pillow has it.
+func (w *webp) push(s *sink, pixels []byte, channels int) error {
+	if channels == 3 && w.canvasWidth == w.width && w.canvasHeight == w.height {
 		return s.push(pixels, 3)
+	}
+	var alpha []byte
+	if channels == 4 {
+		alpha = make([]byte, w.canvasWidth*s.rows)
 	}
 	for y := 0; y < w.canvasHeight; y += s.rows {
 		n := min(s.rows, w.canvasHeight-y)
-		band := s.reusable(n)
+		band, alpha := s.reusable(n), alpha[:min(len(alpha), w.canvasWidth*n)]
 		clear(band)
+		clear(alpha)
 		for k := range n {
-			if inFrame := y + k - w.top; inFrame >= 0 && inFrame < w.height {
-				copy(band[3*(k*w.canvasWidth+w.left):], pixels[3*inFrame*w.width:][:3*w.width])
+			inFrame := y + k - w.top
+			if inFrame < 0 || inFrame >= w.height {
+				continue
+			}
+			row, at := pixels[channels*inFrame*w.width:][:channels*w.width], k*w.canvasWidth+w.left
+			if channels == 3 {
+				copy(band[3*at:], row)
+				continue
+			}
+			for x := range w.width {
+				copy(band[3*(at+x):][:3], row[4*x:])
+				alpha[at+x] = row[4*x+3]
 			}
 		}
-		if err := s.push(band, 3); err != nil {
+		if err := s.pushBand(band, alpha); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// decode returns the frame's pixels, in the instance's memory.
-func (w *webp) decode(ctx context.Context, instance api.Module) ([]byte, error) {
-	length := 3 * w.width * w.height
-	frame, err := allocateIn(ctx, instance, len(w.frame))
+// bitstream returns what libwebp decodes: the frame, or the chunks of the alpha and the frame.
+func (w *webp) bitstream(channels int) []byte {
+	if channels == 3 || len(w.alpha) == 0 {
+		return w.frame
+	}
+	var chunks []byte
+	add := func(kind string, data []byte) {
+		chunks = append(binary.LittleEndian.AppendUint32(append(chunks, kind...), uint32(len(data))), data...)
+		if len(data)%2 == 1 {
+			chunks = append(chunks, 0)
+		}
+	}
+	add("ALPH", w.alpha)
+	add("VP8 ", w.frame)
+	return chunks
+}
+
+// decode returns the frame's pixels, of 3 or 4 channels, in the instance's memory.
+func (w *webp) decode(ctx context.Context, instance api.Module, channels int) ([]byte, error) {
+	length, bitstream := channels*w.width*w.height, w.bitstream(channels)
+	frame, err := allocateIn(ctx, instance, len(bitstream))
 	if err != nil {
 		return nil, err
 	}
@@ -188,8 +249,8 @@ func (w *webp) decode(ctx context.Context, instance api.Module) ([]byte, error) 
 	if err != nil {
 		return nil, err
 	}
-	instance.Memory().Write(frame, w.frame)
-	status, err := call(ctx, instance, "decode", uint64(frame), uint64(len(w.frame)), uint64(out), uint64(w.width), uint64(w.height))
+	instance.Memory().Write(frame, bitstream)
+	status, err := call(ctx, instance, "decode", uint64(frame), uint64(len(bitstream)), uint64(out), uint64(w.width), uint64(w.height), uint64(channels))
 	if err != nil {
 		return nil, errWebP
 	}

@@ -157,6 +157,13 @@ def read_files() -> list[tuple[str, str, str, bytes, int]]:
         ),
         ("lossless.webp", "WebP", "lossless", saved(rgb, "WEBP", lossless=True), 0),
         (
+            "lossless-alpha.webp",
+            "WebP",
+            "lossless with alpha",
+            saved(alpha, "WEBP", lossless=True, exact=True),
+            0,
+        ),
+        (
             "animated.webp",
             "WebP",
             "lossy and animated: the first frame",
