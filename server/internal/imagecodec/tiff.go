@@ -360,7 +360,7 @@ func tiffHeader(data []byte) (header, error) {
 	h := header{
 		kind: "a TIFF", width: t.width, height: t.height, orientation: torch.Upright,
 		gray: t.photometric == tiffWhiteIsZero || t.photometric == tiffBlackIsZero, palette: t.photometric == tiffPalette, tiff: t,
-		deep: t.deep(), alpha: t.hasAlpha(), alphaMemory: int64(t.width) * int64(t.rowsAtATime()),
+		deep: t.deep(), alpha: t.hasAlpha(),
 	}
 	if t.across == 0 {
 		return h, nil
@@ -395,7 +395,7 @@ func tiffHeader(data []byte) (header, error) {
 		h.kind = fmt.Sprintf("a TIFF whose %d strips or tiles share their bytes, %d in all,", blocks, read)
 	}
 	h.work += picoseconds(read) * perByte
-	h.memory = t.memory(largest)
+	h.memory, h.alphaMemory = t.memory(largest), int64(t.width)*int64(t.rowsAtATime())
 	return h, nil
 }
 
