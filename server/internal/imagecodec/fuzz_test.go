@@ -29,15 +29,19 @@ func FuzzDecode(f *testing.F) {
 	f.Add(claimingPNG(1<<31, 3))
 	c := config()
 	c.MaxPixels, c.Size = 1<<20, settings.Size{Width: 32, Height: 32}
-	codec := newCodec(f, c)
+	keep := c
+	keep.Alpha.Keep = true
+	codecs := []*imagecodec.Codec{newCodec(f, c), newCodec(f, keep)}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		p, err := decode(t, codec, data)
-		var failure *imagecodec.Error
-		if err != nil && !errors.As(err, &failure) {
-			t.Fatalf("an error of another type: %v", err)
-		}
-		if err == nil && (len(p.Pixels) != 32*32*3 || p.Width != 32 || p.Height != 32) {
-			t.Fatalf("%dx%d, %d bytes", p.Width, p.Height, len(p.Pixels))
+		for _, codec := range codecs {
+			p, err := decode(t, codec, data)
+			var failure *imagecodec.Error
+			if err != nil && !errors.As(err, &failure) {
+				t.Fatalf("an error of another type: %v", err)
+			}
+			if err == nil && (len(p.Pixels) != 32*32*3 || p.Width != 32 || p.Height != 32) {
+				t.Fatalf("%dx%d, %d bytes", p.Width, p.Height, len(p.Pixels))
+			}
 		}
 	})
 }
