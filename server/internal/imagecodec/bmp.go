@@ -229,27 +229,25 @@ func decodeBMP(in *Input, s *sink) error {
 		}
 	}
 	convert := b.converter()
-	var alpha []byte
-	alphaOf := levelsOf(b.alphaMask)
-	if s.wantsAlpha() {
-		alpha = make([]byte, b.width*s.rows)
-	}
+	opacity := levelsOf(b.alphaMask)
 	for y := 0; y < b.height; y += s.rows {
 		n := min(s.rows, b.height-y)
-		band := s.reusable(n)
+		band, alpha := s.reusable(n), s.alphaBand(n)
 		for k := range n {
 			from := y + k
 			if !b.topDown {
 				from = b.height - 1 - from
 			}
-			convert(band[3*b.width*k:][:3*b.width], row(from))
-			if alpha != nil {
-				for x := range b.width {
-					alpha[b.width*k+x] = alphaOf.of(binary.LittleEndian.Uint32(row(from)[4*x:]))
-				}
+			pixels := row(from)
+			convert(band[3*b.width*k:][:3*b.width], pixels)
+			if alpha == nil {
+				continue
+			}
+			for x := range b.width {
+				alpha[b.width*k+x] = opacity.of(binary.LittleEndian.Uint32(pixels[4*x:]))
 			}
 		}
-		if err := s.pushBand(band, alpha[:min(len(alpha), b.width*n)]); err != nil {
+		if err := s.pushBand(band, alpha); err != nil {
 			return err
 		}
 	}

@@ -203,14 +203,9 @@ func (g *gifFile) push(s *sink, next func() ([]byte, error)) error {
 	for at := 0; at < len(outside); at += 3 {
 		copy(outside[at:], g.colours[g.background][:])
 	}
-	var alpha []byte
-	if s.wantsAlpha() {
-		alpha = make([]byte, g.width*s.rows)
-	}
 	for y := 0; y < g.height; y += s.rows {
 		n := min(s.rows, g.height-y)
-		band := s.reusable(n)
-		alpha := alpha[:min(len(alpha), g.width*n)]
+		band, alpha := s.reusable(n), s.alphaBand(n)
 		clear(alpha) // outside the frame
 		for k := range n {
 			out := band[3*g.width*k:][:3*g.width]

@@ -240,13 +240,9 @@ func (r *pngRows) converted() error {
 	p, s := r.file, r.sink
 	size := p.rowSize(p.width)
 	row, above, next := make([]byte, size), []byte(nil), make([]byte, size)
-	band := s.reusable(s.rows)
-	var alpha []byte
-	if s.wantsAlpha() {
-		alpha = make([]byte, p.width*s.rows)
-	}
 	for y := 0; y < p.height; y += s.rows {
 		n := min(s.rows, p.height-y)
+		band, alpha := s.reusable(n), s.alphaBand(n)
 		for k := range n {
 			if err := r.read(row, above); err != nil {
 				return err
@@ -257,7 +253,7 @@ func (r *pngRows) converted() error {
 			}
 			row, above, next = next, row, row
 		}
-		if err := r.sink.pushBand(band[:3*p.width*n], alpha[:min(len(alpha), p.width*n)]); err != nil {
+		if err := s.pushBand(band, alpha); err != nil {
 			return err
 		}
 	}

@@ -17,6 +17,7 @@ type sink struct {
 	height  int    // of the image, in rows
 	rows    int    // to take at a time
 	buffer  []byte // for rows that are converted, of 3*width*rows bytes
+	opacity []byte // for the alpha of these rows
 
 	// Of an image with alpha that isn't dropped one is set: the colour that it is put over, or what resizes its alpha.
 	over   *[3]uint8
@@ -103,6 +104,17 @@ func (s *sink) reusable(rows int) []byte {
 		s.buffer = make([]byte, 3*s.width*s.rows)
 	}
 	return s.buffer[:3*s.width*rows]
+}
+
+// alphaBand returns memory for the alpha of so many rows, at most s.rows, or nil if the sink doesn't want it.
+func (s *sink) alphaBand(rows int) []byte {
+	if !s.wantsAlpha() {
+		return nil
+	}
+	if s.opacity == nil {
+		s.opacity = make([]byte, s.width*s.rows)
+	}
+	return s.opacity[:s.width*rows]
 }
 
 // fromGray sets the three channels to the first byte of each pixel, which has `bytes` bytes.

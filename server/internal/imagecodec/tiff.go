@@ -254,7 +254,7 @@ func (t *tiff) field(entry []byte) (tiffField, error) {
 
 // checkKind refuses what this package or libtiff doesn't decode.
 func (t *tiff) checkKind() error {
-	wanted := map[int]int{tiffWhiteIsZero: 1, tiffBlackIsZero: 1, tiffPalette: 1, tiffRGB: 3, tiffYCbCr: 3, tiffCMYK: 4}[t.photometric]
+	wanted := t.colours()
 	if wanted == 0 {
 		return unsupportedTIFF(named(tiffPhotometrics, "the color model", t.photometric))
 	}
@@ -287,6 +287,19 @@ func (t *tiff) checkKind() error {
 		return unsupportedTIFF("planes of YCbCr")
 	}
 	return t.checkBits()
+}
+
+// colours returns how many of a pixel's samples are colours or inks; 0: the color model isn't supported.
+func (t *tiff) colours() int {
+	switch t.photometric {
+	case tiffWhiteIsZero, tiffBlackIsZero, tiffPalette:
+		return 1
+	case tiffRGB, tiffYCbCr:
+		return 3
+	case tiffCMYK:
+		return 4
+	}
+	return 0
 }
 
 func (t *tiff) checkBits() error {
@@ -423,15 +436,8 @@ func (t *tiff) memory(largest int) int64 {
 // hasAlpha reports whether the sample after the colours is an alpha: associated (1), by which libtiff's side divides the colours,
 // or not (2).
 func (t *tiff) hasAlpha() bool {
-	colours := 1
-	switch t.photometric {
-	case tiffRGB, tiffYCbCr:
-		colours = 3
-	case tiffCMYK:
-		return false
-	}
 	kind := t.number(tiffExtra, 0)
-	return (kind == 1 || kind == 2) && t.samples > colours && t.bits >= 8
+	return (kind == 1 || kind == 2) && t.photometric != tiffCMYK && t.samples > t.colours() && t.bits >= 8
 }
 
 // deep reports whether 8 bits of RGB don't hold all of a pixel.

@@ -192,8 +192,9 @@ const (
 	wasmEnded
 )
 
-// decodeRows runs a module's decode, which calls host.rows, and adds the work that it counts to the Input's. parts are the file, put one after the other into the instance's
-// memory; arguments follow their address and size, and the last tells whether rows have 16 bits for each sample.
+// decodeRows runs a module's decode, which calls host.rows, and adds the work that it counts to the Input's. parts are the
+// file, put one after the other into the instance's memory; arguments follow their address and size, and the last tells
+// whether rows have 16 bits for each sample.
 func (d *wasmDecoder) decodeRows(in *Input, s *sink, per picoseconds, parts [][]byte, arguments ...uint64) error {
 	host := &wasmHost{left: in.limit - in.work, per: per}
 	deep := uint64(0)

@@ -190,13 +190,9 @@ func (w *webp) push(s *sink, pixels []byte, channels int) error {
 	if channels == 3 && w.canvasWidth == w.width && w.canvasHeight == w.height {
 		return s.push(pixels, 3)
 	}
-	var alpha []byte
-	if channels == 4 {
-		alpha = make([]byte, w.canvasWidth*s.rows)
-	}
 	for y := 0; y < w.canvasHeight; y += s.rows {
 		n := min(s.rows, w.canvasHeight-y)
-		band, alpha := s.reusable(n), alpha[:min(len(alpha), w.canvasWidth*n)]
+		band, alpha := s.reusable(n), s.alphaBand(n)
 		clear(band)
 		clear(alpha)
 		for k := range n {
