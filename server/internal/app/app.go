@@ -97,10 +97,7 @@ type App struct {
 	failed   chan error // capacity 2: why the main listener ended, and that a forward hangs
 
 	main, admin *http.Server
-	trimmer     *memory.Trimmer
-	metrics     *metrics.Metrics
-	received    *memory.Budget
-	decoding    *memory.Budget
+	shared      *loader.Shared
 	addr        string
 	adminAddr   string
 
@@ -114,7 +111,7 @@ type App struct {
 // Errors: a library of operators that can't be loaded; a model that isn't there, a file that can't be a model, wrong settings, two models with one name. With
 // lifecycle.Any, the second to the fourth are errors only if every model has one.
 func New(o Options) (*App, error) {
-	a := &App{options: o, failed: make(chan error, 2), trimmer: memory.NewTrimmer()}
+	a := &App{options: o, failed: make(chan error, 2)}
 	if !o.CPUOnly {
 		loader.ProbeCUDA()
 	}
@@ -122,17 +119,17 @@ func New(o Options) (*App, error) {
 		return nil, err
 	}
 	limit := memory.Limit()
-	a.metrics = metrics.New(metrics.Build{Version: o.Version, LibTorch: torch.Version(), JPEG: torch.JPEGVersion(), Go: runtime.Version()})
-	a.received = memory.NewBudget(cmp.Or(o.MaxReceiveMemory, limit/receiveShare))
-	a.decoding = memory.NewBudget(cmp.Or(o.MaxDecodeMemory, limit/decodeShare))
-	shared := &loader.Shared{
-		Received: a.received, Decoding: a.decoding, Trimmer: a.trimmer, Metrics: a.metrics,
-		Slots: cpu.NewSlots(cpu.SlotCount(o.Cores)), Cores: o.Cores, Shares: cpu.NewShares(),
+	a.shared = &loader.Shared{
+		Received: memory.NewBudget(cmp.Or(o.MaxReceiveMemory, limit/receiveShare)),
+		Decoding: memory.NewBudget(cmp.Or(o.MaxDecodeMemory, limit/decodeShare)),
+		Trimmer:  memory.NewTrimmer(),
+		Metrics:  metrics.New(metrics.Build{Version: o.Version, LibTorch: torch.Version(), JPEG: torch.JPEGVersion(), Go: runtime.Version()}),
+		Slots:    cpu.NewSlots(cpu.SlotCount(o.Cores)), Cores: o.Cores, Shares: cpu.NewShares(),
 		MaxPixels: o.MaxPixels, RefusePalette: o.Sanic, PackageFolder: o.PackageFolder, Operators: o.Operators, MaxMemory: o.MaxModelMemory,
 		Trial: o.Trial, Isolate: o.Isolate, ForwardTimeout: o.ForwardTimeout,
 		Override: a.override, Log: o.Log,
 	}
-	models, sources, err := OpenModels(o.Models, shared, o.LoadTimeout, o.Require)
+	models, sources, err := OpenModels(o.Models, a.shared, o.LoadTimeout, o.Require)
 	if err != nil {
 		return nil, err
 	}
@@ -142,7 +139,7 @@ func New(o Options) (*App, error) {
 	}
 	a.handler = api.New(api.Config{
 		MaxUpload: o.MaxUpload, RequestTimeout: o.RequestTimeout, Sanic: o.Sanic, Require: o.Require,
-		Rollouts: a.rollouts, StickyHeader: o.StickyHeader, Metrics: a.metrics,
+		Rollouts: a.rollouts, StickyHeader: o.StickyHeader, Metrics: a.shared.Metrics,
 	}, models, o.Log)
 	return a, nil
 }
@@ -261,7 +258,7 @@ func (a *App) start(ctx context.Context) error {
 	a.onCleanUp(a.models.Close)
 	trimming, stopTrimming := context.WithCancel(context.WithoutCancel(ctx))
 	a.onCleanUp(stopTrimming)
-	go a.trimmer.Run(trimming)
+	go a.shared.Trimmer.Run(trimming)
 	images, administration := a.limits()
 	listener, err := openListener(ctx, o.Listen, images)
 	if err != nil {
@@ -354,8 +351,8 @@ func (a *App) startAdmin(ctx context.Context, limits listen.Limits) error {
 	}
 	a.adminAddr = listen.Address(listener)
 	handler := admin.New(admin.Config{
-		Models: a.models, Rollouts: a.rollouts, Metrics: a.metrics, InFlight: a.handler.InFlight, Received: a.received, Decoding: a.decoding,
-		Listen: o.AdminListen, Hosts: o.AdminHosts, Key: o.AdminKey, Log: o.Log,
+		Models: a.models, Rollouts: a.rollouts, Metrics: a.shared.Metrics, InFlight: a.handler.InFlight,
+		Received: a.shared.Received, Decoding: a.shared.Decoding, Listen: o.AdminListen, Hosts: o.AdminHosts, Key: o.AdminKey, Log: o.Log,
 	})
 	a.admin = a.newHTTPServer(handler, listener)
 	a.admin.ReadTimeout, a.admin.WriteTimeout = admin.ReadTimeout, admin.WriteTimeout
