@@ -45,10 +45,10 @@ func find(family *dto.MetricFamily, labels ...string) *dto.Metric {
 }
 
 // expectCounter checks the value of a counter.
-func (s *server) expectCounter(want float64, name string, labels ...string) {
-	s.t.Helper()
-	if got := find(s.scrape()[name], labels...).GetCounter().GetValue(); got != want {
-		s.t.Errorf("%s %v is %v, want %v", name, labels, got, want)
+func expectCounter(t *testing.T, family *dto.MetricFamily, want float64, labels ...string) {
+	t.Helper()
+	if got := find(family, labels...).GetCounter().GetValue(); got != want {
+		t.Errorf("%s %v is %v, want %v", family.GetName(), labels, got, want)
 	}
 }
 
@@ -89,17 +89,17 @@ func TestRequestsAreCounted(t *testing.T) {
 	s.do(http.MethodGet, "/healthz", nil)
 	s.do(http.MethodOptions, "/image", nil)
 
-	for key, count := range want {
-		s.expectCounter(count, "torchherd_request_errors_total", "model", key[0], "reason", key[1])
-	}
 	families := s.scrape()
+	for key, count := range want {
+		expectCounter(t, families["torchherd_request_errors_total"], count, "model", key[0], "reason", key[1])
+	}
 	var total, expected float64
 	for _, metric := range families["torchherd_requests_total"].GetMetric() {
 		total += metric.GetCounter().GetValue()
 	}
 	for key, count := range outcomes {
 		expected += count
-		s.expectCounter(count, "torchherd_requests_total", "model", key[0], "outcome", key[1])
+		expectCounter(t, families["torchherd_requests_total"], count, "model", key[0], "outcome", key[1])
 	}
 	if total != expected {
 		t.Errorf("%v requests are counted, want %v", total, expected)
@@ -153,7 +153,7 @@ func TestWhatWaitsIsCounted(t *testing.T) {
 		t.Errorf("the queue has %v places, want 2", got)
 	}
 	expectError(t, s.put(photo), 503, "too busy")
-	s.expectCounter(1, "torchherd_request_errors_total", "model", "negate", "reason", "queue_full")
+	expectCounter(t, s.scrape()["torchherd_request_errors_total"], 1, "model", "negate", "reason", "queue_full")
 	leave()
 	for range 2 {
 		if err := <-gone; !errors.Is(err, context.Canceled) {
@@ -161,11 +161,11 @@ func TestWhatWaitsIsCounted(t *testing.T) {
 		}
 	}
 	s.log.awaitCount(t, 2, "reason", "client_closed")
-	s.expectCounter(2, "torchherd_requests_total", "model", "negate", "version", "1", "outcome", "left")
+	expectCounter(t, s.scrape()["torchherd_requests_total"], 2, "model", "negate", "version", "1", "outcome", "left")
 	awaitResponse(t, func() bool {
 		return find(s.scrape()["torchherd_queue_images"], "model", "negate").GetGauge().GetValue() == 0
 	})
 
 	expectError(t, s.put(photo, "X-Request-Timeout", "50ms"), 504, "deadline")
-	s.expectCounter(1, "torchherd_requests_total", "model", "negate", "outcome", "expired")
+	expectCounter(t, s.scrape()["torchherd_requests_total"], 1, "model", "negate", "outcome", "expired")
 }

@@ -12,40 +12,40 @@ type collector struct{ config *Config }
 
 // The metrics of a collector.
 var (
-	loadsMetric = gauges.define("counter", "torchherd_model_loads_total",
+	loadsMetric = collected.define("counter", "torchherd_model_loads_total",
 		"Loads of a model's version, by outcome: ready or failed.", "model", "outcome")
-	readyMetric = gauges.define("gauge", "torchherd_model_version_ready",
+	readyMetric = collected.define("gauge", "torchherd_model_version_ready",
 		"1 for each version that accepts requests.", "model", "version")
-	weightsMetric = gauges.define("gauge", "torchherd_model_weights_bytes",
+	weightsMetric = collected.define("gauge", "torchherd_model_weights_bytes",
 		"Memory of the weights of a version that accepts requests, all instances together.", "model", "version")
-	runnersMetric = gauges.define("gauge", "torchherd_runners",
+	runnersMetric = collected.define("gauge", "torchherd_runners",
 		"Batches of a version that can run at the same time.", "model", "version")
-	queueMetric = gauges.define("gauge", "torchherd_queue_images",
+	queueMetric = collected.define("gauge", "torchherd_queue_images",
 		"Images that have a place in a version's queue.", "model", "version")
-	queueLimitMetric = gauges.define("gauge", "torchherd_queue_limit_images",
+	queueLimitMetric = collected.define("gauge", "torchherd_queue_limit_images",
 		"Places of a version's queue.", "model", "version")
-	inFlightMetric = gauges.define("gauge", "torchherd_requests_in_flight",
+	inFlightMetric = collected.define("gauge", "torchherd_requests_in_flight",
 		"Requests for images that are being received, queued, processed or answered.")
-	memoryMetric = gauges.define("gauge", "torchherd_reserved_memory_bytes",
+	memoryMetric = collected.define("gauge", "torchherd_reserved_memory_bytes",
 		"Memory that is reserved for decoding images, and for the bodies that are being received.", "for")
-	memoryLimitMetric = gauges.define("gauge", "torchherd_reserved_memory_limit_bytes",
+	memoryLimitMetric = collected.define("gauge", "torchherd_reserved_memory_limit_bytes",
 		"Memory that can be reserved: --max-decode-memory and --max-receive-memory.", "for")
-	shareMetric = gauges.define("gauge", "torchherd_candidate_share_ratio",
+	shareMetric = collected.define("gauge", "torchherd_candidate_share_ratio",
 		"Share of the clients that the candidate answers.", "model", "version")
-	requestsMetric = gauges.define("gauge", "torchherd_candidate_requests",
+	requestsMetric = collected.define("gauge", "torchherd_candidate_requests",
 		"Requests that the candidate has processed in this step, by outcome: answered or failed.", "model", "version", "outcome")
-	latencyMetric = gauges.define("gauge", "torchherd_candidate_latency_seconds",
+	latencyMetric = collected.define("gauge", "torchherd_candidate_latency_seconds",
 		"Latencies since the candidate came, by version (candidate or serving) and quantile.", "model", "version", "of", "quantile")
-	pairsMetric = gauges.define("gauge", "torchherd_candidate_pairs",
+	pairsMetric = collected.define("gauge", "torchherd_candidate_pairs",
 		"Requests that were sampled, by outcome: compared, failed or skipped.", "model", "version", "outcome")
-	psnrMetric = gauges.define("gauge", "torchherd_candidate_psnr_decibels",
+	psnrMetric = collected.define("gauge", "torchherd_candidate_psnr_decibels",
 		"PSNR of the candidate's results against the serving version's: of all pairs together, and of the worst.", "model", "version", "of")
 )
 
 // descriptions are those of a collector's metrics.
 type descriptions []*prometheus.Desc
 
-var gauges descriptions
+var collected descriptions
 
 func (d *descriptions) define(kind, name, help string, labels ...string) *prometheus.Desc {
 	desc := metrics.Define(kind, name, help, labels...).Desc()
@@ -55,7 +55,7 @@ func (d *descriptions) define(kind, name, help string, labels ...string) *promet
 
 // Describe is the method of prometheus.Collector.
 func (collector) Describe(to chan<- *prometheus.Desc) {
-	for _, desc := range gauges {
+	for _, desc := range collected {
 		to <- desc
 	}
 }

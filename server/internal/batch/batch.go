@@ -488,11 +488,11 @@ func (b *Batcher[K, T, R]) runner(number int, ready chan<- error) {
 	ready <- nil
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	rested := b.config.Rest == nil
+	worked := true // since the last rest
 	for {
 		batch, wait := b.next()
 		if batch != nil {
-			rested = b.config.Rest == nil
+			worked = true
 			if run := b.start(number, batch); run != nil {
 				started <- run
 			}
@@ -507,7 +507,7 @@ func (b *Batcher[K, T, R]) runner(number int, ready chan<- error) {
 		case wait != idle:
 			timer.Reset(wait)
 			due = timer.C
-		case !rested:
+		case worked && b.config.Rest != nil:
 			timer.Reset(restAfter)
 			rest = timer.C
 		}
@@ -516,10 +516,10 @@ func (b *Batcher[K, T, R]) runner(number int, ready chan<- error) {
 		case <-due:
 		case <-rest:
 			b.config.Rest(number)
-			rested = true
+			worked = false
 		case call := <-b.calls[number]:
 			call()
-			rested = b.config.Rest == nil
+			worked = true
 		}
 	}
 }

@@ -5,7 +5,8 @@
 //	<!-- end -->
 //
 // NAME is "model.yaml", for the settings of a model, "images", for the files that the tests of the image decoders decode,
-// "metrics" and "reasons", for the metrics and the reasons that they count, or "flags COMMAND", for a command's flags. It runs in the repository's root.
+// "metrics" and "reasons", for the metrics and the reasons that they count, or "flags COMMAND", for a command's flags. It runs
+// in the repository's root.
 package main
 
 import (
