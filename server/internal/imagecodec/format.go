@@ -153,26 +153,37 @@ func jpegHeader(data []byte) (header, error) {
 
 // unsupportedJPEG returns what a JPEG has that libjpeg-turbo may not decode, or "".
 func unsupportedJPEG(data []byte) string {
+	switch frame, bits := frameOfJPEG(data); frame {
+	case 0:
+		return ""
+	case 0xc3, 0xcb:
+		return "lossless compression"
+	case 0xc5, 0xc6, 0xc7, 0xcd, 0xce, 0xcf:
+		return "a hierarchy of sizes"
+	default:
+		if bits != 8 {
+			return fmt.Sprintf("samples of %d bits", bits)
+		}
+		return ""
+	}
+}
+
+// frameOfJPEG returns the marker that starts the frame of a JPEG, which tells its kind (ITU-T T.81, table B.1), and the bits of
+// its samples. 0: there is none before the pixels.
+func frameOfJPEG(data []byte) (marker, bits byte) {
 	for at := 2; at+5 <= len(data) && data[at] == 0xff; {
-		switch marker := data[at+1]; marker {
-		case 0xff:
+		switch marker := data[at+1]; {
+		case marker == 0xff:
 			at++
 			continue
-		case 0xc3, 0xcb:
-			return "lossless compression"
-		case 0xc5, 0xc6, 0xc7, 0xcd, 0xce, 0xcf:
-			return "a hierarchy of sizes"
-		case 0xc0, 0xc1, 0xc2, 0xc9, 0xca:
-			if bits := data[at+4]; bits != 8 {
-				return fmt.Sprintf("samples of %d bits", bits)
-			}
-			return ""
-		case 0xd9, 0xda:
-			return ""
+		case marker == 0xd9 || marker == 0xda:
+			return 0, 0
+		case marker >= 0xc0 && marker <= 0xcf && marker != 0xc4 && marker != 0xc8 && marker != 0xcc:
+			return marker, data[at+4]
 		}
 		at += 2 + int(binary.BigEndian.Uint16(data[at+2:]))
 	}
-	return ""
+	return 0, 0
 }
 
 // rowsWork returns the work of converting rows to RGB and handing them to the resize.

@@ -355,6 +355,26 @@ func (t *tiff) blockSize(i int) int {
 	return len(t.data) - at
 }
 
+// unsupportedBlock returns what a block of so many bytes has that the decoder lacks, or "".
+func (t *tiff) unsupportedBlock(i, size int) string {
+	data := t.data[min(t.offsets.at(i), len(t.data)):][:size]
+	switch {
+	case t.compression == tiffLZW && size > 1 && data[0] == 0 && data[1]&1 == 1: // the codes begin with their lowest bits
+		return "LZW compression of the old kind"
+	case t.compression == tiffJPEG:
+		switch frame, _ := frameOfJPEG(data); frame {
+		case 0, 0xc0, 0xc1:
+		case 0xc2, 0xca:
+			return "progressive JPEG compression"
+		case 0xc9:
+			return "arithmetic-coded JPEG compression"
+		default:
+			return cmp.Or(unsupportedJPEG(data), "this kind of JPEG compression")
+		}
+	}
+	return ""
+}
+
 // rowSize returns the number of bytes of a block's row.
 func (t *tiff) rowSize() int { return (t.blockWidth*t.samples/t.planes*t.bits + 7) / 8 }
 
@@ -401,6 +421,9 @@ func tiffHeader(data []byte) (header, error) {
 	read, largest := 0, 0
 	for i := range blocks {
 		size := t.blockSize(i)
+		if what := t.unsupportedBlock(i, size); what != "" {
+			return header{}, unsupportedTIFF(what)
+		}
 		read += size
 		largest = max(largest, size)
 	}

@@ -62,6 +62,24 @@ def bmp(header: bytes, tables: bytes, pixels: bytes) -> bytes:
     )
 
 
+def tiff(compression: int, photometric: int, strip: bytes) -> bytes:
+    """Return a TIFF of one strip, which has the drawing's size, and three samples of 8 bits."""
+    fields = [
+        (256, 3, 1, WIDTH),
+        (257, 3, 1, HEIGHT),
+        (258, 3, 3, 8 + 2 + 12 * 9 + 4),
+        (259, 3, 1, compression),
+        (262, 3, 1, photometric),
+        (273, 4, 1, 8 + 2 + 12 * 9 + 4 + 6),
+        (277, 3, 1, 3),
+        (278, 3, 1, HEIGHT),
+        (279, 4, 1, len(strip)),
+    ]
+    directory = b"".join(struct.pack("<HHII", *field) for field in fields)
+    head = struct.pack("<2sHIH", b"II", 42, 8, len(fields)) + directory + bytes(4)
+    return head + struct.pack("<HHH", 8, 8, 8) + strip
+
+
 def bmp_files() -> list[tuple[str, str, str, bytes, int]]:
     """Return BMPs of kinds that Pillow reads and doesn't write."""
     size = 8
@@ -271,6 +289,20 @@ def refused_files() -> list[tuple[str, str, str, bytes, str]]:
             "Zstandard",
         ),
         ("lzma.tiff", "TIFF", "LZMA compression", saved(rgb, "TIFF", compression="lzma"), "LZMA"),
+        (
+            "old-lzw.tiff",
+            "TIFF",
+            "LZW compression of the old kind",
+            tiff(5, 2, bytes.fromhex("0001000804")),
+            "LZW compression of the old kind",
+        ),
+        (
+            "progressive-jpeg.tiff",
+            "TIFF",
+            "progressive JPEG compression",
+            tiff(7, 6, saved(rgb, "JPEG", progressive=True)),
+            "progressive JPEG compression",
+        ),
         ("jp2.jp2", "JPEG 2000", "every kind", saved(rgb, "JPEG2000"), "JPEG 2000"),
         ("jxl.jxl", "JPEG XL", "every kind", b"\xff\x0a" + bytes(16), "JPEG XL"),
         ("heic.heic", "HEIC", "every kind", heic, "HEIC"),
