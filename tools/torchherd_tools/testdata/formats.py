@@ -62,6 +62,34 @@ def bmp(header: bytes, tables: bytes, pixels: bytes) -> bytes:
     )
 
 
+def lossless_jpeg(image: Image.Image) -> bytes:
+    """Return a lossless JPEG of RGB (ITU-T T.81, annex H): the sample to the left predicts."""
+    pixels = np.array(image, np.int16)
+    predicted = np.empty_like(pixels)
+    predicted[:, 1:] = pixels[:, :-1]
+    predicted[1:, 0] = pixels[:-1, 0]  # of a row's first sample, the one above
+    predicted[0, 0] = 128
+    bits = ""
+    for difference in (pixels - predicted).ravel().tolist():
+        size = abs(difference).bit_length()  # its code is the size itself, in 4 bits
+        bits += f"{size:04b}"
+        if size:
+            bits += f"{difference if difference > 0 else difference + (1 << size) - 1:0{size}b}"
+    bits += "1" * (-len(bits) % 8)
+    data = int(bits, 2).to_bytes(len(bits) // 8).replace(b"\xff", b"\xff\0")
+    frame = struct.pack(">BHHB", 8, *pixels.shape[:2], 3) + b"".join(
+        bytes([name, 0x11, 0]) for name in b"RGB"
+    )
+    sizes = bytes(range(9))
+    table = bytes([0, 0, 0, 0, len(sizes)] + [0] * 12) + sizes
+    scan = bytes([3]) + b"".join(bytes([name, 0]) for name in b"RGB") + bytes([1, 0, 0])
+    segments = b"".join(
+        bytes([0xFF, marker]) + struct.pack(">H", len(content) + 2) + content
+        for marker, content in ((0xC3, frame), (0xC4, table), (0xDA, scan))
+    )
+    return b"\xff\xd8" + segments + data + b"\xff\xd9"
+
+
 def tiff(compression: int, photometric: int, strip: bytes) -> bytes:
     """Return a TIFF of one strip, which has the drawing's size, and three samples of 8 bits."""
     fields = [
@@ -264,9 +292,14 @@ def refused_files() -> list[tuple[str, str, str, bytes, str]]:
     """Return name, format, kind, content and text of each file that is refused by its name."""
     rgb = drawing()
     heic = box(b"ftyp", b"heic" + bytes(4) + b"mif1heic")
-    lossless = bytes.fromhex("ffd8ffc3001108002000300301110002110003110100") + bytes(8)
     return [
-        ("lossless.jpg", "JPEG", "lossless compression", lossless, "lossless compression"),
+        (
+            "lossless.jpg",
+            "JPEG",
+            "lossless compression",
+            lossless_jpeg(rgb),
+            "lossless compression",
+        ),
         (
             "lab.tiff",
             "TIFF",
