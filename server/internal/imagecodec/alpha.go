@@ -17,12 +17,33 @@ func (c *Codec) hasAlpha(in *Input) bool { return in.header.alpha && !c.config.A
 // keepsAlpha reports whether the alpha of an Input is put back into the result.
 func (c *Codec) keepsAlpha(in *Input) bool { return in.header.alpha && c.config.Alpha.Keep }
 
-// wantsAlpha reports whether the decoder must give its rows to pushWithAlpha.
+// wantsAlpha reports whether the decoder must give its rows to pushBand with their alpha.
 func (s *sink) wantsAlpha() bool { return s.over != nil || s.alpha != nil }
 
-// pushWithAlpha takes rows of RGB, which it may change, and of alpha, one byte for each pixel.
+// pushBand takes rows of RGB, which it may change, and of alpha, one byte for each pixel, if the sink wants it.
+func (s *sink) pushBand(pixels, alpha []byte) error {
+	if len(alpha) == 0 {
+		return s.push(pixels, 3)
+	}
+	for len(alpha) > 0 {
+		if err := s.err(); err != nil {
+			return err
+		}
+		n := min(s.rows*s.width, len(alpha))
+		if err := s.pushWithAlpha(pixels[:3*n], alpha[:n]); err != nil {
+			return err
+		}
+		pixels, alpha = pixels[3*n:], alpha[n:]
+	}
+	return nil
+}
+
+// pushWithAlpha is pushBand for at most s.rows rows.
 func (s *sink) pushWithAlpha(pixels, alpha []byte) error {
 	if s.over != nil {
+		if s.transform8 != nil {
+			s.transform8.Apply(pixels)
+		}
 		for i, a := range alpha {
 			for c, v := range pixels[3*i : 3*i+3] {
 				pixels[3*i+c] = byte((int(v)*int(a) + int(s.over[c])*(255-int(a)) + 127) / 255)
@@ -36,26 +57,9 @@ func (s *sink) pushWithAlpha(pixels, alpha []byte) error {
 	if s.spread == nil {
 		s.spread = make([]byte, 3*s.width*s.rows)
 	}
-	for len(alpha) > 0 {
-		if err := s.err(); err != nil {
-			return err
-		}
-		n := min(s.rows, len(alpha)/s.width)
-		fromGray(s.spread[:3*n*s.width], alpha, 1)
-		if err := s.alpha.Push(s.spread[:3*n*s.width], n, 3); err != nil {
-			return err
-		}
-		alpha = alpha[n*s.width:]
-	}
-	return nil
-}
-
-// pushBand takes rows of RGB, which it may change, and of alpha, if there is any.
-func (s *sink) pushBand(pixels, alpha []byte) error {
-	if len(alpha) > 0 {
-		return s.pushWithAlpha(pixels, alpha)
-	}
-	return s.push(pixels, 3)
+	spread := s.spread[:len(pixels)]
+	fromGray(spread, alpha, 1)
+	return s.alpha.Push(spread, len(alpha)/s.width, 3)
 }
 
 // Opaque reports whether the result of an image has no alpha to be put back.

@@ -261,6 +261,16 @@ func TestAlphaOverAColour(t *testing.T) {
 	if want := []byte{255, 0, 100, 10, 20, 30, 204, 20, 120}; err != nil || !bytes.Equal(got.Pixels, want) {
 		t.Errorf("%v, want %v, %v", got.Pixels, want, err)
 	}
+	// The colour is sRGB, whatever the image's are.
+	displayP3 := slices.Concat(b.Bytes()[:33], pngChunk("cICP", []byte{12, 13, 0, 1}), b.Bytes()[33:])
+	converted, err := decode(t, keeping(t, nil), displayP3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err = decode(t, codec, displayP3)
+	if want := append([]byte{255, 0, 100}, converted.Pixels[3:6]...); err != nil || !bytes.Equal(got.Pixels[:6], want) || bytes.Equal(want[3:], []byte{10, 20, 30}) {
+		t.Errorf("Display P3: %v, want %v, %v", got.Pixels, want, err)
+	}
 	opaque := pngWith(t, nil, nil)
 	got, err = decode(t, codec, opaque)
 	if want := []byte{255, 60, 60, 60, 255, 60, 60, 60, 255}; err != nil || !bytes.Equal(got.Pixels, want) {

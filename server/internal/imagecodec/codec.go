@@ -389,7 +389,7 @@ func (c *Codec) decode(ctx context.Context, in *Input, p *Image) error {
 	}
 	var black []byte // of a JPEG of inks
 	switch {
-	case in.format.decode != nil && in.header.deep:
+	case in.format.decode != nil && c.convertsRows(in):
 		return c.decodeOther(ctx, *in, p, t)
 	case in.format.decode != nil:
 		err = c.decodeOther(ctx, *in, p, nil)
@@ -418,7 +418,12 @@ func (c *Codec) decodeOther(ctx context.Context, in Input, p *Image, t *colour.T
 		return err
 	}
 	defer resizer.Close()
-	s := &sink{ctx: ctx, resizer: resizer, width: in.header.width, height: in.header.height, rows: in.rows, transform: t}
+	s := &sink{ctx: ctx, resizer: resizer, width: in.header.width, height: in.header.height, rows: in.rows}
+	if in.header.deep {
+		s.transform = t
+	} else {
+		s.transform8 = t
+	}
 	switch {
 	case c.keepsAlpha(&in):
 		if s.alpha, err = c.alphaResizer(&in, p); err != nil {

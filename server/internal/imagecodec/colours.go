@@ -15,7 +15,8 @@ import (
 
 // Colours are converted to sRGB after the resize. That is as exact, costs as much as the result has pixels and not as the file
 // has, and leaves the decoders as they are. An average of pixels differs a little from that of converted ones. What a resize of
-// RGB of 8 bits can't take, samples of more bits and the inks of a TIFF, is converted row by row before it.
+// RGB of 8 bits can't take, samples of more bits and the inks of a TIFF, is converted row by row before it, and so is what is put
+// over a colour.
 
 // addPNGColours reads a chunk about colours (PNG specification, third edition, sections 11.3.1 and 11.3.2). Of several of a kind the first
 // counts.
@@ -189,6 +190,12 @@ func (c *Codec) convertsColours(in *Input) bool {
 	return c.config.Color != settings.IgnoreColor && in.header.details.statesColours()
 }
 
+// convertsRows reports whether the colours of an Input, if they are converted, are so before the resize: those that RGB of 8 bits
+// doesn't hold, and those that are put over another colour, which is sRGB.
+func (c *Codec) convertsRows(in *Input) bool {
+	return in.header.deep || c.convertsColours(in) && c.hasAlpha(in) && !c.keepsAlpha(in)
+}
+
 func headOf(profile []byte) []byte { return profile[:min(len(profile), colour.HeadOfProfile)] }
 
 // hlg is the number of the transfer characteristics of HLG (ITU-T H.273).
@@ -215,7 +222,7 @@ func (c *Codec) addWorkOfColours(in *Input) {
 		per += per / 2
 	}
 	pixels := in.width * in.height
-	if c.config.Output.NeedsSent() || in.header.deep {
+	if c.config.Output.NeedsSent() || c.convertsRows(in) {
 		pixels = in.header.width * in.header.height
 	}
 	in.header.work += picoseconds(pixels) * per

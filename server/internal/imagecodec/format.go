@@ -26,7 +26,7 @@ type header struct {
 	kind          string // of file, for error texts
 	width, height int    // as stored
 	details       details
-	alpha         bool  // the decoder calls pushWithAlpha if the sink wants that
+	alpha         bool  // the decoder gives it to pushBand if the sink wants that
 	alphaMemory   int64 // that this takes in addition, beside bands and a plane of alpha
 	alphaWork     picoseconds
 	orientation   torch.Orientation

@@ -27,9 +27,10 @@ type sink struct {
 	// collect, if set, takes the first channel of each pixel, and nothing is resized.
 	collect func(channel byte)
 
-	// Of an image of more than 8 bits, or of inks, whose colours are converted before the resize.
-	transform *colour.Transform
-	samples   []uint16 // of a row
+	// How colours are converted before the resize: those of an image of more than 8 bits, or of inks, and those of RGB.
+	transform  *colour.Transform
+	transform8 *colour.Transform
+	samples    []uint16 // of a row, for transform
 }
 
 // err returns the cause if the context has ended.
