@@ -221,6 +221,32 @@ func TestJoinsKeepTheSizeOfTheImage(t *testing.T) {
 	}
 }
 
+// A model of lightness alone leaves the alpha of the image as it was sent.
+func TestAlphaOfLuma(t *testing.T) {
+	t.Parallel()
+	s := start(t, outputModel(t, "m", "Tensor", "return x", "size: keep\nchannels: gray\noutput-kind: luma\nalpha: keep\nformat: png"))
+	for _, size := range []image.Point{{12, 8}, {31, 17}} {
+		sent, opaque := noise(t, size.X, size.Y)
+		for i, v := range goldens.Noise(9, size.X*size.Y) {
+			sent.Pix[4*i+3] = v
+		}
+		var file bytes.Buffer
+		if err := png.Encode(&file, sent); err != nil {
+			t.Fatal(err)
+		}
+		with, without := s.put(file.Bytes()), s.put(opaque)
+		if with.status != 200 || without.status != 200 {
+			t.Fatalf("%d, %s and %d, %s", with.status, with.body, without.status, without.body)
+		}
+		colours := decodePNG(t, without.body)
+		expectPixels(t, "luma", decodePNG(t, with.body), size, func(x, y int) color.NRGBA {
+			c := color.NRGBAModel.Convert(colours.At(x, y)).(color.NRGBA)
+			c.A = sent.NRGBAAt(x, y).A
+			return c
+		})
+	}
+}
+
 // A JPEG has no alpha: the client hears it before the model runs, or after, if only the output shows it.
 func TestAlphaAsJPEG(t *testing.T) {
 	t.Parallel()
