@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the decoders in server/internal/imagecodec/codecs: libraries from Debian 12's source packages as WebAssembly modules,
+# Builds the codecs in server/internal/imagecodec/codecs: libraries from Debian 12's source packages as WebAssembly modules,
 # changed by the patches in scripts/codecs. Needs Debian 12, and root for apt-get. The same packages give the same files.
 # scripts/webp.sh builds the decoder of WebP.
 #
@@ -8,7 +8,7 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)/codecs
 target=$(realpath "${1:-$here/../../server/internal/imagecodec/codecs}")
 
-apt-get install -y -qq --no-install-recommends clang-16 lld-16 wasi-libc libclang-rt-16-dev-wasm32 >/dev/null
+apt-get install -y -qq --no-install-recommends clang-16 lld-16 wasi-libc libclang-rt-16-dev-wasm32 cmake make perl >/dev/null
 if command -v wasm-opt >/dev/null; then # clang would run it, with results that depend on its version
   echo "codecs.sh: remove binaryen: its wasm-opt changes the modules" >&2
   exit 1
@@ -36,13 +36,15 @@ fetch() {
   done <"$package/debian/patches/series"
 }
 
-# module NAME ARGUMENTS... compiles. What only encoders call is left out, and is a trap.
+compile=(--target=wasm32-wasi -msimd128 -DNDEBUG "-ffile-prefix-map=$work=." "-ffile-prefix-map=$here=codecs" -I"$here" -I"$here/include" -Wno-everything)
+
+# module NAME ARGUMENTS... compiles. What no caller needs is left out, and is a trap.
 module() {
   local name=$1
   shift
-  clang-16 --target=wasm32-wasi -mexec-model=reactor -O3 -msimd128 -DNDEBUG "-ffile-prefix-map=$work=." "-ffile-prefix-map=$here=codecs" \
-    -I"$here" -I"$here/include" -Wno-everything -Wl,--no-entry,--strip-all,--gc-sections,--unresolved-symbols=ignore-all,-z,stack-size=65536 \
-    "$here/system.c" "$here/$name/decode.c" "$@" -o "$target/$name.wasm"
+  clang-16 "${compile[@]}" -mexec-model=reactor -O3 \
+    -Wl,--no-entry,--strip-all,--gc-sections,--unresolved-symbols=ignore-all,-z,stack-size=65536 \
+    "$here/system.c" "$here/$name"/*code.c "$@" -o "$target/$name.wasm"
   chmod 644 "$target/$name.wasm"
 }
 
@@ -88,6 +90,19 @@ mapfile -t -O "${#files[@]}" files < <(sources dav1d/src '' cdf cpu data decode 
   msac obu picture qm ref refmvs scan tables thread_task warpmv wedge)
 module avif -Wl,-z,stack-size=1048576 -DHOST_WORK_PER_SB64=20480 -I"$here/avif" -I"$here/avif/dav1d" -Idav1d -Idav1d/include "${files[@]}"
 cp dav1d/COPYING "$target/LICENSE.dav1d"
+
+fetch aom 3.6.0-1+deb12u2 aom_3.6.0.orig.tar.gz 2ba213822cb1528b5558d6727125654e14d1b2d7505bd1fc8afa36c2e9e9f94a \
+  aom_3.6.0-1+deb12u2.debian.tar.xz 213363b9a0d58a5a0ff245de10e6e8503dd268932d698c2c3a55bb7b4f43a54f
+patch -d aom -s -p1 <"$here/avifenc/libaom.patch"
+# -Os gives a third of the size of -O3, and the same speed.
+cmake -S aom -B aom-build -DCMAKE_SYSTEM_NAME=Generic -DCMAKE_SYSTEM_PROCESSOR=wasm32 -DCMAKE_TRY_COMPILE_TARGET_TYPE=STATIC_LIBRARY \
+  -DCMAKE_C_COMPILER=clang-16 -DCMAKE_CXX_COMPILER=clang++-16 -DCMAKE_BUILD_TYPE=None "-DCMAKE_C_FLAGS=${compile[*]} -Os" \
+  -DAOM_TARGET_CPU=generic -DCONFIG_AV1_DECODER=0 -DCONFIG_AV1_HIGHBITDEPTH=0 -DCONFIG_MULTITHREAD=0 -DCONFIG_RUNTIME_CPU_DETECT=0 \
+  -DCONFIG_WEBM_IO=0 -DCONFIG_LIBYUV=0 -DENABLE_DOCS=0 -DENABLE_TESTS=0 -DENABLE_TOOLS=0 -DENABLE_EXAMPLES=0 -DENABLE_TESTDATA=0 >cmake.log 2>&1 ||
+  { cat cmake.log >&2 && exit 1; }
+make -s -C aom-build -j "$(nproc)" aom >/dev/null
+module avifenc -Wl,-z,stack-size=1048576 -Os -Iaom -Iaom-build aom-build/libaom.a
+cp aom/LICENSE "$target/LICENSE.libaom"
 
 chmod 644 "$target"/LICENSE.*
 (cd "$target" && sha256sum ./*.wasm)

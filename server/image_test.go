@@ -240,14 +240,17 @@ func TestFormatsOfResponses(t *testing.T) {
 	t.Parallel()
 	s := start(t, module("upscale2.pt"), "--size", "10x6")
 	photo := photograph(t, "png-rgb.png")
-	decoders := map[string]func(io.Reader) (image.Image, error){"image/jpeg": jpeg.Decode, "image/png": png.Decode, "image/webp": webp.Decode}
+	decoders := map[string]func(io.Reader) (image.Image, error){"image/jpeg": jpeg.Decode, "image/png": png.Decode, "image/webp": webp.Decode, "image/avif": readAVIF}
 	for _, test := range []struct{ query, accept, want string }{
 		{"", "", "image/jpeg"},
 		{"?format=png", "", "image/png"},
 		{"?format=WebP", "image/png", "image/webp"},
+		{"?format=avif", "", "image/avif"},
 		{"?format=jpg", "", "image/jpeg"},
 		{"", "image/png", "image/png"},
 		{"", "*/*", "image/jpeg"},
+		{"", "image/avif, image/jpeg;q=0.9", "image/avif"},
+		{"", "image/avif,image/webp,image/apng,*/*;q=0.8", "image/jpeg"}, // a browser
 		{"", "image/webp, image/jpeg;q=0.5, */*;q=0.1", "image/webp"},
 		{"", "text/html, image/png;q=0.9, image/jpeg;q=0.3", "image/png"},
 		{"", "image/jpeg;q=0, image/*", "image/png"},
@@ -264,7 +267,7 @@ func TestFormatsOfResponses(t *testing.T) {
 			t.Errorf("%q, Accept %q: got %v, %v, want 20x12", test.query, test.accept, img.Bounds(), err)
 		}
 	}
-	expectError(t, s.do(http.MethodPut, "/image?format=gif", bytes.NewReader(photo)), 400, "jpeg, png or webp")
+	expectError(t, s.do(http.MethodPut, "/image?format=gif", bytes.NewReader(photo)), 400, "jpeg, png, webp or avif")
 }
 
 // The size in a model's file applies, unless a flag overrides it.

@@ -42,7 +42,7 @@ func TestAlphaIsPutBack(t *testing.T) {
 	t.Parallel()
 	img, file := glass(t)
 	s := start(t, keepingModel(t, "identity.pt", "alpha: keep"))
-	for _, format := range []string{"png", "webp"} {
+	for _, format := range []string{"png", "webp", "avif"} {
 		r := s.putTo("/image?format="+format, file)
 		if r.status != 200 {
 			t.Fatalf("%s: %d, %s", format, r.status, r.body)
@@ -50,8 +50,17 @@ func TestAlphaIsPutBack(t *testing.T) {
 		got := image.Image(nil)
 		if format == "png" {
 			got = decodePNG(t, r.body)
-		} else {
+		} else if format == "webp" {
 			got = decodeWebP(t, r.body)
+		} else if got, err := readAVIF(bytes.NewReader(r.body)); err != nil {
+			t.Fatal(err)
+		} else {
+			for i, a := range got.(*image.NRGBA).Pix { // the colours change a little
+				if i%4 == 3 && a != img.Pix[i] {
+					t.Fatalf("avif: the alpha of pixel %d is %d, want %d", i/4, a, img.Pix[i])
+				}
+			}
+			continue
 		}
 		expectPixels(t, format, got, image.Pt(8, 8), img.NRGBAAt)
 	}
@@ -92,7 +101,7 @@ func TestMetadataAndQuality(t *testing.T) {
 	t.Parallel()
 	s := start(t, keepingModel(t, "identity.pt", "metadata: color"))
 	file := goldens.Read(t, "colour/display-p3.png")
-	for format, marks := range map[string]string{"jpeg": "ICC_PROFILE\x00\x01\x01", "png": "iCCP", "webp": "ICCP"} {
+	for format, marks := range map[string]string{"jpeg": "ICC_PROFILE\x00\x01\x01", "png": "iCCP", "webp": "ICCP", "avif": "colrprof"} {
 		if r := s.putTo("/image?format="+format, file); r.status != 200 || !bytes.Contains(r.body, []byte(marks)) {
 			t.Errorf("%s: status %d, without a profile", format, r.status)
 		}

@@ -2,11 +2,13 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"image"
 	"image/color"
 	"image/jpeg"
 	"image/png"
+	"io"
 	"math"
 	"path/filepath"
 	"strings"
@@ -15,6 +17,9 @@ import (
 	"golang.org/x/image/webp"
 
 	"github.com/torchherd/torchherd/internal/goldens"
+	"github.com/torchherd/torchherd/server/internal/cpu"
+	"github.com/torchherd/torchherd/server/internal/imagecodec"
+	"github.com/torchherd/torchherd/server/internal/settings"
 )
 
 // outputModel makes a folder with a model of images of 12x8 pixels.
@@ -50,6 +55,32 @@ func decodeWebP(t *testing.T, data []byte) image.Image {
 		t.Fatal(err)
 	}
 	return img
+}
+
+// readAVIF decodes by the server's own decoder.
+func readAVIF(r io.Reader) (image.Image, error) {
+	file, err := io.ReadAll(r)
+	if err != nil {
+		return nil, err
+	}
+	codec, err := imagecodec.NewCodec(imagecodec.Config{
+		Slots: cpu.NewSlots(1), Weight: 1, MaxPixels: 1 << 20, Quality: 75, Grayscale: settings.ToRGB, Alpha: settings.AlphaMode{Keep: true},
+	})
+	if err != nil {
+		return nil, err
+	}
+	in, err := codec.Prepare(file)
+	if err != nil {
+		return nil, err
+	}
+	p, err := codec.Decode(context.Background(), in)
+	if err == nil {
+		p, err = codec.WithAlpha(context.Background(), p, p, settings.PNG)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return p.Standard(), nil
 }
 
 // expectPixels checks each pixel of an image within a level.
@@ -251,7 +282,7 @@ func TestAlphaOfLuma(t *testing.T) {
 func TestAlphaAsJPEG(t *testing.T) {
 	t.Parallel()
 	_, file := noise(t, 12, 8)
-	const text = "the result has alpha, which a JPEG can't hold: ask for format=png or format=webp"
+	const text = "the result has alpha, which a JPEG can't hold: ask for format=png, webp or avif"
 	s := start(t, outputModel(t, "m", "Tensor", redMask, "output-kind: alpha"))
 	expectError(t, s.putTo("/image?format=jpg", file), 400, text)
 	if r := s.putTo("/image?format=webp", file); r.status != 200 {

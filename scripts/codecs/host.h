@@ -1,4 +1,4 @@
-// What the decoders, as WebAssembly modules, ask of their host.
+// What the codecs, as WebAssembly modules, ask of their host.
 #ifndef HOST_H
 #define HOST_H
 
@@ -21,7 +21,12 @@ static inline int host_proceed(void) {
   return host_continue(work);
 }
 
-// What decode returns.
+// Ends the module by a trap if it is to end.
+static inline void host_check(void) {
+  if (!host_proceed()) __builtin_trap();
+}
+
+// What decode and encode return.
 enum { kDone = 0, kBroken = 1, kOutOfMemory = 2, kEnded = 3 };
 
 #endif

@@ -17,8 +17,18 @@ UNUSED_CALL(__imported_wasi_snapshot_preview1_fd_read, int32_t a, int32_t b, int
 UNUSED_CALL(__imported_wasi_snapshot_preview1_fd_seek, int32_t a, int64_t b, int32_t c, int32_t d)
 UNUSED_CALL(__imported_wasi_snapshot_preview1_fd_close, int32_t a)
 UNUSED_CALL(__imported_wasi_snapshot_preview1_fd_fdstat_get, int32_t a, int32_t b)
+UNUSED_CALL(__imported_wasi_snapshot_preview1_fd_fdstat_set_flags, int32_t a, int32_t b)
+UNUSED_CALL(__imported_wasi_snapshot_preview1_fd_prestat_dir_name, int32_t a, int32_t b, int32_t c)
+UNUSED_CALL(__imported_wasi_snapshot_preview1_path_open, int32_t a, int32_t b, int32_t c, int32_t d, int32_t e, int64_t f, int64_t g, int32_t h, int32_t i)
 UNUSED_CALL(__imported_wasi_snapshot_preview1_environ_get, int32_t a, int32_t b)
 UNUSED_CALL(__imported_wasi_snapshot_preview1_clock_time_get, int32_t a, int64_t b, int32_t c)
+
+// There are no folders.
+int32_t __imported_wasi_snapshot_preview1_fd_prestat_get(int32_t descriptor, int32_t out);
+int32_t __imported_wasi_snapshot_preview1_fd_prestat_get(int32_t descriptor, int32_t out) {
+  (void)descriptor, (void)out;
+  return 8;  // a bad descriptor
+}
 
 // There are no environment variables.
 int32_t __imported_wasi_snapshot_preview1_environ_sizes_get(int32_t count, int32_t size);

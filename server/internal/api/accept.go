@@ -31,7 +31,7 @@ func responseFormat(request *http.Request, modelDefault settings.Format) (settin
 	if wildcard && bestQuality > 0 {
 		return modelDefault, nil
 	}
-	for _, format := range []settings.Format{settings.JPEG, settings.PNG, settings.WebP} {
+	for _, format := range []settings.Format{settings.JPEG, settings.PNG, settings.WebP, settings.AVIF} {
 		if q, _ := quality(accepts, format.ContentType()); q > bestQuality {
 			best, bestQuality = format, q
 		}

@@ -49,7 +49,7 @@ var (
 	errDeadline     = &failure{status: http.StatusGatewayTimeout, text: "the request's deadline passed before its image was ready", reason: metrics.Deadline}
 	errClientClosed = &failure{status: statusClientClosed, text: "the client closed the connection", reason: metrics.ClientClosed}
 	errBadTimeout   = &failure{status: http.StatusBadRequest, text: "X-Request-Timeout must be seconds or a duration above 0, such as 2.5 or 500ms", reason: metrics.WrongParameter}
-	errBadFormat    = &failure{status: http.StatusBadRequest, text: "unknown format: use format=jpeg, png or webp", reason: metrics.WrongParameter}
+	errBadFormat    = &failure{status: http.StatusBadRequest, text: "unknown format: use format=jpeg, png, webp or avif", reason: metrics.WrongParameter}
 	errBadQuality   = &failure{status: http.StatusBadRequest, text: "quality must be 1 to 100, such as quality=90", reason: metrics.WrongParameter}
 	errBadSize      = &failure{status: http.StatusBadRequest, text: fmt.Sprintf("unknown size: use size=sent, model, or WIDTHxHEIGHT, such as 640x480 (1 to %d a side)", settings.MaxSide), reason: metrics.WrongParameter}
 	errModelFailed  = &failure{status: http.StatusInternalServerError, text: "the model failed on this image's batch: see the server's log under this response's X-Request-Id", reason: metrics.ModelFailed}

@@ -45,7 +45,7 @@ const fellBehindStatus = 3
 
 // Help returns the part of the help text that doesn't describe a flag.
 func (*Bench) Help() string {
-	return `A response is good if its status is 2xx and its body a complete JPEG, PNG or WebP. Requests aren't retried.
+	return `A response is good if its status is 2xx and its body a complete JPEG, PNG, WebP or AVIF. Requests aren't retried.
 
 The exit status is 1 if no response was good, whether or not the load generator fell behind: nothing was measured.
 Otherwise it is 3 if the load generator fell behind: if more than 1 % of the requests were sent more than 10 ms late (or

@@ -77,8 +77,11 @@ func (c *Codec) ResultMemory(f *Frame, a Answer, format settings.Format) int64 {
 	if size != c.own(f, a.Scale) {
 		bytes = 7 * pixels // with alpha: two resized images of three channels, and the result of four in place of one
 	}
-	if format == settings.JPEG {
+	switch format {
+	case settings.JPEG:
 		return bytes + 3*pixels
+	case settings.AVIF: // the data, and the file made of it
+		return bytes + 6*pixels + memoryOfAV1(size.Width, size.Height, 4)
 	}
 	return bytes + 4*pixels
 }

@@ -13,10 +13,12 @@ import (
 	"image/color"
 	"image/gif"
 	"image/png"
+	"math"
 	"os"
 	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 
@@ -468,6 +470,98 @@ func TestEncode(t *testing.T) {
 	expectReason(t, err, imagecodec.TooLong, "the result of 70000x1 pixels is too long for JPEG, whose sides are at most 65500 pixels: ask for format=png")
 }
 
+// smooth returns an image of slow waves, which lossy formats change little.
+func smooth(width, height, channels int) imagecodec.Image {
+	p := imagecodec.Image{Width: width, Height: height, Channels: channels, Pixels: make([]byte, width*height*channels)}
+	for i := range p.Pixels {
+		x, y, c := float64(i/channels%width), float64(i/channels/width), float64(i%channels)
+		p.Pixels[i] = byte(128 + 90*math.Sin(x/37+c)*math.Cos(y/29))
+	}
+	return p
+}
+
+// An AVIF has the image's pixels, within what its chroma of half the size and its quality lose; its alpha and grayscale of the
+// best quality lose nothing.
+func TestEncodeAVIF(t *testing.T) {
+	codec := keeping(t, func(c *imagecodec.Config) { c.Grayscale, c.Alpha.Keep = settings.ToRGB, true })
+	encode := func(p imagecodec.Image, quality int) []byte {
+		t.Helper()
+		file, err := codec.Encode(t.Context(), p, imagecodec.Encoding{Format: settings.AVIF, Quality: quality})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return file
+	}
+	for _, size := range [][2]int{{1, 1}, {1, 7}, {7, 1}, {2, 2}, {65, 63}, {641, 479}} {
+		for channels, tolerance := range map[int]int{1: 0, 3: 4, 4: 4} {
+			p := smooth(size[0], size[1], channels)
+			got, err := decode(t, codec, encode(p, 100))
+			if err != nil || got.Width != p.Width || got.Height != p.Height {
+				t.Fatalf("%v, %d channels: %dx%d, %v", size, channels, got.Width, got.Height, err)
+			}
+			if got, err = codec.WithAlpha(t.Context(), got, got, settings.PNG); err != nil || got.Channels != max(3, channels) {
+				t.Fatalf("%v: %d channels in place of %d, %v", size, got.Channels, channels, err)
+			}
+			for i := range p.Width * p.Height {
+				for c := range got.Channels {
+					allowed := tolerance
+					if c == 3 {
+						allowed = 0
+					}
+					want := p.Pixels[i*channels+min(c, channels-1)]
+					if d := int(got.Pixels[i*got.Channels+c]) - int(want); max(d, -d) > allowed {
+						t.Fatalf("%v, %d channels: pixel %d, channel %d is %d, want %d", size, channels, i, c, got.Pixels[i*got.Channels+c], want)
+					}
+				}
+			}
+		}
+	}
+	p := imagecodec.Image{Width: 100, Height: 100, Channels: 3, Pixels: goldens.Noise(3, 30000)}
+	if poor, good, usual := len(encode(p, 1)), len(encode(p, 90)), len(encode(p, 0)); poor >= usual || usual >= good {
+		t.Errorf("%d bytes with a quality of 1, %d with 90, %d with that of the codec", poor, good, usual)
+	}
+}
+
+// An endingContext ends when it has been asked so often.
+type endingContext struct {
+	context.Context
+	left atomic.Int64
+}
+
+func (c *endingContext) Err() error {
+	if c.left.Add(-1) < 0 {
+		return context.Canceled
+	}
+	return nil
+}
+
+// The encoder of AVIF looks at its context in all of its passes, and ends with it.
+func TestAnEncodeEndsWithItsContext(t *testing.T) {
+	codec := newCodec(t, config())
+	p := imagecodec.Image{Width: 256, Height: 256, Channels: 3, Pixels: goldens.Noise(3, 3<<16)}
+	encode := func(ctx context.Context) error {
+		_, err := codec.Encode(ctx, p, imagecodec.Encoding{Format: settings.AVIF})
+		return err
+	}
+	all := &endingContext{Context: t.Context()}
+	all.left.Store(math.MaxInt64)
+	if err := encode(all); err != nil {
+		t.Fatal(err)
+	}
+	const blocks = 16 // of 64x64 pixels, which are encoded and then written
+	asked := math.MaxInt64 - all.left.Load()
+	if asked < 2*blocks {
+		t.Errorf("the context is asked %d times", asked)
+	}
+	for after := range asked {
+		ending := &endingContext{Context: t.Context()}
+		ending.left.Store(after)
+		if err := encode(ending); !errors.Is(err, context.Canceled) {
+			t.Errorf("ended after %d of %d questions: %v", after, asked, err)
+		}
+	}
+}
+
 // busyCodec returns a codec whose only slot is taken until release is called.
 func busyCodec(t *testing.T) (codec *imagecodec.Codec, release func()) {
 	t.Helper()
@@ -610,7 +704,7 @@ func BenchmarkEncode(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	for format, name := range map[settings.Format]string{settings.JPEG: "jpeg", settings.PNG: "png", settings.WebP: "webp"} {
+	for format, name := range map[settings.Format]string{settings.JPEG: "jpeg", settings.PNG: "png", settings.WebP: "webp", settings.AVIF: "avif"} {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {

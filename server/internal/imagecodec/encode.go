@@ -19,6 +19,7 @@ import (
 const (
 	maxJPEGSide = 65500
 	maxWebPSide = 16383
+	maxAVIFSide = 65536
 )
 
 // Fits returns an *Error if a format can't hold a result of this size.
@@ -33,6 +34,11 @@ func (c *Codec) Fits(width, height int, format settings.Format) error {
 		longest, name = maxJPEGSide, "JPEG"
 	case format == settings.WebP && longer > maxWebPSide:
 		longest, name = maxWebPSide, "WebP"
+	case format == settings.AVIF && longer > maxAVIFSide:
+		longest, name = maxAVIFSide, "AVIF"
+	case format == settings.AVIF && int64(width)*int64(height) > maxAVIFPixels:
+		return &Error{TooLong, fmt.Sprintf("the result of %dx%d pixels is too large for AVIF, which is made of at most %d pixels: ask for format=png",
+			width, height, maxAVIFPixels)}
 	default:
 		return nil
 	}
@@ -40,17 +46,17 @@ func (c *Codec) Fits(width, height int, format settings.Format) error {
 		width, height, name, longest)}
 }
 
-var errNoAlpha = &Error{NoAlpha, "the result has alpha, which a JPEG can't hold: ask for format=png or format=webp"}
+var errNoAlpha = &Error{NoAlpha, "the result has alpha, which a JPEG can't hold: ask for format=png, webp or avif"}
 
 // Encoding says how an image is encoded.
 type Encoding struct {
 	Format   settings.Format
-	Quality  int // of a JPEG, 1 to 100; 0: that of the Config
+	Quality  int // of a JPEG or AVIF, 1 to 100; 0: that of the Config
 	Metadata Metadata
 }
 
 // Encode encodes an image. The caller may recycle the file, and still owns the image. Encode returns the context's cause if
-// the context ends while it waits for a slot, and the error of Fits if the format can't hold the image.
+// the context ends while it waits for a slot or makes an AVIF, and the error of Fits if the format can't hold the image.
 func (c *Codec) Encode(ctx context.Context, p Image, how Encoding) ([]byte, error) {
 	format := how.Format
 	if err := c.Fits(p.Width, p.Height, format); err != nil {
@@ -68,6 +74,12 @@ func (c *Codec) Encode(ctx context.Context, p Image, how Encoding) ([]byte, erro
 		p = c.colour(p)
 		defer c.pool.put(p.Pixels)
 	}
+	if how.Quality == 0 {
+		how.Quality = c.config.Quality
+	}
+	if format == settings.AVIF {
+		return encodeAVIF(ctx, p, how.Quality, how.Metadata)
+	}
 	file, err := c.encode(p, how)
 	if err != nil {
 		return nil, err
@@ -82,12 +94,8 @@ func (c *Codec) Encode(ctx context.Context, p Image, how Encoding) ([]byte, erro
 func (c *Codec) encode(p Image, how Encoding) ([]byte, error) {
 	switch how.Format {
 	case settings.JPEG:
-		quality := how.Quality
-		if quality == 0 {
-			quality = c.config.Quality
-		}
 		file := c.pool.get(max(1, torch.JPEGBound(p.Width, p.Height, p.Channels)))
-		n, err := torch.EncodeJPEG(p.Pixels, p.Width, p.Height, p.Channels, quality, file)
+		n, err := torch.EncodeJPEG(p.Pixels, p.Width, p.Height, p.Channels, how.Quality, file)
 		return file[:n], err
 	case settings.PNG:
 		encoder := png.Encoder{CompressionLevel: png.BestSpeed}

@@ -164,3 +164,39 @@ func FuzzMetadata(f *testing.F) {
 		}
 	})
 }
+
+// An AVIF has the same as items, beside the pixels.
+func TestMetadataOfAVIF(t *testing.T) {
+	p3 := goldens.Read(t, "colour/display-p3.icc")
+	file := jpegWith(t, append(iccSegments(p3, 60000), segment(0xe1, exifHead, string(photo())), segment(0xe1, xmpHead, packet))...)
+	bare := answer(t, keeping(t, nil), file, settings.AVIF)
+	for name, test := range map[string]struct {
+		metadata settings.Metadata
+		color    settings.Color
+		has      []string
+	}{
+		"none":          {settings.NoMetadata, "", nil},
+		"color":         {settings.ColorMetadata, "", []string{"colrprof" + string(goldens.Read(t, "colour/srgb.icc"))}},
+		"color as sent": {settings.ColorMetadata, settings.IgnoreColor, []string{"colrprof" + string(p3)}},
+		"all":           {settings.MostOfMetadata, "", []string{"colrprof", "a camera", "by a person", strings.Replace(packet, `"6"`, `"1"`, 1)}},
+	} {
+		out := answer(t, keeping(t, func(c *imagecodec.Config) { c.Metadata, c.Color = test.metadata, test.color }), file, settings.AVIF)
+		for _, part := range test.has {
+			if !bytes.Contains(out, []byte(part)) {
+				t.Errorf("%s: %q is lost", name, part)
+			}
+		}
+		if len(test.has) == 0 && !bytes.Equal(out, bare) {
+			t.Errorf("%s: %d bytes, want %d", name, len(out), len(bare))
+		}
+		for _, secret := range []string{"degrees", "secret", "thumbnail"} {
+			if bytes.Contains(out, []byte(secret)) {
+				t.Errorf("%s: %q is in the response", name, secret)
+			}
+		}
+		got, err := decode(t, keeping(t, nil), out)
+		if err != nil || got.Width != 1 {
+			t.Errorf("%s: %d wide, %v", name, got.Width, err)
+		}
+	}
+}

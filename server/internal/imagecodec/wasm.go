@@ -16,8 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Decoders in C run as WebAssembly modules. A module has the memory that its caller reserved, and neither files nor a network; a
-// fault in it ends one decode. It calls its host often, so that it ends with its context. scripts/webp.sh and
+// Codecs in C run as WebAssembly modules. A module has the memory that its caller reserved, and neither files nor a network; a
+// fault in it ends one decode or encode. It calls its host often, so that it ends with its context. scripts/webp.sh and
 // scripts/codecs.sh make the modules; docs/decisions/0018-decoders.md has the reasons.
 //
 //go:embed webp/decoder.wasm
@@ -29,10 +29,14 @@ var tiffModule []byte
 //go:embed codecs/avif.wasm
 var avifModule []byte
 
+//go:embed codecs/avifenc.wasm
+var avifEncoderModule []byte
+
 var (
-	avifDecoder = newWasmDecoder("avif", avifModule)
-	webpDecoder = newWasmDecoder("webp", webpModule)
-	tiffDecoder = newWasmDecoder("tiff", tiffModule)
+	avifDecoder = newWasmModule("avif", avifModule)
+	webpDecoder = newWasmModule("webp", webpModule)
+	tiffDecoder = newWasmModule("tiff", tiffModule)
+	avifEncoder = newWasmModule("avifenc", avifEncoderModule)
 )
 
 var (
@@ -41,8 +45,8 @@ var (
 	errEnded       = errors.New("ended")
 )
 
-// A wasmDecoder makes instances of a module, each with a memory of its own.
-type wasmDecoder struct {
+// A wasmModule makes instances, each with a memory of its own.
+type wasmModule struct {
 	name string
 	// compiled returns the compiled module. It is compiled once per process, for the first image that needs it.
 	compiled func() (wazero.Runtime, wazero.CompiledModule, error)
@@ -53,7 +57,7 @@ type compiledWasm struct {
 	module  wazero.CompiledModule
 }
 
-func newWasmDecoder(name string, module []byte) *wasmDecoder {
+func newWasmModule(name string, module []byte) *wasmModule {
 	once := sync.OnceValues(func() (compiledWasm, error) {
 		ctx := context.Background()
 		runtime := wazero.NewRuntimeWithConfig(ctx, wazero.NewRuntimeConfig())
@@ -71,16 +75,16 @@ func newWasmDecoder(name string, module []byte) *wasmDecoder {
 		}
 		return compiledWasm{runtime, compiled}, nil
 	})
-	return &wasmDecoder{name: name, compiled: func() (wazero.Runtime, wazero.CompiledModule, error) {
+	return &wasmModule{name: name, compiled: func() (wazero.Runtime, wazero.CompiledModule, error) {
 		c, err := once()
 		return c.runtime, c.module, err
 	}}
 }
 
-// A wasmHost is what a module asks of its host during one decode. It is in the context of the calls.
+// A wasmHost is what a module asks of its host during one decode or encode. It is in the context of the calls.
 type wasmHost struct {
-	sink     *sink
-	samples  int // of 16 bits that the module gives for each pixel; 0: it gives RGB
+	sink     *sink // of a decode
+	samples  int   // of 16 bits that the module gives for each pixel; 0: it gives RGB
 	left     picoseconds
 	per      picoseconds // of a unit of work
 	exceeded bool
@@ -136,9 +140,9 @@ func takeRows(ctx context.Context, module api.Module, stack []uint64) {
 	}
 }
 
-// run gives a new instance with a memory of at most so many bytes to decode.
-func (d *wasmDecoder) run(s *sink, host *wasmHost, memory int64, decode func(ctx context.Context, instance api.Module) error) error {
-	runtime, module, err := d.compiled()
+// run gives a new instance with a memory of at most so many bytes to do.
+func (w *wasmModule) run(ctx context.Context, host *wasmHost, memory int64, do func(ctx context.Context, instance api.Module) error) error {
+	runtime, module, err := w.compiled()
 	if err != nil {
 		return err
 	}
@@ -147,19 +151,18 @@ func (d *wasmDecoder) run(s *sink, host *wasmHost, memory int64, decode func(ctx
 	}
 	mapped, err := newLinearMemory(int(memory))
 	if err != nil {
-		return fmt.Errorf("%s: %w", d.name, err)
+		return fmt.Errorf("%s: %w", w.name, err)
 	}
 	defer mapped.release()
 	allocator := experimental.MemoryAllocatorFunc(func(_, _ uint64) experimental.LinearMemory { return mapped })
-	host.sink = s
-	ctx := context.WithValue(experimental.WithMemoryAllocator(s.ctx, allocator), wasmHostKey{}, host)
+	ctx = context.WithValue(experimental.WithMemoryAllocator(ctx, allocator), wasmHostKey{}, host)
 	config := wazero.NewModuleConfig().WithName("").WithStartFunctions("_initialize")
 	instance, err := runtime.InstantiateModule(ctx, module, config)
 	if err != nil {
-		return fmt.Errorf("%s: %w", d.name, err)
+		return fmt.Errorf("%s: %w", w.name, err)
 	}
 	defer func() { _ = instance.Close(context.WithoutCancel(ctx)) }()
-	err = decode(ctx, instance)
+	err = do(ctx, instance)
 	if host.err != nil {
 		return host.err
 	}
@@ -195,13 +198,13 @@ const (
 // decodeRows runs a module's decode, which calls host.rows, and adds the work that it counts to the Input's. parts are the
 // file, put one after the other into the instance's memory; arguments follow their address and size, and the last tells
 // whether rows have 16 bits for each sample.
-func (d *wasmDecoder) decodeRows(in *Input, s *sink, per picoseconds, parts [][]byte, arguments ...uint64) error {
-	host := &wasmHost{left: in.limit - in.work, per: per}
+func (w *wasmModule) decodeRows(in *Input, s *sink, per picoseconds, parts [][]byte, arguments ...uint64) error {
+	host := &wasmHost{sink: s, left: in.limit - in.work, per: per}
 	deep := uint64(0)
 	if s.transform != nil {
 		host.samples, deep = in.header.samples(), 1
 	}
-	err := d.run(s, host, in.header.memory, func(ctx context.Context, instance api.Module) error {
+	err := w.run(s.ctx, host, in.header.memory, func(ctx context.Context, instance api.Module) error {
 		size := 0
 		for _, part := range parts {
 			size += len(part)
@@ -230,7 +233,7 @@ func (d *wasmDecoder) decodeRows(in *Input, s *sink, per picoseconds, parts [][]
 		case wasmEnded:
 			return errEnded
 		}
-		return d.failure(ctx, instance)
+		return w.failure(ctx, instance)
 	})
 	in.work = in.limit - host.left
 	if host.exceeded || errors.Is(err, errOutOfMemory) {
@@ -240,7 +243,7 @@ func (d *wasmDecoder) decodeRows(in *Input, s *sink, per picoseconds, parts [][]
 }
 
 // failure returns the module's text of its error.
-func (d *wasmDecoder) failure(ctx context.Context, instance api.Module) error {
+func (w *wasmModule) failure(ctx context.Context, instance api.Module) error {
 	const longest = 200
 	at, err := call(ctx, instance, "error")
 	if err != nil {
@@ -257,9 +260,9 @@ func (d *wasmDecoder) failure(ctx context.Context, instance api.Module) error {
 		}
 	}
 	if len(text) == 0 {
-		return fmt.Errorf("%s: %w", d.name, errTrap)
+		return fmt.Errorf("%s: %w", w.name, errTrap)
 	}
-	return fmt.Errorf("%s: %s", d.name, text)
+	return fmt.Errorf("%s: %s", w.name, text)
 }
 
 // linearMemory is the memory of a WebAssembly instance. It comes from the system and goes back at once.

@@ -167,8 +167,8 @@ const (
 // decoder never reads. libwebp's calls host.continue every 16 rows, with the coefficients that it decoded.
 func decodeWebP(in *Input, s *sink) error {
 	w := in.header.webp
-	host := &wasmHost{left: in.limit - in.work, per: perCoefficient}
-	err := webpDecoder.run(s, host, in.header.memory, func(ctx context.Context, instance api.Module) error {
+	host := &wasmHost{sink: s, left: in.limit - in.work, per: perCoefficient}
+	err := webpDecoder.run(s.ctx, host, in.header.memory, func(ctx context.Context, instance api.Module) error {
 		channels := 3
 		if s.wantsAlpha() {
 			channels = 4

@@ -223,6 +223,8 @@ func TestFits(t *testing.T) {
 	}{
 		{65500, 1, settings.JPEG, ""}, {1, 65501, settings.JPEG, "1x65501 pixels is too long for JPEG, whose sides are at most 65500 pixels"},
 		{16383, 1, settings.WebP, ""}, {16384, 1, settings.WebP, "16384x1 pixels is too long for WebP, whose sides are at most 16383 pixels"},
+		{65536, 300, settings.AVIF, ""}, {65537, 1, settings.AVIF, "65537x1 pixels is too long for AVIF, whose sides are at most 65536 pixels"},
+		{6000, 6000, settings.AVIF, "6000x6000 pixels is too large for AVIF, which is made of at most 25165824 pixels"},
 		{70000, 1, settings.PNG, ""},
 	} {
 		err := codec.Fits(test.width, test.height, test.format)

@@ -97,8 +97,8 @@ func TestResponsesAreClassified(t *testing.T) {
 			w.Header().Set("Connection", "close")
 			_, _ = w.Write(photograph)
 		}, 4, 200, ""},
-		"text":          {respond([]byte(`{"error": "no model"}`)), 0, 200, "the response isn't a JPEG, PNG or WebP"},
-		"empty":         {respond(nil), 0, 200, "the response isn't a JPEG, PNG or WebP"},
+		"text":          {respond([]byte(`{"error": "no model"}`)), 0, 200, "the response isn't a JPEG, PNG, WebP or AVIF"},
+		"empty":         {respond(nil), 0, 200, "the response isn't a JPEG, PNG, WebP or AVIF"},
 		"half a JPEG":   {respond(photograph[:len(photograph)/2]), 0, 200, "the response is a truncated JPEG"},
 		"half a WebP":   {respond(webp[:len(webp)/2]), 0, 200, "the response is a truncated WebP"},
 		"invalid JPEG":  {respond(damaged), 0, 200, "the response is an invalid JPEG: "},

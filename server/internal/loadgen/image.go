@@ -15,9 +15,9 @@ import (
 // A format is an image format that responses may have.
 type format struct {
 	name       string
-	matches    func(body []byte) bool // by the first bytes
-	isComplete func(body []byte) bool // by the last bytes of a body that matches
-	decode     func(io.Reader) (image.Image, error)
+	matches    func(body []byte) bool               // by the first bytes
+	isComplete func(body []byte) bool               // by the last bytes of a body that matches
+	decode     func(io.Reader) (image.Image, error) // nil: the load generator has no decoder
 }
 
 var formats = []format{
@@ -39,6 +39,24 @@ var formats = []format{
 		isComplete: func(b []byte) bool { return uint64(len(b)) >= 8+uint64(binary.LittleEndian.Uint32(b[4:])) },
 		decode:     webp.Decode,
 	},
+	{
+		name:       "AVIF",
+		matches:    func(b []byte) bool { return len(b) > 12 && string(b[4:12]) == "ftypavif" },
+		isComplete: endsWithABox,
+	},
+}
+
+// endsWithABox reports whether a file of boxes (ISO/IEC 14496-12) ends where one of them does.
+func endsWithABox(b []byte) bool {
+	const header = 8
+	for len(b) >= header {
+		size := uint64(binary.BigEndian.Uint32(b))
+		if size < header || size > uint64(len(b)) {
+			return false
+		}
+		b = b[size:]
+	}
+	return len(b) == 0
 }
 
 // A checker checks the bodies of responses. Each must begin and end as an image does, which is cheap to check and
@@ -59,11 +77,14 @@ func (c *checker) check(image int, body []byte) string {
 		if c.decoded[image].Load() {
 			return ""
 		}
+		if f.decode == nil {
+			return ""
+		}
 		if _, err := f.decode(bytes.NewReader(body)); err != nil {
 			return "the response is an invalid " + f.name + ": " + err.Error()
 		}
 		c.decoded[image].Store(true)
 		return ""
 	}
-	return "the response isn't a JPEG, PNG or WebP"
+	return "the response isn't a JPEG, PNG, WebP or AVIF"
 }

@@ -291,7 +291,7 @@ type Options struct {
 	Format settings.Format      // of the response
 	Size   *settings.AnswerSize // of the response; nil: that of the settings
 	Record *Recording           // of a request that succeeds; nil: none
-	// Quality is that of a JPEG, 1 to 100; 0: the model's setting.
+	// Quality is that of a JPEG or AVIF, 1 to 100; 0: the model's setting.
 	Quality int
 }
 

@@ -198,7 +198,7 @@ func (s *Settings) validateOutput() error {
 	case len(s.Palette.Colours) > 0 && kind != Classes:
 		return fmt.Errorf("palette needs output-kind: classes, but output-kind is %s", kind)
 	case kind == Alpha && s.Format == JPEG:
-		return errors.New("output-kind: alpha needs format: png or webp, because a JPEG has no alpha")
+		return errors.New("output-kind: alpha needs format: png, webp or avif, because a JPEG has no alpha")
 	case s.Alpha.Keep && kind != Image && kind != Luma:
 		return fmt.Errorf("alpha: keep needs output-kind: image or luma, but output-kind is %s", kind)
 	case kind == Classes && (normalized || ranged || s.Activation != NoActivation):

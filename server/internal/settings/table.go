@@ -109,7 +109,7 @@ var table = []Setting{
 	},
 	{
 		Key:    "alpha",
-		Help:   "Treatment of transparency. `drop`: transparent pixels keep the colour beneath; `keep`: it is resized beside the image and put back into the result, if that is RGB and the response a PNG or WebP; `over white`, or another colour: the image is put over the colour.",
+		Help:   "Treatment of transparency. `drop`: transparent pixels keep the colour beneath; `keep`: it is resized beside the image and put back into the result, if that is RGB and the response a PNG, WebP or AVIF; `over white`, or another colour: the image is put over the colour.",
 		form:   "`drop`, `keep`, or `over` and a colour, such as `over white` or `over 00ff7f`",
 		schema: `"type": "string", "pattern": "^(drop|keep|over (white|black|#?[0-9a-fA-F]{6}))$"`,
 		field:  func(s *Settings) any { return &s.Alpha },
@@ -209,7 +209,7 @@ var table = []Setting{
 	},
 	{
 		Key:   "quality",
-		Help:  "Default quality of JPEG responses, 1 to 100. A request can ask for another.",
+		Help:  "Default quality of JPEG and AVIF responses, 1 to 100. A request can ask for another.",
 		least: 1, most: 100, field: func(s *Settings) any { return &s.Quality },
 	},
 	{

@@ -169,9 +169,10 @@ const (
 	JPEG       Format = "jpeg" // baseline, 4:2:0
 	PNG        Format = "png"
 	WebP       Format = "webp" // lossless
+	AVIF       Format = "avif" // 4:2:0
 )
 
-var formats = []Format{AutoFormat, JPEG, PNG, WebP}
+var formats = []Format{AutoFormat, JPEG, PNG, WebP, AVIF}
 
 // UnmarshalText reads a format's name.
 func (f *Format) UnmarshalText(text []byte) error { return choose(f, text, formats) }
@@ -183,6 +184,8 @@ func (f Format) ContentType() string {
 		return "image/png"
 	case WebP:
 		return "image/webp"
+	case AVIF:
+		return "image/avif"
 	}
 	return "image/jpeg"
 }
