@@ -91,6 +91,14 @@ mapfile -t -O "${#files[@]}" files < <(sources dav1d/src '' cdf cpu data decode 
 module avif -Wl,-z,stack-size=1048576 -DHOST_WORK_PER_SB64=20480 -I"$here/avif" -I"$here/avif/dav1d" -Idav1d -Idav1d/include "${files[@]}"
 cp dav1d/COPYING "$target/LICENSE.dav1d"
 
+fetch openjpeg2 2.5.0-2+deb12u3 openjpeg2_2.5.0.orig.tar.xz 007e19d772c8b6b22e35379630b06ff3549e49ba719d96453607a36ad7b4de73 \
+  openjpeg2_2.5.0-2+deb12u3.debian.tar.xz 36dedb0ca4c1659c173feac97c19b31985656f4cd112b1a4d54d54bc4133ad37
+patch -d openjpeg2 -s -p1 <"$here/jpeg2000/openjpeg.patch"
+mapfile -t files < <(sources openjpeg2/src/lib/openjp2 '' bio cio dwt event function_list ht_dec image invert j2k jp2 mct mqc openjpeg \
+  opj_malloc pi sparse_array t1 t2 tcd tgt thread)
+module jpeg2000 -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=posix_memalign -I"$here/jpeg2000" -Iopenjpeg2/src/lib/openjp2 "${files[@]}"
+cp openjpeg2/LICENSE "$target/LICENSE.openjpeg"
+
 fetch aom 3.6.0-1+deb12u2 aom_3.6.0.orig.tar.gz 2ba213822cb1528b5558d6727125654e14d1b2d7505bd1fc8afa36c2e9e9f94a \
   aom_3.6.0-1+deb12u2.debian.tar.xz 213363b9a0d58a5a0ff245de10e6e8503dd268932d698c2c3a55bb7b4f43a54f
 patch -d aom -s -p1 <"$here/avifenc/libaom.patch"

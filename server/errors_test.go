@@ -32,7 +32,7 @@ func badRequests(t testing.TB) []badRequest {
 	all := []badRequest{
 		{"empty", bytes.NewReader(nil), 415, 500, "the body is empty"},
 		{"empty and chunked", io.MultiReader(), 415, 500, "the body is empty"},
-		{"text", strings.NewReader("moo"), 415, 500, "JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF"},
+		{"text", strings.NewReader("moo"), 415, 500, "JPEG, PNG, WebP, AVIF, JPEG 2000, GIF, BMP or TIFF"},
 		{"4 MiB + 1", bytes.NewReader(tooLarge), 413, 500, "Too large"},
 		{"4 MiB + 1, chunked", io.MultiReader(bytes.NewReader(tooLarge)), 413, 500, "Too large"},
 		{"grey JPEG", bytes.NewReader(photograph(t, "jpeg-gray.jpg")), 422, 500, "need rgb image"},

@@ -192,7 +192,7 @@ func TestAlphaOfBMP(t *testing.T) {
 func TestAlphaOfOtherFormats(t *testing.T) {
 	codec := keeping(t, func(c *imagecodec.Config) { c.Alpha.Keep = true })
 	want := alphaOf(t, codec, formatFile("gray-alpha.png")())
-	for _, name := range []string{"lossy-alpha.webp", "lossless-alpha.webp", "gray-alpha.tiff", "alpha.avif"} {
+	for _, name := range []string{"lossy-alpha.webp", "lossless-alpha.webp", "gray-alpha.tiff", "gray-alpha.jp2", "rgba.jp2", "alpha.avif"} {
 		t.Run(name, func(t *testing.T) {
 			got := alphaOf(t, codec, formatFile(name)())
 			most := 0

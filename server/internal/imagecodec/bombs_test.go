@@ -369,6 +369,11 @@ var bombs = []struct {
 		return tiffFile{width: 4000, height: 4000, rowsPerStrip: 4000, bits: 1, samples: 1, compression: 4, photometric: 0, block: repeated("\xff", 4000/8+100)}.bytes()
 	}, decodes, false},
 	{"AVIF", formatFile("large.avif"), decodes, false},
+	{"JPEG 2000 of nothing", sync.OnceValue(func() []byte { return emptyJ2K(2500, 2500, 2500, 0xff) }), decodes, false},
+	{"JPEG 2000 of 89 megapixels", sync.OnceValue(func() []byte { return emptyJ2K(9459, 9459, 9459, 0xff) }), imagecodec.TooMuchWork, false},
+	{"JPEG 2000 of small tiles", sync.OnceValue(func() []byte { return emptyJ2K(1000, 1000, 16, 0xff) }), decodes, false},
+	{"JPEG 2000 of tiny tiles", sync.OnceValue(func() []byte { return emptyJ2K(1020, 1020, 4, 0xff) }), imagecodec.TooMuchWork, false},
+	{"JPEG 2000 of tiny precincts", sync.OnceValue(func() []byte { return emptyJ2K(2000, 2000, 2000, 0x11) }), imagecodec.TooMuchWork, false},
 	{"TIFF of JPEG", formatFile("tiff-jpeg.tiff"), decodes, true},
 	{"TIFF of planes in tiles", formatFile("tiff-planar-large-tiles.tiff"), decodes, true},
 	{"TIFF of LZW that only clears its table", sync.OnceValue(func() []byte {
@@ -381,6 +386,38 @@ var bombs = []struct {
 	{"lossless WebP of 89 megapixels", sync.OnceValue(func() []byte { return flatVP8L(9459, 9459) }), imagecodec.TooMuchWork, false},
 	{"lossy WebP of 89 megapixels", sync.OnceValue(func() []byte { return flatVP8(9459, 9459, 100) }), imagecodec.TooMuchWork, false},
 	{"lossy WebP", sync.OnceValue(func() []byte { return flatVP8(3000, 3000, 1<<18) }), decodes, false},
+}
+
+// emptyJ2K returns a codestream of JPEG 2000 of three components whose packets are empty. precinct: the exponents of the sides of
+// precincts; 0xff: they are as large as can be.
+func emptyJ2K(width, height, tile int, precinct byte) []byte {
+	const levels, components = 5, 3
+	marker := func(name uint16, content ...byte) []byte {
+		out := binary.BigEndian.AppendUint16(nil, name)
+		return append(binary.BigEndian.AppendUint16(out, uint16(len(content)+2)), content...)
+	}
+	siz := []byte{0, 0}
+	for _, n := range []int{width, height, 0, 0, tile, tile, 0, 0} {
+		siz = binary.BigEndian.AppendUint32(siz, uint32(n))
+	}
+	siz = append(siz, 0, components)
+	for range components {
+		siz = append(siz, 7, 1, 1)
+	}
+	cod := []byte{0, 0, 0, 1, 1, levels, 4, 4, 0, 1} // one layer, the colours transformed, blocks of 64x64, the reversible wavelet
+	if precinct != 0xff {
+		cod[0] = 1
+		cod = append(cod, bytes.Repeat([]byte{precinct}, levels+1)...)
+	}
+	qcd := append([]byte{0x40}, bytes.Repeat([]byte{0x48}, 3*levels+1)...)
+	out := slices.Concat([]byte{0xff, 0x4f}, marker(0xff51, siz...), marker(0xff52, cod...), marker(0xff5c, qcd...))
+	packets := make([]byte, (levels+1)*components)
+	across := (width + tile - 1) / tile
+	for i := range across * ((height + tile - 1) / tile) {
+		out = append(out, marker(0xff90, byte(i>>8), byte(i), 0, 0, 0, byte(14+len(packets)), 0, 1)...)
+		out = append(append(out, 0xff, 0x93), packets...)
+	}
+	return append(out, 0xff, 0xd9)
 }
 
 // formatFile returns a reader of a file of testdata/formats.

@@ -1,9 +1,9 @@
 // Package imagecodec decodes the images that clients send into the pixels that a model takes, and encodes the model's
 // output.
 //
-// JPEG goes through libjpeg-turbo, in C. PNG, GIF and BMP have decoders written in Go; WebP, AVIF and TIFF have decoders in C
-// that run as WebAssembly, with memory of their own. So only one C parser of bytes from the network is part of the process.
-// The resize is the same for all formats; see package torch.
+// JPEG goes through libjpeg-turbo, in C. PNG, GIF and BMP have decoders written in Go; WebP, AVIF, JPEG 2000 and TIFF have
+// decoders in C that run as WebAssembly, with memory of their own, and so has AVIF's encoder. So only one C parser of bytes from
+// the network is part of the process. The resize is the same for all formats; see package torch.
 //
 // All Codecs together decode and encode in as many goroutines at a time as there are cpu.Slots: the work is pure
 // computation, so more of them would cost memory and save no time. Encoding has priority over decoding.

@@ -282,7 +282,7 @@ func TestNotImages(t *testing.T) {
 		"svg": []byte("<svg xmlns='http://www.w3.org/2000/svg'/>"), "a model": goldens.Read(t, "modules/negate.pt"),
 	} {
 		_, err := decode(t, codec, data)
-		text := "JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF"
+		text := "JPEG, PNG, WebP, AVIF, JPEG 2000, GIF, BMP or TIFF"
 		if t.Run(name, func(t *testing.T) { expectReason(t, err, imagecodec.UnknownFormat, text) }); name == "empty" {
 			expectReason(t, err, imagecodec.UnknownFormat, "the body is empty")
 		}
@@ -726,7 +726,7 @@ func ExampleCodec() {
 	}
 	_, err = codec.Prepare([]byte("not a picture"))
 	fmt.Println(err)
-	// Output: unknown image format: send JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF
+	// Output: unknown image format: send JPEG, PNG, WebP, AVIF, JPEG 2000, GIF, BMP or TIFF
 }
 
 // The image that the model gets is the same whether or not the image at its own size is needed too, and the latter is that

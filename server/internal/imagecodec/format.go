@@ -42,6 +42,7 @@ type header struct {
 	webp          *webp
 	avif          *avifFile
 	gif           *gifFile
+	jpeg2000      *jpeg2000
 	bmp           *bmpFile
 }
 
@@ -59,7 +60,7 @@ func (h *header) samples() int {
 // advised are the formats that error texts advise in place of what isn't supported.
 const advised = "a JPEG or PNG"
 
-const formatNames = "JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF"
+const formatNames = "JPEG, PNG, WebP, AVIF, JPEG 2000, GIF, BMP or TIFF"
 
 // memoryOfDecode is the memory of the small objects of a decode: readers, tables and buffers of fixed size.
 const memoryOfDecode = 256 << 10
@@ -69,6 +70,7 @@ var formats = []format{
 	{name: "PNG", starts: []string{"\x89PNG\r\n\x1a\n"}, header: pngHeader, decode: decodePNG, details: pngDetails},
 	{name: "WebP", starts: []string{"RIFF????WEBPVP8"}, header: webpHeader, decode: decodeWebP, details: webpDetails},
 	{name: "AVIF", starts: []string{"????ftyp"}, header: avifHeader, decode: decodeAVIF},
+	{name: "JPEG 2000", starts: []string{"\x00\x00\x00\x0cjP  \r\n", "\xff\x4f\xff\x51"}, header: jpeg2000Header, decode: decodeJPEG2000, details: jpeg2000Details},
 	{name: "GIF", starts: []string{"GIF87a", "GIF89a"}, header: gifHeader, decode: decodeGIF, details: gifDetails},
 	{name: "BMP", starts: []string{"BM????????????"}, header: bmpHeader, decode: decodeBMP},
 	{name: "TIFF", starts: []string{"II*\x00", "MM\x00*", "II+\x00", "MM\x00+"}, header: tiffHeader, decode: decodeTIFF, details: tiffDetails, turned: true},
@@ -76,7 +78,7 @@ var formats = []format{
 
 // refused are formats that are recognized in order to name them, with what to do in place of sending them.
 var refused = []struct{ name, start string }{
-	{"JPEG XL", "\xff\x0a"}, {"JPEG XL", "\x00\x00\x00\x0cJXL \r\n"}, {"JPEG 2000", "\x00\x00\x00\x0cjP  \r\n"}, {"JPEG 2000", "\xff\x4f\xff\x51"},
+	{"JPEG XL", "\xff\x0a"}, {"JPEG XL", "\x00\x00\x00\x0cJXL \r\n"},
 	{"Photoshop", "8BPS"}, {"ICO", "\x00\x00\x01\x00"}, {"QOI", "qoif"}, {"JPEG XR", "II\xbc"}, {"EXR", "v/1\x01"}, {"Radiance HDR", "#?RADIANCE"},
 	{"PNM", "P1\n"}, {"PNM", "P2\n"}, {"PNM", "P3\n"}, {"PNM", "P4\n"}, {"PNM", "P5\n"}, {"PNM", "P6\n"}, {"PNM", "P7\n"},
 	{"PDF", "%PDF-"}, {"SVG", "<svg"}, {"MNG", "\x8aMNG"}, {"DDS", "DDS "}, {"XCF", "gimp xcf"},

@@ -31,12 +31,13 @@ func FuzzDecode(f *testing.F) {
 }
 
 // The readers of this package, one format each.
-func FuzzPNG(f *testing.F)  { fuzzFormat(f, "PNG") }
-func FuzzWebP(f *testing.F) { fuzzFormat(f, "WebP") }
-func FuzzAVIF(f *testing.F) { fuzzFormat(f, "AVIF") }
-func FuzzGIF(f *testing.F)  { fuzzFormat(f, "GIF") }
-func FuzzBMP(f *testing.F)  { fuzzFormat(f, "BMP") }
-func FuzzTIFF(f *testing.F) { fuzzFormat(f, "TIFF") }
+func FuzzPNG(f *testing.F)      { fuzzFormat(f, "PNG") }
+func FuzzWebP(f *testing.F)     { fuzzFormat(f, "WebP") }
+func FuzzAVIF(f *testing.F)     { fuzzFormat(f, "AVIF") }
+func FuzzGIF(f *testing.F)      { fuzzFormat(f, "GIF") }
+func FuzzBMP(f *testing.F)      { fuzzFormat(f, "BMP") }
+func FuzzTIFF(f *testing.F)     { fuzzFormat(f, "TIFF") }
+func FuzzJPEG2000(f *testing.F) { fuzzFormat(f, "JPEG 2000") }
 
 // fuzzFormat decodes data that begin as a format does.
 func fuzzFormat(f *testing.F, format string) {
@@ -87,7 +88,7 @@ func fuzzDecodes(f *testing.F, prepare func(data []byte) []byte) {
 
 // starts are the first bytes of the formats, by which files are recognized.
 var starts = []struct{ name, bytes string }{
-	{"JPEG", "\xff\xd8\xff"}, {"PNG", "\x89PNG\r\n\x1a\n"}, {"WebP", "RIFF????WEBPVP8"}, {"GIF", "GIF89a"}, {"AVIF", "????ftypavif"}, {"BMP", "BM"},
+	{"JPEG", "\xff\xd8\xff"}, {"PNG", "\x89PNG\r\n\x1a\n"}, {"WebP", "RIFF????WEBPVP8"}, {"GIF", "GIF89a"}, {"AVIF", "????ftypavif"}, {"BMP", "BM"}, {"JPEG 2000", "\xff\x4f\xff\x51"}, {"JPEG 2000", "\x00\x00\x00\x0cjP  \r\n"},
 	{"TIFF", "II*\x00"}, {"TIFF", "MM\x00*"}, {"TIFF", "II+\x00"},
 }
 

@@ -29,14 +29,18 @@ var tiffModule []byte
 //go:embed codecs/avif.wasm
 var avifModule []byte
 
+//go:embed codecs/jpeg2000.wasm
+var jpeg2000Module []byte
+
 //go:embed codecs/avifenc.wasm
 var avifEncoderModule []byte
 
 var (
-	avifDecoder = newWasmModule("avif", avifModule)
-	webpDecoder = newWasmModule("webp", webpModule)
-	tiffDecoder = newWasmModule("tiff", tiffModule)
-	avifEncoder = newWasmModule("avifenc", avifEncoderModule)
+	avifDecoder     = newWasmModule("avif", avifModule)
+	webpDecoder     = newWasmModule("webp", webpModule)
+	tiffDecoder     = newWasmModule("tiff", tiffModule)
+	jpeg2000Decoder = newWasmModule("jpeg 2000", jpeg2000Module)
+	avifEncoder     = newWasmModule("avifenc", avifEncoderModule)
 )
 
 var (

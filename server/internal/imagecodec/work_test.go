@@ -139,7 +139,7 @@ func TestFilesOf24MegapixelsAreAccepted(t *testing.T) {
 // compileDecoders decodes a file of each format whose decoder is WebAssembly, which is compiled once.
 func compileDecoders(t *testing.T) {
 	t.Helper()
-	for _, name := range []string{"pictures/webp-lossy.webp", "pictures/tiff.tiff", "formats/avif.avif"} {
+	for _, name := range []string{"pictures/webp-lossy.webp", "pictures/tiff.tiff", "formats/avif.avif", "formats/rgb.jp2"} {
 		if _, err := decode(t, keeping(t, nil), goldens.Read(t, name)); err != nil {
 			t.Fatal(err)
 		}

@@ -164,6 +164,47 @@ hdrgm:Version="1.0" hdrgm:GainMapMax="2"/></rdf:RDF></x:xmpmeta>"""
     return saved(image, "MPO", save_all=True, append_images=[gain], xmp=packet.encode())
 
 
+def jpeg2000_files(rgb: Image.Image, alpha: Image.Image) -> list[tuple[str, str, str, bytes, int]]:
+    """Return JPEG 2000 files: JP2, and codestreams alone."""
+    form = "JPEG2000"
+    kinds = [
+        ("rgb.jp2", "lossless", rgb, {}, 0),
+        ("rgb.j2k", "a codestream without boxes", rgb, {"no_jp2": True}, 0),
+        (
+            "lossy.jp2",
+            "lossy, several layers",
+            rgb,
+            {"irreversible": True, "quality_mode": "dB", "quality_layers": [30, 40]},
+            1,
+        ),
+        ("tiles.jp2", "tiles", rgb, {"tile_size": (20, 20), "progression": "RPCL"}, 0),
+        ("gray.jp2", "grey", rgb.convert("L"), {}, 0),
+        ("gray-alpha.jp2", "grey with alpha", alpha.convert("LA"), {}, 0),
+        ("rgba.jp2", "with alpha, which is dropped", alpha, {}, 0),
+        ("ycc.jp2", "sYCC", rgb.convert("YCbCr"), {}, 1),
+    ]
+    files = [
+        (name, "JPEG 2000", kind, saved(image, form, **options), tolerance)
+        for name, kind, image, options, tolerance in kinds
+    ]
+    return [*files, palette_jp2(rgb)]
+
+
+def palette_jp2(rgb: Image.Image) -> tuple[str, str, str, bytes, int]:
+    """Return a JP2 file of indices, whose palette is in the header."""
+    indices = rgb.quantize(60)
+    colours = bytes(indices.getpalette())
+    file = saved(Image.frombytes("L", rgb.size, indices.tobytes()), "JPEG2000")
+    count = len(colours) // 3
+    head = file.index(b"jp2h") - 4
+    (size,) = struct.unpack(">I", file[head : head + 4])
+    header = file[head + 8 : head + size].replace(b"\0\0\0\x11", b"\0\0\0\x10")  # grey: sRGB
+    header += box(b"pclr", struct.pack(">HB3B", count, 3, 7, 7, 7) + colours)
+    header += box(b"cmap", b"".join(struct.pack(">HBB", 0, 1, column) for column in range(3)))
+    changed = file[:head] + box(b"jp2h", header) + file[head + size :]
+    return ("palette.jp2", "JPEG 2000", "a palette", changed, 0)
+
+
 def read_files() -> list[tuple[str, str, str, bytes, int]]:
     """Return name, format, kind, content and tolerance of each file that is read."""
     rgb = drawing()
@@ -254,6 +295,7 @@ def read_files() -> list[tuple[str, str, str, bytes, int]]:
             saved(rgb.resize((1600, 1600)), "AVIF", quality=60, speed=9),
             6,
         ),
+        *jpeg2000_files(rgb, alpha),
         ("rgba.bmp", "BMP", "32 bits", saved(alpha, "BMP"), 0),
         ("palette.bmp", "BMP", "a palette of 8 bits", saved(palette, "BMP"), 0),
         ("bilevel.bmp", "BMP", "1 bit", saved(rgb.convert("1"), "BMP"), 0),
@@ -336,7 +378,15 @@ def refused_files() -> list[tuple[str, str, str, bytes, str]]:
             tiff(7, 6, saved(rgb, "JPEG", progressive=True)),
             "progressive JPEG compression",
         ),
-        ("jp2.jp2", "JPEG 2000", "every kind", saved(rgb, "JPEG2000"), "JPEG 2000"),
+        (
+            "cmyk.jp2",
+            "JPEG 2000",
+            "a colour space other than sRGB, grey and sYCC",
+            saved(rgb.convert("RGBA"), "JPEG2000").replace(
+                b"\x01\0\0\0\0\0\x10", b"\x01\0\0\0\0\0\x0c", 1
+            ),
+            "the colour space 12",
+        ),
         ("jxl.jxl", "JPEG XL", "every kind", b"\xff\x0a" + bytes(16), "JPEG XL"),
         ("heic.heic", "HEIC", "every kind", heic, "HEIC"),
         ("icon.ico", "ICO", "every kind", saved(rgb, "ICO", sizes=[(16, 16)]), "ICO"),
@@ -378,7 +428,7 @@ def main(arguments: list[str]) -> int:
     for name, form, kind, content, text in refused_files():
         cases.append({"file": name, "format": form, "kind": kind, "refused": text, "made": True})
         write(folder / name, content)
-    order = ["JPEG", "PNG", "WebP", "AVIF", "GIF", "BMP", "TIFF"]
+    order = ["JPEG", "PNG", "WebP", "AVIF", "JPEG 2000", "GIF", "BMP", "TIFF"]
     cases.sort(
         key=lambda c: (
             order.index(c["format"]) if c["format"] in order else len(order),
