@@ -185,7 +185,7 @@ gpu-check: ## on a machine with a GPU: build against its own PyTorch, test, comp
 gpu-bundle: build ## pack what gpu-check needs on a machine without Go and network, 64 MiB at most
 	@scripts/gpu_bundle.sh $(VERSION)
 
-C_FILES = $(wildcard csrc/include/*.h csrc/src/*.h csrc/src/*.cc csrc/test/*.c csrc/test/*.cc bench/*.cc)
+C_FILES = $(wildcard csrc/include/*.h csrc/src/*.h csrc/src/*.c csrc/src/*.cc csrc/test/*.c csrc/test/*.cc bench/*.cc)
 # cuda_graph.cc can be read only where CUDA's headers are.
 TIDY_FILES = $(filter-out csrc/src/cuda_graph.cc,$(filter %.cc %.c,$(C_FILES)))
 PYTHON_FOLDERS := tools scripts

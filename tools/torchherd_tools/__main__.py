@@ -16,6 +16,7 @@ COMMANDS = {
     "goldens": ("testdata.goldens", "make testdata/pictures and testdata/goldens"),
     "colour": ("testdata.colour", "make testdata/colour with Little CMS's transicc"),
     "formats": ("testdata.formats", "make testdata/formats"),
+    "heic": ("testdata.heic", "make testdata/heic with pillow-heif"),
     "parity": ("parity.compare", "compare a server's responses with a reference server's"),
     "parity-corpus": ("parity.corpus", "compare how torchherd and Pillow read a folder of images"),
     "reference": ("parity.reference", "run the Python reference server"),

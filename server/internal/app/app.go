@@ -20,6 +20,7 @@ import (
 	"github.com/torchherd/torchherd/server/internal/api"
 	"github.com/torchherd/torchherd/server/internal/cork"
 	"github.com/torchherd/torchherd/server/internal/cpu"
+	"github.com/torchherd/torchherd/server/internal/heif"
 	"github.com/torchherd/torchherd/server/internal/lifecycle"
 	"github.com/torchherd/torchherd/server/internal/listen"
 	"github.com/torchherd/torchherd/server/internal/loader"
@@ -47,6 +48,7 @@ type Options struct {
 
 	MaxUpload int64 // bytes of a request's body
 	MaxPixels int64 // of an image as sent
+	HEIC      bool  // decode HEIC by the system's libheif
 	// Bytes of the bodies that are being received, and of the memory of decodes, of all requests together. 0: a part of
 	// what the process may use.
 	MaxReceiveMemory, MaxDecodeMemory int64
@@ -118,6 +120,10 @@ func New(o Options) (*App, error) {
 	if err := loader.LoadOperators(o.Operators); err != nil {
 		return nil, err
 	}
+	heic, err := o.heic()
+	if err != nil {
+		return nil, err
+	}
 	limit := memory.Limit()
 	a.shared = &loader.Shared{
 		Received: memory.NewBudget(cmp.Or(o.MaxReceiveMemory, limit/receiveShare)),
@@ -125,7 +131,7 @@ func New(o Options) (*App, error) {
 		Trimmer:  memory.NewTrimmer(),
 		Metrics:  metrics.New(metrics.Build{Version: o.Version, LibTorch: torch.Version(), JPEG: torch.JPEGVersion(), Go: runtime.Version()}),
 		Slots:    cpu.NewSlots(cpu.SlotCount(o.Cores)), Cores: o.Cores, Shares: cpu.NewShares(),
-		MaxPixels: o.MaxPixels, RefusePalette: o.Sanic, PackageFolder: o.PackageFolder, Operators: o.Operators, MaxMemory: o.MaxModelMemory,
+		MaxPixels: o.MaxPixels, RefusePalette: o.Sanic, HEIC: heic, PackageFolder: o.PackageFolder, Operators: o.Operators, MaxMemory: o.MaxModelMemory,
 		Trial: o.Trial, Isolate: o.Isolate, ForwardTimeout: o.ForwardTimeout,
 		Override: a.override, Log: o.Log,
 	}
@@ -142,6 +148,23 @@ func New(o Options) (*App, error) {
 		Rollouts: a.rollouts, StickyHeader: o.StickyHeader, Metrics: a.shared.Metrics,
 	}, models, o.Log)
 	return a, nil
+}
+
+// heic returns what decodes HEIC; nil: nothing is to.
+func (o *Options) heic() (*heif.Decoder, error) {
+	if !o.HEIC {
+		return nil, nil
+	}
+	program, err := heif.Program()
+	if err != nil {
+		return nil, err
+	}
+	decoder, err := heif.New(program)
+	if err != nil {
+		return nil, fmt.Errorf("can't decode HEIC: %w; or serve without --heic=system", err)
+	}
+	o.Log.Info().Str("libheif", decoder.Version()).Msg("HEIC is decoded by the system's libheif")
+	return decoder, nil
 }
 
 // planRollouts makes a controller for each model with a plan.

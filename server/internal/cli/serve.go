@@ -39,6 +39,7 @@ type Serve struct {
 	MaxReceiveMemory bytesFlag `default:"0" help:"Maximum memory in bytes for the request bodies that are being received, all together. 0: an eighth of what the cgroup or the machine has." group:"Images"`
 	MaxDecodeMemory  bytesFlag `default:"0" help:"Maximum memory in bytes for decoding images, all together. An image that needs more is refused. 0: a quarter of what the cgroup or the machine has." group:"Images"`
 	MaxPixels        int64     `default:"${max_pixels}" help:"Maximum number of pixels of an image; checked before the image is decoded." group:"Images"`
+	HEIC             string    `name:"heic" enum:"off,system" default:"off" help:"Decoding of HEIC images. off: they are refused; system: by the system's libheif, in a process for each image. The patents on HEVC keep torchherd from having a decoder of its own." group:"Images"`
 	Compat           string    `default:"none" enum:"none,sanic" help:"sanic: behave like the Sanic demo, with its statuses and its fixed wait, without EXIF orientation, conversion of colours and palette images." group:"Images"`
 
 	Listen         address       `default:":8000" help:"Address to listen on: host:port, :port or unix:PATH." group:"Server"`
@@ -190,7 +191,7 @@ func (s *Serve) options(version string, cores int, log zerolog.Logger) (app.Opti
 		Rollout: plans, StickyHeader: s.CanaryKey,
 		Models: s.Model, Listen: string(s.Listen), AdminListen: string(s.AdminListen), AdminHosts: s.AdminHosts, AdminKey: key,
 		MaxConnections: s.MaxConnections, MaxConnectionsPerAddress: s.PerAddress,
-		MaxUpload: int64(s.MaxUpload), MaxPixels: s.MaxPixels,
+		MaxUpload: int64(s.MaxUpload), MaxPixels: s.MaxPixels, HEIC: s.HEIC == "system",
 		MaxReceiveMemory: int64(s.MaxReceiveMemory), MaxDecodeMemory: int64(s.MaxDecodeMemory),
 		RequestTimeout: s.RequestTimeout, Sanic: s.Compat == "sanic",
 		Require: lifecycle.Require(s.Require), LoadTimeout: s.LoadTimeout, ForwardTimeout: s.ForwardTimeout,

@@ -24,7 +24,7 @@ type avifFile struct {
 	alpha         *avifFile // an image without chroma, of the same size; nil: none
 }
 
-func avifError(text string) error { return errors.New("avif: " + text) }
+var errNoPrimaryImage = errors.New("no primary image")
 
 // A box is a part of a file by ISO/IEC 14496-12.
 type box struct {
@@ -103,6 +103,7 @@ func (f *fields) full() (version, flags int) {
 
 // A container is what the boxes of a file say about its primary item.
 type container struct {
+	format     string // for error texts
 	file       []byte
 	boxes      map[string][]byte // of the meta box, the first of each kind
 	primary    uint64
@@ -111,9 +112,8 @@ type container struct {
 	used       []int  // indices of the primary item's properties, from 0
 	premul     bool   // its colours are multiplied by its alpha
 	auxiliary  uint64 // the item that is beside the primary item, such as its alpha; 0: none
-	inner      []byte
 	pieces     []piece
-	innerData  bool // the pieces lie in inner
+	innerData  bool // the pieces lie in the box idat
 }
 
 type piece struct{ offset, size uint64 }
@@ -140,8 +140,9 @@ func isobmffKind(data []byte) string {
 	return name
 }
 
-func parseAVIF(data []byte) (*avifFile, error) {
-	c := &container{file: data}
+// readContainer reads the boxes of a file of a format.
+func readContainer(format string, data []byte) (*container, error) {
+	c := &container{format: format, file: data}
 	found := false
 	var ofMeta error
 	err := eachBox(data, func(b box) error {
@@ -153,6 +154,11 @@ func parseAVIF(data []byte) (*avifFile, error) {
 	if found { // what follows may be cut off
 		err = ofMeta
 	}
+	return c, err
+}
+
+func parseAVIF(data []byte) (*avifFile, error) {
+	c, err := readContainer("AVIF", data)
 	if err != nil {
 		return nil, err
 	}
@@ -161,7 +167,7 @@ func parseAVIF(data []byte) (*avifFile, error) {
 	case "grid":
 		return nil, unsupported("AVIF", "a grid of images")
 	case "":
-		return nil, avifError("no primary image")
+		return nil, errNoPrimaryImage
 	default:
 		return nil, unsupported("AVIF", fmt.Sprintf("a primary image of the type %q", c.kind))
 	}
@@ -190,7 +196,7 @@ func (a *avifFile) readAlpha(c *container) error {
 	if c.auxiliary == 0 {
 		return nil
 	}
-	beside := &container{file: c.file, boxes: c.boxes, primary: c.auxiliary}
+	beside := &container{format: c.format, file: c.file, boxes: c.boxes, primary: c.auxiliary}
 	if err := beside.readItem(); err != nil {
 		return err
 	}
@@ -243,7 +249,6 @@ func (c *container) readMeta(data []byte) error {
 
 // readItem reads what the boxes say about the primary item.
 func (c *container) readItem() error {
-	c.inner = c.boxes["idat"]
 	return errors.Join(c.readKind(c.boxes["iinf"]), c.readPlace(c.boxes["iloc"]), c.readAssociations(c.boxes["iprp"]), c.readReferences(c.boxes["iref"]))
 }
 
@@ -291,7 +296,7 @@ func (c *container) readPlace(data []byte) error {
 		ofIndex = int(more & 15)
 	}
 	if max(ofOffset, ofLength, ofBase, ofIndex) > 8 || version > 2 {
-		return avifError("bad sizes of the places of items")
+		return errors.New("bad sizes of the places of items")
 	}
 	for items := f.number(ofID); items > 0 && !f.short; items-- {
 		id := f.number(ofID)
@@ -309,7 +314,7 @@ func (c *container) readPlace(data []byte) error {
 			}
 		}
 		if id == c.primary && method > 1 {
-			return unsupported("AVIF", "an image inside of another item")
+			return unsupported(c.format, "an image inside of another item")
 		}
 	}
 	return f.err()
@@ -319,7 +324,7 @@ func (c *container) readPlace(data []byte) error {
 func (c *container) item() ([]byte, error) {
 	from := c.file
 	if c.innerData {
-		from = c.inner
+		from = c.boxes["idat"]
 	}
 	var out []byte
 	for _, p := range c.pieces {
@@ -337,12 +342,12 @@ func (c *container) item() ([]byte, error) {
 			return rest[:p.size], nil
 		}
 		if uint64(len(out))+p.size > uint64(len(from)) {
-			return nil, avifError("the pieces of the image overlap")
+			return nil, errors.New("the pieces of the image overlap")
 		}
 		out = append(out, rest[:p.size]...)
 	}
 	if len(out) == 0 {
-		return nil, avifError("no data")
+		return nil, errors.New("no data")
 	}
 	return out, nil
 }
@@ -414,7 +419,7 @@ func (a *avifFile) readProperties(c *container) error {
 	turns, mirror := 0, -1
 	for _, i := range c.used {
 		if i >= len(c.properties) {
-			return avifError("a property that isn't there")
+			return errors.New("a property that isn't there")
 		}
 		p := c.properties[i]
 		f := fields{data: p.data}

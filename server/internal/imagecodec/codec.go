@@ -19,6 +19,7 @@ import (
 
 	"github.com/torchherd/torchherd/server/internal/colour"
 	"github.com/torchherd/torchherd/server/internal/cpu"
+	"github.com/torchherd/torchherd/server/internal/heif"
 	"github.com/torchherd/torchherd/server/internal/settings"
 	"github.com/torchherd/torchherd/torch"
 )
@@ -42,6 +43,7 @@ type Config struct {
 	Weight        int            // relative to other Codecs that share the Slots; 1 or more
 	MaxPixels     int64          // of an image as sent, checked before memory is allocated; 1 or more
 	RefusePalette bool           // refuse palette images with NotRGB instead of converting them to RGB
+	HEIC          *heif.Decoder  // nil: HEIC is refused
 	Pixels        Memory         // of decoded images and Alloc; nil: Go's heap
 	Log           zerolog.Logger // has colour spaces that are ignored, at a bounded rate
 
@@ -142,6 +144,9 @@ type Error struct {
 
 func (e *Error) Error() string { return e.Text }
 
+// A systemError is an error of this machine, and not of a file.
+type systemError struct{ error }
+
 func broken(format string, err error) error {
 	return &Error{Broken, fmt.Sprintf("broken %s: %v", format, err)}
 }
@@ -198,6 +203,7 @@ type Input struct {
 	work, limit   picoseconds
 	granted       picoseconds // of the limit, beside what a file of its size has
 	rows          int         // of the source, that the resize takes at a time
+	heif          *heif.Decoder
 }
 
 // Size returns the size of the image that Decode returns, in pixels.
@@ -227,9 +233,10 @@ func (c *Codec) Prepare(data []byte) (*Input, error) {
 
 func (c *Codec) prepare(in *Input, data []byte) error {
 	in.data, in.format = data, sniff(data)
-	if in.format == nil {
+	if in.format == nil || in.format.name == "HEIC" && c.config.HEIC == nil {
 		return refusal(data)
 	}
+	in.heif = c.config.HEIC
 	err := c.readHeader(in)
 	if err != nil {
 		return err
@@ -435,9 +442,12 @@ func (c *Codec) decodeOther(ctx context.Context, in Input, p *Image, t *colour.T
 	}
 	err = in.format.decode(&in, s)
 	var failure *Error
+	var system *systemError
 	switch {
 	case err == nil:
 		return nil
+	case errors.As(err, &system):
+		return system.error
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	case errors.As(err, &failure):

@@ -65,11 +65,15 @@ const formatNames = "JPEG, PNG, WebP, AVIF, JPEG 2000, GIF, BMP or TIFF"
 // memoryOfDecode is the memory of the small objects of a decode: readers, tables and buffers of fixed size.
 const memoryOfDecode = 256 << 10
 
+// ftyp is how files of boxes begin (ISO/IEC 14496-12). A brand in the first box tells their format.
+const ftyp = "????ftyp"
+
 var formats = []format{
 	{name: "JPEG", starts: []string{"\xff\xd8\xff"}, header: jpegHeader, details: jpegDetails},
 	{name: "PNG", starts: []string{"\x89PNG\r\n\x1a\n"}, header: pngHeader, decode: decodePNG, details: pngDetails},
 	{name: "WebP", starts: []string{"RIFF????WEBPVP8"}, header: webpHeader, decode: decodeWebP, details: webpDetails},
-	{name: "AVIF", starts: []string{"????ftyp"}, header: avifHeader, decode: decodeAVIF},
+	{name: "AVIF", starts: []string{ftyp}, header: avifHeader, decode: decodeAVIF},
+	{name: "HEIC", starts: []string{ftyp}, header: heicHeader, decode: decodeHEIC},
 	{name: "JPEG 2000", starts: []string{"\x00\x00\x00\x0cjP  \r\n", "\xff\x4f\xff\x51"}, header: jpeg2000Header, decode: decodeJPEG2000, details: jpeg2000Details},
 	{name: "GIF", starts: []string{"GIF87a", "GIF89a"}, header: gifHeader, decode: decodeGIF, details: gifDetails},
 	{name: "BMP", starts: []string{"BM????????????"}, header: bmpHeader, decode: decodeBMP},
@@ -95,6 +99,9 @@ func refusal(data []byte) error {
 			name = r.name
 		}
 	}
+	if name == "HEIC" {
+		return &Error{UnknownFormat, "the format HEIC isn't supported here: send " + formatNames + ", or ask the operator for --heic=system"}
+	}
 	if name != "" {
 		return &Error{UnknownFormat, "the format " + name + " isn't supported: send " + formatNames}
 	}
@@ -106,7 +113,7 @@ func refusal(data []byte) error {
 func sniff(data []byte) *format {
 	for i := range formats {
 		for _, start := range formats[i].starts {
-			if startsWith(data, start) && (formats[i].name != "AVIF" || isobmffKind(data) == "AVIF") {
+			if startsWith(data, start) && (start != ftyp || isobmffKind(data) == formats[i].name) {
 				return &formats[i]
 			}
 		}

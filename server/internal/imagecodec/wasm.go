@@ -155,7 +155,7 @@ func (w *wasmModule) run(ctx context.Context, host *wasmHost, memory int64, do f
 	}
 	mapped, err := newLinearMemory(int(memory))
 	if err != nil {
-		return fmt.Errorf("%s: %w", w.name, err)
+		return &systemError{fmt.Errorf("%s: %w", w.name, err)}
 	}
 	defer mapped.release()
 	allocator := experimental.MemoryAllocatorFunc(func(_, _ uint64) experimental.LinearMemory { return mapped })
@@ -163,7 +163,7 @@ func (w *wasmModule) run(ctx context.Context, host *wasmHost, memory int64, do f
 	config := wazero.NewModuleConfig().WithName("").WithStartFunctions("_initialize")
 	instance, err := runtime.InstantiateModule(ctx, module, config)
 	if err != nil {
-		return fmt.Errorf("%s: %w", w.name, err)
+		return &systemError{fmt.Errorf("%s: %w", w.name, err)}
 	}
 	defer func() { _ = instance.Close(context.WithoutCancel(ctx)) }()
 	err = do(ctx, instance)

@@ -63,6 +63,7 @@ const (
 	perAV1Symbol       = 20 * nanosecond // of AVIF
 	perAV1Filtered     = 15 * nanosecond // a pixel in one of AV1's filters
 	unitsOfAV1Block    = 20480           // what a block of 64x64 pixels costs besides its symbols, in symbols; see scripts/codecs.sh
+	perHEVC            = 30 * nanosecond // a pixel of a HEIC; the rest is limited by time
 	perWavelet         = 35 * nanosecond // a sample of a JPEG 2000
 	perJ2KUnit         = 12 * nanosecond // a sample in a coding pass; see scripts/codecs/jpeg2000/opj_config_private.h
 	perJ2KByte         = 40 * nanosecond

@@ -12,6 +12,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/torchherd/torchherd/server/internal/cpu"
+	"github.com/torchherd/torchherd/server/internal/heif"
 	"github.com/torchherd/torchherd/server/internal/imagecodec"
 	"github.com/torchherd/torchherd/server/internal/isolation"
 	"github.com/torchherd/torchherd/server/internal/memory"
@@ -28,9 +29,10 @@ type Shared struct {
 	Cores  int        // that the process may use
 	Shares *cpu.Shares
 
-	MaxPixels     int64  // of an image as sent
-	RefusePalette bool   // answer palette images with imagecodec.NotRGB
-	PackageFolder string // see torch.Options
+	MaxPixels     int64         // of an image as sent
+	RefusePalette bool          // answer palette images with imagecodec.NotRGB
+	HEIC          *heif.Decoder // nil: HEIC is refused
+	PackageFolder string        // see torch.Options
 	// Operators are libraries that LoadOperators has loaded in this process, for the child processes.
 	Operators []string
 	// MaxMemory bounds the weights of a version's instances together, in bytes. 0: no limit.
@@ -269,7 +271,7 @@ func (l *Loader) checkMemory(weights int64, instances int) error {
 func (l *Loader) newCodec(cfg *settings.Settings, fill byte, pixels imagecodec.Memory) (*imagecodec.Codec, error) {
 	return imagecodec.NewCodec(imagecodec.Config{
 		Pixels: pixels, Slots: l.shared.Slots, Weight: cfg.Weight, MaxPixels: l.shared.MaxPixels,
-		RefusePalette: l.shared.RefusePalette, Size: cfg.Size, MaxSide: cfg.MaxSide, MultipleOf: cfg.MultipleOf,
+		RefusePalette: l.shared.RefusePalette, HEIC: l.shared.HEIC, Size: cfg.Size, MaxSide: cfg.MaxSide, MultipleOf: cfg.MultipleOf,
 		Fit: cfg.ImageFit(), Fill: fill, Tile: cfg.Tile, TileStride: cfg.TileStride(), Overlap: cfg.Overlap,
 		ResizeFilter: cfg.ResizeFilter, JPEGScale: cfg.JPEGScale, EXIF: cfg.EXIF, Color: cfg.Color, Alpha: cfg.Alpha, Metadata: cfg.Metadata, Grayscale: cfg.Grayscale, Quality: cfg.Quality,
 		Output: cfg.OutputKind, Palette: cfg.Palette, Log: l.shared.Log.With().Str("model", l.source.Name()).Logger(),
