@@ -105,14 +105,21 @@ static void chroma(const Dav1dPicture* p, const Rows* rows, int plane, int y, ui
     samples(p, plane, at, half, near);
     samples(p, plane, other < 0 ? 0 : other >= down ? down - 1 : other, half, far);
   }
-  // 16 times a sample of at most 12 bits fits into 16, so that all lanes have 16.
-  for (int x = 0; x < half; x++) near[x] = (uint16_t)(3 * near[x] + far[x]);
+  // 16 times a sample of 12 bits fits into the 16 bits of a lane.
+  for (int i = 0; i < half; i++) near[i] = (uint16_t)(3 * near[i] + far[i]);
   near[-1] = near[0];
   near[half] = near[half - 1];
-  for (int x = 0; x < half; x++) {
-    const uint16_t most = (uint16_t)(3 * near[x] + 8);
-    out[2 * x] = (uint16_t)(most + near[x - 1]) >> 4;
-    out[2 * x + 1] = (uint16_t)(most + near[x + 1]) >> 4;
+  int x = 0;
+  for (; x + 8 <= half; x += 8) {
+    const v128_t most = wasm_i16x8_add(wasm_i16x8_mul(wasm_v128_load(near + x), wasm_i16x8_splat(3)), wasm_i16x8_splat(8));
+    const v128_t left = wasm_u16x8_shr(wasm_i16x8_add(most, wasm_v128_load(near + x - 1)), 4);
+    const v128_t right = wasm_u16x8_shr(wasm_i16x8_add(most, wasm_v128_load(near + x + 1)), 4);
+    wasm_v128_store(out + 2 * x, wasm_i16x8_shuffle(left, right, 0, 8, 1, 9, 2, 10, 3, 11));
+    wasm_v128_store(out + 2 * x + 8, wasm_i16x8_shuffle(left, right, 4, 12, 5, 13, 6, 14, 7, 15));
+  }
+  for (; x < half; x++) {
+    out[2 * x] = (uint16_t)((3 * near[x] + near[x - 1] + 8) >> 4);
+    out[2 * x + 1] = (uint16_t)((3 * near[x] + near[x + 1] + 8) >> 4);
   }
 }
 
