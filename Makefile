@@ -164,6 +164,7 @@ goldens: python ## make testdata/ and its goldens again
 	$(TOOLS) goldens
 	$(TOOLS) colour
 	$(TOOLS) formats
+	$(TOOLS) avif
 
 dist: build ## pack a tarball that runs without Go and Python
 	@scripts/dist.sh $(VERSION)

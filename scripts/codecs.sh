@@ -79,6 +79,9 @@ cp libjpeg-turbo/LICENSE.md "$target/LICENSE.libjpeg-turbo"
 fetch dav1d 1.0.0-2+deb12u1 dav1d_1.0.0.orig.tar.xz 51737db7e4897e599684f873a4725176dd3c779e639411d7c4fce134bb5ebb82 \
   dav1d_1.0.0-2+deb12u1.debian.tar.xz ae53e2bda2a18275cc66570194fced9b9681df2b3b8e041586a26a59d69a727e
 patch -d dav1d -s -p1 <"$here/avif/dav1d.patch"
+# The transforms of one row or column become those of four, in the lanes of a Four.
+sed -i -E -e 's/\bint32_t\b/Four/g; s/\bint ((in|t)[0-9]|in =|min\b|max\b)/Four \1/g; s/iclip\(a, min, max\)/clip_four(a, min, max)/' \
+  -e '/include <stdint.h>/a #include "four.h"' dav1d/src/itx_1d.[ch]
 files=()
 for name in cdef_apply cdef fg_apply filmgrain ipred_prepare ipred itx lf_apply loopfilter looprestoration lr_apply mc recon; do
   for depth in 8 16; do

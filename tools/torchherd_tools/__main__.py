@@ -15,6 +15,7 @@ COMMANDS = {
     "fixtures": ("testdata.fixtures", "make testdata/modules"),
     "goldens": ("testdata.goldens", "make testdata/pictures and testdata/goldens"),
     "colour": ("testdata.colour", "make testdata/colour with Little CMS's transicc"),
+    "avif": ("testdata.avif", "make testdata/avif"),
     "formats": ("testdata.formats", "make testdata/formats"),
     "heic": ("testdata.heic", "make testdata/heic with pillow-heif"),
     "parity": ("parity.compare", "compare a server's responses with a reference server's"),

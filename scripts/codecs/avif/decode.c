@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <wasm_simd128.h>
 
 #include "dav1d/dav1d.h"
 #include "host.h"
@@ -104,13 +105,37 @@ static void chroma(const Dav1dPicture* p, const Rows* rows, int plane, int y, ui
     samples(p, plane, at, half, near);
     samples(p, plane, other < 0 ? 0 : other >= down ? down - 1 : other, half, far);
   }
-  for (int x = 0; x < half; x++) near[x] = (uint16_t)(3 * near[x] + far[x]);  // of at most 12 bits
+  // 16 times a sample of 12 bits fits into the 16 bits of a lane.
+  for (int i = 0; i < half; i++) near[i] = (uint16_t)(3 * near[i] + far[i]);
   near[-1] = near[0];
   near[half] = near[half - 1];
-  for (int x = 0; x < half; x++) {
-    out[2 * x] = (uint16_t)((3 * near[x] + near[x - 1] + 8) / 16);
-    out[2 * x + 1] = (uint16_t)((3 * near[x] + near[x + 1] + 8) / 16);
+  int x = 0;
+  for (; x + 8 <= half; x += 8) {
+    const v128_t most = wasm_i16x8_add(wasm_i16x8_mul(wasm_v128_load(near + x), wasm_i16x8_splat(3)), wasm_i16x8_splat(8));
+    const v128_t left = wasm_u16x8_shr(wasm_i16x8_add(most, wasm_v128_load(near + x - 1)), 4);
+    const v128_t right = wasm_u16x8_shr(wasm_i16x8_add(most, wasm_v128_load(near + x + 1)), 4);
+    wasm_v128_store(out + 2 * x, wasm_i16x8_shuffle(left, right, 0, 8, 1, 9, 2, 10, 3, 11));
+    wasm_v128_store(out + 2 * x + 8, wasm_i16x8_shuffle(left, right, 4, 12, 5, 13, 6, 14, 7, 15));
   }
+  for (; x < half; x++) {
+    out[2 * x] = (uint16_t)((3 * near[x] + near[x - 1] + 8) >> 4);
+    out[2 * x + 1] = (uint16_t)((3 * near[x] + near[x + 1] + 8) >> 4);
+  }
+}
+
+// Sets out to pixels of three samples each.
+static void interleave(const uint8_t* restrict r, const uint8_t* restrict g, const uint8_t* restrict b, int width, uint8_t* restrict out) {
+  int x = 0;
+  for (; x + 16 <= width; x += 16, r += 16, g += 16, b += 16, out += 48) {
+    const v128_t red = wasm_v128_load(r), green = wasm_v128_load(g), blue = wasm_v128_load(b);
+    const v128_t first = wasm_i8x16_shuffle(red, green, 0, 16, 0, 1, 17, 0, 2, 18, 0, 3, 19, 0, 4, 20, 0, 5);
+    const v128_t second = wasm_i8x16_shuffle(red, green, 21, 0, 6, 22, 0, 7, 23, 0, 8, 24, 0, 9, 25, 0, 10, 26);
+    const v128_t third = wasm_i8x16_shuffle(red, green, 0, 11, 27, 0, 12, 28, 0, 13, 29, 0, 14, 30, 0, 15, 31, 0);
+    wasm_v128_store(out, wasm_i8x16_shuffle(first, blue, 0, 1, 16, 3, 4, 17, 6, 7, 18, 9, 10, 19, 12, 13, 20, 15));
+    wasm_v128_store(out + 16, wasm_i8x16_shuffle(second, blue, 0, 21, 2, 3, 22, 5, 6, 23, 8, 9, 24, 11, 12, 25, 14, 15));
+    wasm_v128_store(out + 32, wasm_i8x16_shuffle(third, blue, 26, 1, 2, 27, 4, 5, 28, 7, 8, 29, 10, 11, 30, 13, 14, 31));
+  }
+  for (; x < width; x++, out += 3) out[0] = *r++, out[1] = *g++, out[2] = *b++;
 }
 
 static void convert(const Conversion* c, const Rows* rows, int width, uint8_t* restrict out) {
@@ -129,7 +154,7 @@ static void convert(const Conversion* c, const Rows* rows, int width, uint8_t* r
       b[x] = level(light + bu * cb);
     }
   }
-  for (int x = 0; x < width; x++) out[3 * x] = r[x], out[3 * x + 1] = g[x], out[3 * x + 2] = b[x];
+  interleave(r, g, b, width, out);
 }
 
 static uint16_t level16(float value) { return (uint16_t)(value < 0 ? 0 : value > 65535.0f ? 65535.0f : value); }
