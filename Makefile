@@ -65,9 +65,12 @@ asan: setup ## the tests of csrc, and the Go tests that call it, under AddressSa
 		$(GO) test -count=1 -asan ./torch ./server/internal/imagecodec
 
 FUZZTIME ?= 30s
-fuzz: build ## fuzz the batcher, the image decoder, its budget, metadata and ICC profiles (FUZZTIME=30s each)
+FORMATS := PNG WebP AVIF JPEG2000 GIF BMP TIFF
+fuzz: build ## fuzz the batcher, the image decoders, their budget, metadata and ICC profiles (FUZZTIME=30s each)
 	$(GO) test -run '^$$' -fuzz FuzzContract -fuzztime $(FUZZTIME) -fuzzminimizetime 20x ./server/internal/batch
 	$(GO) test -run '^$$' -fuzz FuzzDecode -fuzztime $(FUZZTIME) -fuzzminimizetime 20x ./server/internal/imagecodec
+	for format in $(FORMATS); do \
+		$(GO) test -run '^$$' -fuzz "^Fuzz$$format\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 20x ./server/internal/imagecodec || exit 1; done
 	$(GO) test -run '^$$' -fuzz FuzzDetails -fuzztime $(FUZZTIME) -fuzzminimizetime 20x ./server/internal/imagecodec
 	$(GO) test -run '^$$' -fuzz FuzzMetadata -fuzztime $(FUZZTIME) -fuzzminimizetime 20x ./server/internal/imagecodec
 	$(GO) test -run '^$$' -fuzz FuzzICC -fuzztime $(FUZZTIME) -fuzzminimizetime 20x ./server/internal/colour

@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # Builds the codecs in server/internal/imagecodec/codecs: libraries from Debian 12's source packages as WebAssembly modules,
 # changed by the patches in scripts/codecs. Needs Debian 12, and root for apt-get. The same packages give the same files.
-# scripts/webp.sh builds the decoder of WebP.
 #
 #   scripts/codecs.sh [TARGET]     the folder for the modules
 set -euo pipefail
@@ -93,6 +92,18 @@ mapfile -t -O "${#files[@]}" files < <(sources dav1d/src '' cdf cpu data decode 
   msac obu picture qm ref refmvs scan tables thread_task warpmv wedge)
 module avif -Wl,-z,stack-size=1048576 -DHOST_WORK_PER_SB64=20480 -I"$here/avif" -I"$here/avif/dav1d" -Idav1d -Idav1d/include "${files[@]}"
 cp dav1d/COPYING "$target/LICENSE.dav1d"
+
+fetch libwebp 1.2.4-0.2+deb12u1 libwebp_1.2.4.orig.tar.gz 7bf5a8a28cc69bcfa8cb214f2c3095703c6b73ac5fba4d5480c205331d9494df \
+  libwebp_1.2.4-0.2+deb12u1.debian.tar.xz 69cdba4dfe2e1b34d55fa80c1b29c31cacd40dd183812d6bcca7e508a2f7afcd
+patch -d libwebp -s -p1 <"$here/webp/libwebp.patch"
+mapfile -t files < <(
+  sources libwebp/src/dec '' alpha_dec buffer_dec frame_dec idec_dec io_dec quant_dec tree_dec vp8_dec vp8l_dec webp_dec
+  sources libwebp/src/dsp '' alpha_processing cpu dec dec_clip_tables filters lossless rescaler upsampling yuv
+  sources libwebp/src/utils '' bit_reader_utils color_cache_utils filters_utils huffman_utils quant_levels_dec_utils random_utils \
+    rescaler_utils thread_utils utils
+)
+module webp -Ilibwebp "${files[@]}"
+cp libwebp/COPYING "$target/LICENSE.libwebp"
 
 fetch openjpeg2 2.5.0-2+deb12u3 openjpeg2_2.5.0.orig.tar.xz 007e19d772c8b6b22e35379630b06ff3549e49ba719d96453607a36ad7b4de73 \
   openjpeg2_2.5.0-2+deb12u3.debian.tar.xz 36dedb0ca4c1659c173feac97c19b31985656f4cd112b1a4d54d54bc4133ad37

@@ -7,7 +7,7 @@ libtorch=$("$root/scripts/libtorch.sh")
 folder="$root/dist/$name"
 rm -rf "$folder"
 mkdir -p "$folder/lib"
-cp "$root/bin/torchherd" "$root/LICENSE" "$root/server/internal/imagecodec"/{webp,codecs}/LICENSE.* "$folder/"
+cp "$root/bin/torchherd" "$root/LICENSE" "$root/server/internal/imagecodec/codecs"/LICENSE.* "$folder/"
 for library in "$root"/bin/lib/*; do # the build's own libraries; links lead to LibTorch's, and the folder has the tests'
   [ -L "$library" ] || [ -d "$library" ] || cp "$library" "$folder/lib/"
 done

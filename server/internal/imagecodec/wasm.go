@@ -17,10 +17,10 @@ import (
 )
 
 // Codecs in C run as WebAssembly modules. A module has the memory that its caller reserved, and neither files nor a network; a
-// fault in it ends one decode or encode. It calls its host often, so that it ends with its context. scripts/webp.sh and
-// scripts/codecs.sh make the modules; docs/decisions/0018-decoders.md has the reasons.
+// fault in it ends one decode or encode. It calls its host often, so that it ends with its context. scripts/codecs.sh
+// makes the modules; docs/decisions/0018-decoders.md has the reasons.
 //
-//go:embed webp/decoder.wasm
+//go:embed codecs/webp.wasm
 var webpModule []byte
 
 //go:embed codecs/tiff.wasm

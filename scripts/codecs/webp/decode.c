@@ -1,14 +1,6 @@
-// What the WebAssembly module exports.
+// Decodes a frame of a WebP. Its work is counted in coefficients of VP8.
 #include "host.h"
-
-#include <stdlib.h>
-
 #include "src/webp/decode.h"
-
-uint32_t host_coefficients = 0;
-
-// Returns size bytes, or NULL.
-__attribute__((export_name("allocate"))) void* allocate(size_t size) { return malloc(size); }
 
 // Decodes a VP8 or VP8L frame of this size to RGB or RGBA. frame: the bitstream, or a chunk of alpha and a VP8 chunk. out:
 // width*height*channels bytes. Returns a VP8StatusCode.
