@@ -49,7 +49,7 @@ GOTEST ?= $(GO) test
 # a proxy where none can be installed. Under the race detector and beside other work, two cores take more than the ten
 # minutes that a package has by default.
 test: build ## build and run all tests (RACE=1: under the race detector)
-	-@PATH="$$PATH:/usr/sbin" scripts/setup.sh nginx=nginx-light haproxy=haproxy
+	-@PATH="$$PATH:/usr/sbin" scripts/setup.sh nginx=nginx-light haproxy=haproxy heif-info=libheif-examples
 	@ctest --test-dir build/csrc --output-on-failure
 	$(GOTEST) -count=1 $(if $(RACE),-race -timeout 30m) ./...
 	$(if $(RACE),$(GOTEST) -count=1 -run 'Memory|Cgroup|Allocate' ./server ./server/internal/imagecodec)

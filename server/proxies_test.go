@@ -26,8 +26,8 @@ func freeAddress(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// startProxy starts a program that proxies from address, until the test ends, and returns when it accepts connections.
-func startProxy(t *testing.T, address string, program string, arguments ...string) target {
+// startListening starts a program that listens at an address, until the test ends, and returns when it accepts connections.
+func startListening(t *testing.T, address string, program string, arguments ...string) target {
 	t.Helper()
 	command := exec.Command(program, arguments...)
 	var out bytes.Buffer
@@ -96,7 +96,7 @@ http {
 			t.Fatal(err)
 		}
 	}
-	return startProxy(t, address, path, "-p", dir, "-c", file)
+	return startListening(t, address, path, "-p", dir, "-c", file)
 }
 
 // haproxy starts HAProxy with these lines of its backend.
@@ -119,7 +119,7 @@ backend servers
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return startProxy(t, address, path, "-db", "-f", file)
+	return startListening(t, address, path, "-db", "-f", file)
 }
 
 // By default nginx speaks HTTP/1.0 to a server, sends the whole request, and answers 502 if it loses the response.

@@ -14,6 +14,8 @@ type collector struct{ config *Config }
 var (
 	loadsMetric = collected.define("counter", "torchherd_model_loads_total",
 		"Loads of a model's version, by outcome: ready or failed.", "model", "outcome")
+	modelReadyMetric = collected.define("gauge", "torchherd_model_ready",
+		"1 if a version of the model accepts requests, 0 if none does.", "model")
 	readyMetric = collected.define("gauge", "torchherd_model_version_ready",
 		"1 for each version that accepts requests.", "model", "version")
 	weightsMetric = collected.define("gauge", "torchherd_model_weights_bytes",
@@ -74,7 +76,9 @@ func (c collector) Collect(to chan<- prometheus.Metric) {
 		name, counts := model.Name(), model.Counts()
 		to <- prometheus.MustNewConstMetric(loadsMetric, prometheus.CounterValue, float64(counts.Succeeded), name, "ready")
 		to <- prometheus.MustNewConstMetric(loadsMetric, prometheus.CounterValue, float64(counts.Failed), name, "failed")
-		for _, v := range model.ReadyVersions() {
+		versions := model.ReadyVersions()
+		gauge(modelReadyMetric, float64(min(1, len(versions))), name)
+		for _, v := range versions {
 			gauge(readyMetric, 1, name, v.Version)
 			gauge(weightsMetric, float64(v.Bytes*int64(v.Instances)), name, v.Version)
 			gauge(runnersMetric, float64(v.Instances), name, v.Version)
