@@ -72,6 +72,7 @@ type Config struct {
 	Listen string   // the address as configured, host:port or unix:PATH; its host may be in a request's Host header
 	Hosts  []string // further names for the Host header
 	Key    string   // that every request must have as a bearer token; empty: none
+	Debug  Debug
 	Log    zerolog.Logger
 }
 
@@ -84,6 +85,7 @@ func New(config Config) http.Handler {
 	e.HTTPErrorHandler = func(err error, c echo.Context) { respondError(err, c, config.Log) }
 	e.Use(middleware.Recover(), newAccess(config).check, middleware.BodyLimit(maxBody))
 	e.GET("/metrics", echo.WrapHandler(promhttp.HandlerFor(registry, promhttp.HandlerOpts{EnableOpenMetrics: true})))
+	config.Debug.routes(e)
 	e.GET("/models", h.list)
 	e.POST("/v2/repository/index", h.index)
 	e.POST("/v2/repository/models/:name/load", h.load)

@@ -85,6 +85,7 @@ type Options struct {
 
 	Cores   int    // that the server may use
 	Version string // of the program, for the log
+	Debug   admin.Debug
 	Log     zerolog.Logger
 }
 
@@ -375,7 +376,7 @@ func (a *App) startAdmin(ctx context.Context, limits listen.Limits) error {
 	a.adminAddr = listen.Address(listener)
 	handler := admin.New(admin.Config{
 		Models: a.models, Rollouts: a.rollouts, Metrics: a.shared.Metrics, InFlight: a.handler.InFlight,
-		Received: a.shared.Received, Decoding: a.shared.Decoding, Listen: o.AdminListen, Hosts: o.AdminHosts, Key: o.AdminKey, Log: o.Log,
+		Received: a.shared.Received, Decoding: a.shared.Decoding, Listen: o.AdminListen, Hosts: o.AdminHosts, Key: o.AdminKey, Debug: o.Debug, Log: o.Log,
 	})
 	a.admin = a.newHTTPServer(handler, listener)
 	a.admin.ReadTimeout, a.admin.WriteTimeout = admin.ReadTimeout, admin.WriteTimeout

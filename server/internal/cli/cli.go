@@ -30,6 +30,7 @@ type commands struct {
 	Models  Models  `cmd:"" help:"List, load and unload the models of a running server, or check a model without one."`
 	Bench   Bench   `cmd:"" help:"Send images to a server and measure its responses."`
 	Tune    Tune    `cmd:"" help:"Find the settings with which this machine processes the most images per second."`
+	Debug   Debug   `cmd:"" help:"Collect what a report of a problem needs."`
 	Health  Health  `cmd:"" help:"Check whether a running server is ready. The exit status is 0 if it is, else 1."`
 	Version Version `cmd:"" help:"Print the versions of torchherd, LibTorch and libjpeg-turbo."`
 }
@@ -80,6 +81,7 @@ func (p program) run(arguments []string) int {
 		fmt.Fprintf(p.err, "Run \"%s --help\" for usage.\n", commandOf(failure))
 		return 2
 	}
+	context.Bind(valuesOf(context))
 	if failure := context.Run(); failure != nil {
 		return reportError(p.err, failure)
 	}

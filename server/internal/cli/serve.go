@@ -17,6 +17,7 @@ import (
 	"github.com/alecthomas/kong"
 	"github.com/rs/zerolog"
 
+	"github.com/torchherd/torchherd/server/internal/admin"
 	"github.com/torchherd/torchherd/server/internal/app"
 	"github.com/torchherd/torchherd/server/internal/cpu"
 	"github.com/torchherd/torchherd/server/internal/lifecycle"
@@ -91,7 +92,7 @@ func (s *Serve) Validate() error {
 }
 
 // Run serves until a signal arrives.
-func (s *Serve) Run(p program) error {
+func (s *Serve) Run(p program, values flagValues) error {
 	if p.process {
 		if err := setLibraries(); err != nil {
 			return err
@@ -121,6 +122,7 @@ func (s *Serve) Run(p program) error {
 	if err != nil {
 		return err
 	}
+	options.Debug = admin.Debug{Log: writer.Tail, Settings: values}
 	a, err := app.New(options)
 	if err != nil {
 		return err
