@@ -1,6 +1,7 @@
 package imagecodec
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -94,6 +95,9 @@ func refusal(data []byte) error {
 		return &Error{UnknownFormat, "the body is empty: send the image as the request body (" + formatNames + ")"}
 	}
 	name := isobmffKind(data)
+	if bytes.HasSuffix(data, []byte("TRUEVISION-XFILE.\x00")) { // the end is all that a TGA is known by
+		name = "TGA"
+	}
 	for _, r := range refused {
 		if name == "" && startsWith(data, r.start) {
 			name = r.name

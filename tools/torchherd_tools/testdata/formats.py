@@ -391,6 +391,8 @@ def refused_files() -> list[tuple[str, str, str, bytes, str]]:
         ("heic.heic", "HEIC", "every kind", heic, "HEIC"),
         ("icon.ico", "ICO", "every kind", saved(rgb, "ICO", sizes=[(16, 16)]), "ICO"),
         ("ppm.ppm", "PNM", "every kind", saved(rgb, "PPM"), "PNM"),
+        ("tga.tga", "TGA", "every kind", saved(rgb, "TGA"), "TGA"),
+        ("psd.psd", "Photoshop", "every kind", b"8BPS\0\1" + bytes(32), "Photoshop"),
     ]
 
 
