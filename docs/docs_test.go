@@ -320,7 +320,7 @@ func TestFlagsExist(t *testing.T) {
 					continue
 				}
 				verb := words[at+1 : at+2]
-				if verb[0] == "models" {
+				if verb[0] == "models" || verb[0] == "debug" { // they have commands of their own
 					verb = words[at+1 : at+3]
 				}
 				name := strings.Join(verb, " ")
