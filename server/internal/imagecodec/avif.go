@@ -193,15 +193,9 @@ func (c *container) image() (*avifFile, error) {
 
 // readAlpha sets the alpha, if the item beside the primary item is that.
 func (a *avifFile) readAlpha(c *container) error {
-	if c.auxiliary == 0 {
-		return nil
-	}
-	beside := &container{format: c.format, file: c.file, boxes: c.boxes, primary: c.auxiliary}
-	if err := beside.readItem(); err != nil {
+	beside, err := c.alpha()
+	if err != nil || beside == nil || beside.kind != "av01" {
 		return err
-	}
-	if beside.kind != "av01" || !beside.isAlpha() {
-		return nil
 	}
 	alpha, err := beside.image()
 	if err != nil {
@@ -212,6 +206,21 @@ func (a *avifFile) readAlpha(c *container) error {
 	}
 	a.alpha = alpha
 	return nil
+}
+
+// alpha returns the item beside the primary item, if it is its alpha; nil: there is none.
+func (c *container) alpha() (*container, error) {
+	if c.auxiliary == 0 {
+		return nil, nil
+	}
+	beside := &container{format: c.format, file: c.file, boxes: c.boxes, primary: c.auxiliary}
+	if err := beside.readItem(); err != nil {
+		return nil, err
+	}
+	if !beside.isAlpha() {
+		return nil, nil
+	}
+	return beside, nil
 }
 
 // isAlpha reports whether the primary item's auxC property says that it is an alpha.
@@ -507,12 +516,7 @@ func (a *avifFile) memory() int64 {
 	}
 	// The picture, and one with its grain; levels, masks and vectors of blocks.
 	need := 2*width*height*ofSample*int64(a.samples)/4 + 2*width*height
-	return fixed + int64(len(a.data)) + need + ofColumn*width + 3*ofSample*int64(a.width)*int64(a.rowsAtATime())
-}
-
-func (a *avifFile) rowsAtATime() int {
-	const pixels = 1 << 15
-	return min(a.height, max(1, pixels/a.width))
+	return fixed + int64(len(a.data)) + need + ofColumn*width + 3*ofSample*int64(a.width)*int64(rowsOfModule(a.width, a.height))
 }
 
 func avifHeader(data []byte) (header, error) {
@@ -570,5 +574,5 @@ func (a *avifFile) decode(in *Input, s *sink) error {
 	if a.colours.full {
 		full = 1
 	}
-	return avifDecoder.decodeRows(in, s, perAV1Symbol, [][]byte{a.data}, uint64(a.width), uint64(a.height), uint64(uint32(matrix)), full, uint64(a.rowsAtATime()))
+	return avifDecoder.decodeRows(in, s, perAV1Symbol, [][]byte{a.data}, uint64(a.width), uint64(a.height), uint64(uint32(matrix)), full, uint64(rowsOfModule(a.width, a.height)))
 }

@@ -37,11 +37,12 @@ func encodeAVIF(ctx context.Context, p Image, quality int, m Metadata) ([]byte, 
 	// As libavif's scale, which Pillow's is: 0 to 63, rounded.
 	quantizer := ((100-quality)*63 + 50) / 100
 	f := avifWriter{width: p.Width, height: p.Height, icc: m.icc}
-	colours, err := encodeAV1(ctx, p, 0, min(p.Channels, 3), quantizer)
+	channels := min(p.Channels, 3) // of colours
+	colours, err := encodeAV1(ctx, p, 0, channels, quantizer)
 	if err != nil {
 		return nil, err
 	}
-	f.addImage(colourItem, colours, min(p.Channels, 3))
+	f.addImage(colourItem, colours, channels)
 	if p.Channels == 4 {
 		alpha, err := encodeAV1(ctx, p, 3, 1, 0)
 		if err != nil {

@@ -32,13 +32,11 @@ func heicHeader(data []byte) (header, error) {
 		return header{}, err
 	}
 	h := header{kind: "a HEIC", width: a.width, height: a.height, orientation: a.orientation, details: a.colours.details()}
-	if c.auxiliary != 0 {
-		beside := &container{format: c.format, file: c.file, boxes: c.boxes, primary: c.auxiliary}
-		if err := beside.readItem(); err != nil {
-			return header{}, err
-		}
-		h.alpha = beside.isAlpha()
+	alpha, err := c.alpha()
+	if err != nil {
+		return header{}, err
 	}
+	h.alpha = alpha != nil
 	if max(h.width, h.height) > torch.MaxSide {
 		return h, nil // checkPixels refuses it
 	}
@@ -68,10 +66,7 @@ func decodeHEIC(in *Input, s *sink) error {
 			}
 			n := len(rows) / (4 * s.width)
 			band, alpha := s.reusable(n), s.alphaBand(n)
-			fromFour(band, rows)
-			for i := range alpha {
-				alpha[i] = rows[4*i+3]
-			}
+			fromRGBA(band, alpha, rows)
 			return s.pushBand(band, alpha)
 		},
 	})

@@ -96,8 +96,8 @@ func parseJ2K(data []byte) (*jpeg2000, error) {
 // readCodestream reads the markers before the first tile.
 func (j *jpeg2000) readCodestream() error {
 	const (
-		soc, siz, cod, coc, sot = 0xff4f, 0xff51, 0xff52, 0xff53, 0xff90
-		mct                     = 0xff74 // and the others of part 2's transforms
+		soc, siz, cod, sot = 0xff4f, 0xff51, 0xff52, 0xff90
+		mct                = 0xff74 // and the others of part 2's transforms
 	)
 	f := fields{data: j.codestream}
 	if f.number(2) != soc || f.number(2) != siz {
@@ -197,7 +197,8 @@ func (j *jpeg2000) assign(boxes map[string][]byte) error {
 			j.details.icc, j.details.iccSize, j.details.iccHead = icc, len(icc), headOf(icc)
 		}
 	}
-	switch count := len(j.components); count {
+	count := len(j.components)
+	switch count {
 	case 1, 2:
 		j.channels = [4]byte{0, 0, 0, j2kNoChannel}
 	default:
@@ -205,7 +206,7 @@ func (j *jpeg2000) assign(boxes map[string][]byte) error {
 		// A codestream without boxes has chroma if the components say so by their sizes.
 		j.ycc = space == sycc || space == 0 && j.details.icc == nil && j.components[1].dx > j.components[0].dx
 	}
-	if count := len(j.components); count%2 == 0 {
+	if count%2 == 0 {
 		j.channels[3] = byte(count - 1)
 	}
 	if palette := boxes["pclr"]; palette != nil {
@@ -321,12 +322,7 @@ func (j *jpeg2000) memory() int64 {
 		need += ofSample * inTile
 	}
 	blocks := inTile/int64(j.blockSize)*2 + int64(3*j.resolutions*len(j.components))
-	return need + ofBlock*blocks + ofColumn*int64(max(j.width, j.height)) + ofPixel*int64(j.width)*int64(j.rowsAtATime())
-}
-
-func (j *jpeg2000) rowsAtATime() int {
-	const pixels = 1 << 15
-	return min(j.height, max(1, pixels/j.width))
+	return need + ofBlock*blocks + ofColumn*int64(max(j.width, j.height)) + ofPixel*int64(j.width)*int64(rowsOfModule(j.width, j.height))
 }
 
 func jpeg2000Header(data []byte) (header, error) {
@@ -341,7 +337,7 @@ func jpeg2000Header(data []byte) (header, error) {
 	if max(h.width, h.height) > torch.MaxSide {
 		return h, nil // checkPixels refuses it
 	}
-	h.memory, h.alphaMemory = j.memory(), int64(j.width)*int64(j.rowsAtATime())
+	h.memory, h.alphaMemory = j.memory(), int64(j.width)*int64(rowsOfModule(j.width, j.height))
 	// As much as photographs of 24 megapixels take, which are accepted in every format.
 	h.budgets = 6
 	const rowsOfWavelet = 8
@@ -374,5 +370,5 @@ func decodeJPEG2000(in *Input, s *sink) error {
 		channels[3] = j2kNoChannel
 	}
 	return jpeg2000Decoder.decodeRows(in, s, perJ2KUnit, [][]byte{j.codestream, j.palette}, uint64(len(j.codestream)),
-		uint64(j.width), uint64(j.height), uint64(j.rowsAtATime()), uint64(binary.LittleEndian.Uint32(channels[:])), kind)
+		uint64(j.width), uint64(j.height), uint64(rowsOfModule(j.width, j.height)), uint64(binary.LittleEndian.Uint32(channels[:])), kind)
 }

@@ -132,6 +132,14 @@ func fromFour(out, row []byte) {
 	}
 }
 
+// fromRGBA splits pixels into RGB and their alpha.
+func fromRGBA(rgb, alpha, pixels []byte) {
+	fromFour(rgb, pixels)
+	for i := range alpha {
+		alpha[i] = pixels[4*i+3]
+	}
+}
+
 func fromPalette(out, indices []byte, palette *[256][3]byte) {
 	for i := 0; len(out) >= 3; i, out = i+1, out[3:] {
 		c := &palette[indices[i]]

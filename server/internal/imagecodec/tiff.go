@@ -431,7 +431,7 @@ func tiffHeader(data []byte) (header, error) {
 		h.kind = fmt.Sprintf("a TIFF whose %d strips or tiles share their bytes, %d in all,", blocks, read)
 	}
 	h.work += picoseconds(read) * perByte
-	h.memory, h.alphaMemory = t.memory(largest), int64(t.width)*int64(t.rowsAtATime())
+	h.memory, h.alphaMemory = t.memory(largest), int64(t.width)*int64(rowsOfModule(t.width, t.height))
 	return h, nil
 }
 
@@ -453,7 +453,7 @@ func (t *tiff) memory(largest int) int64 {
 	if t.deep() {
 		ofPixel = 2 * channelsOfSamples
 	}
-	return need + ofPixel*int64(t.width)*int64(t.rowsAtATime())
+	return need + ofPixel*int64(t.width)*int64(rowsOfModule(t.width, t.height))
 }
 
 // hasAlpha reports whether the sample after the colours is an alpha: associated (1), by which libtiff's side divides the colours,
@@ -465,12 +465,6 @@ func (t *tiff) hasAlpha() bool {
 
 // deep reports whether 8 bits of RGB don't hold all of a pixel.
 func (t *tiff) deep() bool { return t.bits == 16 || t.photometric == tiffCMYK && t.bits == 8 }
-
-// rowsAtATime returns how many rows libtiff hands over together.
-func (t *tiff) rowsAtATime() int {
-	const pixels = 1 << 15
-	return min(t.height, max(1, pixels/t.width))
-}
 
 // directory returns the file's first bytes, with the offset of a directory after its last ones, and that directory.
 func (t *tiff) directory() (start, directory []byte) {
@@ -509,5 +503,5 @@ func decodeTIFF(in *Input, s *sink) error {
 	if s.wantsAlpha() {
 		alpha = 1
 	}
-	return tiffDecoder.decodeRows(in, s, perHuffmanTables, parts, uint64(t.width), uint64(t.height), uint64(t.rowsAtATime()), alpha)
+	return tiffDecoder.decodeRows(in, s, perHuffmanTables, parts, uint64(t.width), uint64(t.height), uint64(rowsOfModule(t.width, t.height)), alpha)
 }

@@ -199,6 +199,12 @@ const (
 	wasmEnded
 )
 
+// rowsOfModule returns how many rows of an image a module hands over together.
+func rowsOfModule(width, height int) int {
+	const pixels = 1 << 15
+	return min(height, max(1, pixels/width))
+}
+
 // decodeRows runs a module's decode, which calls host.rows, and adds the work that it counts to the Input's. parts are the
 // file, put one after the other into the instance's memory; arguments follow their address and size, and the last tells
 // whether rows have 16 bits for each sample.

@@ -205,10 +205,7 @@ func (w *webp) push(s *sink, pixels []byte, channels int) error {
 				copy(band[3*at:], row)
 				continue
 			}
-			for x := range w.width {
-				copy(band[3*(at+x):][:3], row[4*x:])
-				alpha[at+x] = row[4*x+3]
-			}
+			fromRGBA(band[3*at:][:3*w.width], alpha[at:][:w.width], row)
 		}
 		if err := s.pushBand(band, alpha); err != nil {
 			return err
