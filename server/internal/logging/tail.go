@@ -1,18 +1,14 @@
 package logging
 
-import (
-	"bytes"
-	"sync"
-)
+import "bytes"
 
 const (
 	tailLines   = 1000
 	longestLine = 4 << 10 // bytes; the rest of a longer one isn't kept
 )
 
-// A tail keeps the last lines of a log.
+// A tail keeps the last lines of a log. It isn't safe for concurrent use.
 type tail struct {
-	mu    sync.Mutex
 	lines [][]byte // at most tailLines, in a ring
 	next  int      // where the next line goes; the oldest is there if the ring is full
 }
@@ -21,8 +17,6 @@ func (t *tail) add(line []byte) {
 	if len(line) > longestLine {
 		line = append(bytes.Clone(line[:longestLine-1]), '\n')
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	if len(t.lines) < tailLines {
 		t.lines = append(t.lines, bytes.Clone(line))
 		return
@@ -33,7 +27,5 @@ func (t *tail) add(line []byte) {
 
 // text returns the lines in their order.
 func (t *tail) text() []byte {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	return append(bytes.Join(t.lines[t.next:], nil), bytes.Join(t.lines[:t.next], nil)...)
 }

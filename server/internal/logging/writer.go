@@ -45,12 +45,15 @@ type Writer struct {
 	dropped int           // lines since pending became full; while it isn't 0, all lines are dropped
 	stuck   bool          // a line at level error has waited in vain since the last write
 	written chan struct{} // closed when what is pending has been written; nil: nobody waits
-
-	tail tail
+	tail    tail
 }
 
 // Tail returns the last 1,000 lines, also those that couldn't be written.
-func (w *Writer) Tail() []byte { return w.tail.text() }
+func (w *Writer) Tail() []byte {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.tail.text()
+}
 
 // newWriter returns a Writer to file. The caller must Close it.
 func newWriter(file *os.File, report func(dropped int) []byte) *Writer {
@@ -66,8 +69,8 @@ func (w *Writer) Write(line []byte) (int, error) { return w.WriteLevel(zerolog.N
 
 // WriteLevel queues a line of a level, and waits as the type says.
 func (w *Writer) WriteLevel(level zerolog.Level, line []byte) (int, error) {
-	w.tail.add(line)
 	w.mu.Lock()
+	w.tail.add(line)
 	if w.dropped > 0 || len(w.pending)+len(line) > maxPending {
 		w.dropped++
 		w.mu.Unlock()
