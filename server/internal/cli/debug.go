@@ -3,7 +3,6 @@ package cli
 import (
 	"archive/tar"
 	"compress/gzip"
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -36,22 +35,12 @@ func (b *debugBundle) Validate() error {
 
 // Run writes the bundle. What the server doesn't give is left out, with the reason in errors.txt.
 func (b *debugBundle) Run(p program) error {
-	key, err := readKey(b.AdminKeyFile)
-	if err != nil {
+	status, metrics, err := b.send(http.MethodGet, "/metrics")
+	switch { // without metrics, nothing else can be had either
+	case err != nil:
 		return err
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), b.Timeout)
-	defer cancel()
-	get := func(path string) ([]byte, error) {
-		status, body, err := call{listen: string(b.AdminListen), method: http.MethodGet, path: path, key: key}.send(ctx)
-		if err == nil && status != http.StatusOK {
-			err = fmt.Errorf("%d %s", status, http.StatusText(status))
-		}
-		return body, err
-	}
-	metrics, err := get("/metrics")
-	if err != nil { // then nothing else can be had either
-		return fmt.Errorf("call the admin API: %w; is %s the server's --admin-listen?", err, b.AdminListen)
+	case status != http.StatusOK:
+		return fmt.Errorf("call the admin API: %d %s; is %s the server's --admin-listen?", status, http.StatusText(status), b.AdminListen)
 	}
 	_, _ = fmt.Fprintf(p.err, "profiling for %v...\n", b.Profile)
 	files := []bundled{{"metrics.txt", metrics}}
@@ -66,7 +55,10 @@ func (b *debugBundle) Run(p program) error {
 		{"goroutine-leaks.txt", "/debug/pprof/goroutineleak?debug=2"}, // where Go has it
 		{"log.txt", "/debug/log"},
 	} {
-		content, err := get(each.path)
+		status, content, err := b.send(http.MethodGet, each.path)
+		if err == nil && status != http.StatusOK {
+			err = fmt.Errorf("%d %s", status, http.StatusText(status))
+		}
 		if err != nil {
 			failures = fmt.Appendf(failures, "%s: %v\n", each.name, err)
 			continue

@@ -118,18 +118,26 @@ func (m *adminModel) change(what string) error {
 	return m.call(http.MethodPost, "/v2/repository/models/"+url.PathEscape(m.Name)+"/"+what, &struct{}{})
 }
 
-// call sends a request and decodes the JSON of its response into result.
-func (a *adminAPI) call(method, path string, result any) error {
+// send sends a request and returns the response's status and body.
+func (a *adminAPI) send(method, path string) (status int, body []byte, err error) {
 	key, err := readKey(a.AdminKeyFile)
 	if err != nil {
-		return err
+		return 0, nil, err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), a.Timeout)
 	defer cancel()
-	request := call{listen: string(a.AdminListen), method: method, path: path, key: key}
-	status, text, err := request.send(ctx)
+	status, body, err = call{listen: string(a.AdminListen), method: method, path: path, key: key}.send(ctx)
 	if err != nil {
-		return fmt.Errorf("call the admin API: %w; is %s the server's --admin-listen?", err, a.AdminListen)
+		return 0, nil, fmt.Errorf("call the admin API: %w; is %s the server's --admin-listen?", err, a.AdminListen)
+	}
+	return status, body, nil
+}
+
+// call sends a request and decodes the JSON of its response into result.
+func (a *adminAPI) call(method, path string, result any) error {
+	status, text, err := a.send(method, path)
+	if err != nil {
+		return err
 	}
 	if status == http.StatusOK {
 		return json.Unmarshal(text, result)
@@ -138,7 +146,7 @@ func (a *adminAPI) call(method, path string, result any) error {
 		Error string `json:"error"`
 	}
 	if json.Unmarshal(text, &failure) != nil || failure.Error == "" {
-		return fmt.Errorf("%s: %d %s", request.url(), status, http.StatusText(status))
+		return fmt.Errorf("%s: %d %s", call{listen: string(a.AdminListen), path: path}.url(), status, http.StatusText(status))
 	}
 	return errors.New(failure.Error)
 }
