@@ -15,19 +15,10 @@ import (
 	"github.com/torchherd/torchherd/server/internal/metrics"
 )
 
-// installed skips a test if a program isn't there.
-func installed(t *testing.T, program string) {
-	t.Helper()
-	if _, err := exec.LookPath(program); err != nil {
-		t.Skip(err)
-	}
-}
-
 // promtool runs Prometheus's tool on the files in deploy/prometheus.
 func promtool(t *testing.T, arguments ...string) {
 	t.Helper()
-	installed(t, "promtool")
-	command := exec.CommandContext(t.Context(), "promtool", arguments...)
+	command := exec.CommandContext(t.Context(), program(t, "promtool"), arguments...)
 	command.Dir = "../deploy/prometheus"
 	if out, err := command.CombinedOutput(); err != nil {
 		t.Errorf("promtool %s: %v\n%s", strings.Join(arguments, " "), err, out)
@@ -104,7 +95,7 @@ type prometheus struct{ api target }
 // startPrometheus starts one that scrapes a server's admin address five times a second, with the rules of deploy/prometheus.
 func startPrometheus(t *testing.T, scraped string) prometheus {
 	t.Helper()
-	installed(t, "prometheus")
+	path := program(t, "prometheus")
 	rules, err := filepath.Abs("../deploy/prometheus/alerts.yml")
 	if err != nil {
 		t.Fatal(err)
@@ -117,7 +108,7 @@ func startPrometheus(t *testing.T, scraped string) prometheus {
 		t.Fatal(err)
 	}
 	address := freeAddress(t)
-	api := startListening(t, address, "prometheus", "--config.file="+file, "--storage.tsdb.path="+filepath.Join(folder, "data"), "--web.listen-address="+address)
+	api := startListening(t, address, path, "--config.file="+file, "--storage.tsdb.path="+filepath.Join(folder, "data"), "--web.listen-address="+address)
 	return prometheus{api}
 }
 
@@ -150,7 +141,7 @@ func (p prometheus) query(text string) (series int, err error) {
 // A real Prometheus scrapes a server under load: each query of the dashboard has a result, and each rule can be evaluated.
 func TestPrometheus(t *testing.T) {
 	t.Parallel()
-	installed(t, "prometheus")
+	program(t, "prometheus") // before a server starts for it
 	s := start(t, module("negate.pt"))
 	photo := photograph(t, "jpeg-small.jpg")
 	p := startPrometheus(t, strings.TrimPrefix(s.admin.url, "http://"))

@@ -17,6 +17,9 @@ func Operators(t testing.TB) string { return testLibrary(t, "operators.so") }
 // Unresolved returns the path of a library of operators that needs a function which this LibTorch lacks.
 func Unresolved(t testing.TB) string { return testLibrary(t, "unresolved.so") }
 
+// HEICDecoder returns the path of the program that decodes HEIC.
+func HEICDecoder() string { return filepath.Join(libraries(), "torchherd-heif") }
+
 // testLibrary returns the path of a library that the C++ build makes for the tests, in the folder test beside libtorchherd.
 func testLibrary(t testing.TB, name string) string {
 	t.Helper()

@@ -20,11 +20,7 @@ import (
 // decoder returns the real one, and skips the test where libheif isn't installed.
 func decoder(t *testing.T) *heif.Decoder {
 	t.Helper()
-	program, err := filepath.Abs("../../../bin/lib/torchherd-heif")
-	if err != nil {
-		t.Fatal(err)
-	}
-	d, err := heif.New(program)
+	d, err := heif.New(goldens.HEICDecoder())
 	if err != nil {
 		t.Skip(err)
 	}

@@ -83,10 +83,7 @@ func (d *Decoder) decode(ctx context.Context, r *Request) error {
 	_ = out.Close()
 	ended := command.Wait()
 	var failure *Error
-	if errors.As(err, &failure) && failure.Kind == Crashed {
-		return explained(command.ProcessState)
-	}
-	if err == nil && ended != nil {
+	if errors.As(err, &failure) && failure.Kind == Crashed || err == nil && ended != nil {
 		return explained(command.ProcessState)
 	}
 	return err

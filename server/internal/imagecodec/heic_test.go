@@ -2,7 +2,6 @@ package imagecodec_test
 
 import (
 	"bytes"
-	"path/filepath"
 	"testing"
 
 	"github.com/torchherd/torchherd/internal/goldens"
@@ -14,11 +13,7 @@ import (
 // withHEIC returns a codec that decodes HEIC, and skips the test where libheif isn't installed.
 func withHEIC(t *testing.T, change func(c *imagecodec.Config)) *imagecodec.Codec {
 	t.Helper()
-	program, err := filepath.Abs("../../../bin/lib/torchherd-heif")
-	if err != nil {
-		t.Fatal(err)
-	}
-	decoder, err := heif.New(program)
+	decoder, err := heif.New(goldens.HEICDecoder())
 	if err != nil {
 		t.Skip(err)
 	}
